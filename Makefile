@@ -1,0 +1,45 @@
+# The two commands: `make demo` runs the main job, `make test` passes the tests. Each installs what it needs into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint docker/constraints.txt
+
+.PHONY: demo serve test quick lint bench clean
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.demo: .venv/bin/python pyproject.toml clients/python/pyproject.toml docker/constraints.txt
+	$(PIP) --editable clients/python --editable '.[server,demo]'
+	@touch $@
+
+.venv/.dev: .venv/bin/python pyproject.toml clients/python/pyproject.toml docker/constraints.txt
+	$(PIP) --editable clients/python --editable '.[dev,demo]'
+	@touch $@
+
+.venv/.bench: .venv/.dev
+	$(PIP) --editable clients/python --editable '.[bench]'
+	@touch $@
+
+demo: .venv/.demo            ## the main job: a real simulator optimized over HTTP by two workers
+	$(BIN)/blackbox demo
+
+serve: .venv/.demo           ## the service on an embedded SQLite file; stays up
+	$(BIN)/blackbox serve
+
+lint: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+quick: .venv/.dev            ## what a developer runs all the time
+	$(BIN)/pytest -n 2 -m 'not slow'
+
+test: lint                   ## everything CI runs
+	$(BIN)/pytest -n 2
+
+bench: .venv/.bench          ## measurements; writes tests/benchmarks/BENCHMARKS.md
+	$(BIN)/python -m tests.benchmarks
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Gradient-free / zeroth-order black-box optimization."""

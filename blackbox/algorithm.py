@@ -1,0 +1,252 @@
+"""The contract of every method: a Moore machine, its traits, and the registry.
+
+An algorithm holds constants; everything that changes is in its state. `ask` only looks at the state, `tell` moves it.
+Randomness is addressed by (key, stream, step, lane), so asking twice, on two replicas or after a crash gives the same
+points. `@algorithm` on the class is the whole registration: REST schema, documentation table and contract tests follow
+from the registry.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blackbox.errors import IncompatibleProblem, UnknownAlgorithm, nearest
+from blackbox.options import Options, parse_options
+from blackbox.records import Pending, Points, Results, Stop, Vector
+from blackbox.rng import Key
+from blackbox.space import Space
+
+
+class StateLike(Protocol):
+    """Every state is a frozen dataclass of arrays and scalars that counts its steps."""
+
+    @property
+    def step(self) -> int: ...
+
+
+O = TypeVar("O", bound=Options)  # noqa: E741 -- O and S are the letters of the design
+S = TypeVar("S", bound=StateLike)
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a method is and what it can take.
+
+    Attributes
+    ----------
+    encoding : "dense" points are vectors; "recipe" points are a base and noise addresses.
+    members : lanes are members that persist, each in at most one flight; a step closes at every result.
+    sequential : needs value k before it can name point k + 1.
+    uses_pending : `ask` depends on what is in flight.
+    injects : `tell` takes points that the method did not choose (lane < 0).
+    tells, regions, parameters : the kinds of value, constraint set and parameter it treats.
+    max_dim : largest internal dimension, or None.
+    """
+
+    encoding: Literal["dense", "recipe"] = "dense"
+    members: bool = False
+    sequential: bool = False
+    uses_pending: bool = False
+    injects: bool = False
+    tells: frozenset[str] = frozenset({"scalar"})
+    regions: frozenset[str] = frozenset({"free", "box"})
+    parameters: frozenset[str] = frozenset({"real"})
+    max_dim: int | None = None
+
+    @property
+    def kind(self) -> Literal["group", "members", "sequential"]:
+        """How steps close and who gets what."""
+        return "members" if self.members else "sequential" if self.sequential else "group"
+
+
+class Algorithm(ABC, Generic[O, S]):
+    """A Moore machine. Instances hold constants only; everything that changes is in S.
+
+    Parameters
+    ----------
+    space : the search space; points are internal vectors of `space.dim` coordinates. Coordinates of bounded parameters
+        live in [0, 1] and are folded there when a point is decoded, so a method may step outside.
+    options : resolved options (`resolve` has filled every default that depends on the problem).
+    key : the study's noise key.
+    stream : number of the noise stream; a fork gets a new one.
+    """
+
+    name: ClassVar[str]
+    traits: ClassVar[Traits]
+    Options: ClassVar[type[Options]]
+    State: ClassVar[type[Any]]
+
+    def __init__(self, space: Space, options: O, key: Key, stream: int = 0) -> None:
+        self.space = space
+        self.options = options
+        self.key = key
+        self.stream = stream
+        self.noise = key.stream(stream)
+
+    @classmethod
+    def resolve(cls, options: O, space: Space) -> O:
+        """Options with every default that depends on the problem filled in. The result is stored with the study."""
+        return options
+
+    @classmethod
+    def memory(cls, options: O, space: Space) -> int:
+        """Estimate of the bytes that state and one step need; the service refuses what does not fit."""
+        return 64 * space.dim
+
+    @abstractmethod
+    def init(self) -> S:
+        """The state before the first result; `step` is 0."""
+
+    @abstractmethod
+    def need(self, state: S) -> int:
+        """Results that close the step (>= 1)."""
+
+    def oldest(self, state: S) -> int:
+        """Results asked before this step are archived, not told. Default: the open step; members: any."""
+        return 0 if self.traits.members or self.traits.sequential else state.step
+
+    def lanes(self, state: S, pending: Pending, n: int) -> Sequence[int]:
+        """The lanes to hand out next, at most n; () when there is none now.
+
+        Default: the next n unused lanes; for a sequential method lane 0 once per step. Methods with members override
+        this (see `idle_members`).
+        """
+        if self.traits.members:
+            raise TypeError(f"{self.name} has members and must say which of them are idle")
+        if self.traits.sequential:
+            return () if 0 in pending.spent else (0,)
+        return range(pending.fresh, pending.fresh + n)
+
+    @abstractmethod
+    def ask(self, state: S, lanes: Sequence[int], pending: Pending) -> Points:
+        """The points of the given lanes at the open step. Pure: the same arguments give the same bytes."""
+
+    @abstractmethod
+    def tell(self, state: S, results: Results) -> S:
+        """The next state. `step` grows by one, also when `results` is empty (a step closed without results)."""
+
+    @abstractmethod
+    def recommend(self, state: S) -> Vector:
+        """(d,) the internal point we would deploy now."""
+
+    @abstractmethod
+    def metrics(self, state: S) -> Mapping[str, float]:
+        """Numbers to plot as they are; names are stable."""
+
+    def stopped(self, state: S) -> Stop | None:
+        """Why there is nothing more to gain, or None."""
+        return None
+
+    def base(self, state: S) -> NDArray[np.float32] | None:
+        """(d,) the base vector that the recipes of the open step name; None for dense methods and the zero vector."""
+        return None
+
+
+def idle_members(told_at: NDArray[np.int64], pending: Pending, n: int) -> list[int]:
+    """At most n members that are not out, the one untold for longest first.
+
+    Parameters
+    ----------
+    told_at : (N,) the step at which each member's last result was told; ties go to the lower index.
+    """
+    busy = set(pending.lane.tolist()) | pending.spent
+    return [int(i) for i in np.argsort(told_at, kind="stable") if int(i) not in busy][:n]
+
+
+A = TypeVar("A", bound=type[Algorithm[Any, Any]])
+_registered: dict[str, type[Algorithm[Any, Any]]] = {}
+
+
+def algorithm(name: str, traits: Traits) -> Callable[[A], A]:
+    """Register a class under a name. It needs `Options`, `State`, a docstring with its source, and the contract."""
+
+    def register(cls: A) -> A:
+        missing = [part for part in ("Options", "State") if part not in vars(cls)]
+        if missing or not cls.__doc__:
+            raise TypeError(f"{cls.__name__} lacks {', '.join(missing) or 'a docstring that names its source'}")
+        if name in _registered and _registered[name].__qualname__ != cls.__qualname__:
+            raise ValueError(f'the name "{name}" is taken by {_registered[name].__qualname__}')
+        cls.name = name
+        cls.traits = traits
+        _registered[name] = cls
+        return cls
+
+    return register
+
+
+@lru_cache(maxsize=1)
+def _load() -> None:
+    import blackbox.algorithms as package
+
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    for entry in entry_points(group="blackbox.algorithms"):
+        entry.load()
+
+
+def registry() -> Mapping[str, type[Algorithm[Any, Any]]]:
+    """Every registered method by name: the built-in ones and those of installed packages (entry points)."""
+    _load()
+    return dict(sorted(_registered.items()))
+
+
+def lookup(name: str) -> type[Algorithm[Any, Any]]:
+    """The class of that name.
+
+    Raises
+    ------
+    UnknownAlgorithm
+        Naming the nearest known one.
+    """
+    known = registry()
+    if name not in known:
+        raise UnknownAlgorithm(f'there is no algorithm "{name}"', hint=nearest(name, [*known, "auto"]))
+    return known[name]
+
+
+def resolve_options(name: str, space: Space, raw: Mapping[str, Any]) -> Options:
+    """Validate `raw` for the algorithm and the space, and fill in every default.
+
+    Raises
+    ------
+    UnknownAlgorithm, InvalidOptions
+    IncompatibleProblem
+        The message names what the algorithm treats and which ones treat this problem.
+    """
+    cls = lookup(name)
+    obstacle = why_not(cls, space)
+    if obstacle:
+        fitting = [other for other, c in registry().items() if why_not(c, space) is None]
+        raise IncompatibleProblem(
+            f"{name} cannot treat this space: {obstacle}", hint=f"these can: {', '.join(fitting)}"
+        )
+    resolved: Options = cls.resolve(parse_options(cls.Options, dict(raw)), space)
+    return resolved
+
+
+def why_not(cls: type[Algorithm[Any, Any]], space: Space) -> str | None:
+    """What keeps the method from treating this space, or None."""
+    traits = cls.traits
+    if foreign := space.kinds - traits.parameters:
+        return f"it takes {', '.join(sorted(traits.parameters))} parameters, the space has {', '.join(sorted(foreign))}"
+    if traits.max_dim is not None and space.dim > traits.max_dim:
+        return f"it takes at most {traits.max_dim} internal dimensions, the space has {space.dim}"
+    region = "box" if bool(space.bounded.any()) else "free"
+    if region not in traits.regions:
+        return f"it takes regions of kind {', '.join(sorted(traits.regions))}, the space is of kind {region}"
+    return None
+
+
+def build(name: str, space: Space, options: Options, key: Key, stream: int = 0) -> Algorithm[Any, Any]:
+    """An instance from resolved options."""
+    return lookup(name)(space, options, key, stream)

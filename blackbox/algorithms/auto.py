@@ -1,0 +1,36 @@
+"""`auto`: which method for which problem, and why.
+
+Today it only resolves, when a study is created, to one registered method. It is not a method itself.
+"""
+
+from __future__ import annotations
+
+from blackbox.space import Space
+
+FULL_COVARIANCE_LIMIT = 2000
+"""Up to here a d x d covariance fits in 32 MB and its amortised update stays below a second."""
+
+
+def choose(space: Space, evaluations: int | None) -> tuple[str, str]:
+    """Name of the method for a space and a budget, and the reason in words.
+
+    Parameters
+    ----------
+    space : the search space.
+    evaluations : the budget, or None when there is no limit.
+
+    Notes
+    -----
+    CMA-ES is the best single solver of the BBOB data over most budgets above about 100 d evaluations; below a handful of
+    generations it has not adapted anything, and uniform sampling is the honest choice. Above a few thousand dimensions the
+    covariance no longer fits and a diagonal-free evolution strategy on noise addresses takes over.
+    """
+    d = space.dim
+    words = f"{d} continuous-like dimension{'s' if d != 1 else ''}, " + (
+        f"budget {evaluations}" if evaluations else "no evaluation limit"
+    )
+    if d > FULL_COVARIANCE_LIMIT:
+        return "openai_es", f"{words}: a full covariance would need {8 * d * d * 2 / 1e9:.1f} GB"
+    if evaluations is not None and evaluations < 12:
+        return "random_search", f"{words}: fewer than two generations of any adaptive method"
+    return "cma_es", words

@@ -1,0 +1,60 @@
+"""What a user may tune: the base model of every algorithm's options.
+
+Options are frozen, refuse unknown fields and non-finite numbers, and their attribute docstrings are the JSON schema's
+descriptions. Defaults that depend on the problem are None in the model and filled in once by `Algorithm.resolve`; the
+resolved options are stored with the study, so that a later change of a default cannot alter a replay.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self, TypeVar
+
+import pydantic
+from pydantic import ConfigDict, Field
+
+from blackbox.errors import FieldError, InvalidOptions, nearest
+
+__all__ = ["Field", "Options", "parse_options"]
+
+M = TypeVar("M", bound=pydantic.BaseModel)
+
+
+class Options(pydantic.BaseModel):
+    """Base of all algorithm options."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, strict=False
+    )
+
+    def with_defaults(self, **defaults: Any) -> Self:
+        """These options, with each field that is still None set to the given value (and validated)."""
+        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        if not missing:
+            return self
+        return parse_options(type(self), {**self.model_dump(), **missing})
+
+
+def parse_options(model: type[M], raw: dict[str, Any]) -> M:
+    """Validate `raw` as `model`.
+
+    Raises
+    ------
+    InvalidOptions
+        Naming each field, what was expected, what came, and the nearest field for an unknown one.
+    """
+    try:
+        return model.model_validate(raw)
+    except pydantic.ValidationError as error:
+        fields = []
+        for item in error.errors():
+            pointer = "/" + "/".join(str(part) for part in item["loc"])
+            message = item["msg"]
+            if item["type"] == "extra_forbidden":
+                message = f"unknown option; {nearest(str(item['loc'][-1]), model.model_fields)}"
+            else:
+                message = f"{message}, got {item['input']!r}"
+            fields.append(FieldError(pointer, item["type"], message))
+        detail = "; ".join(f"{f.pointer[1:] or 'options'}: {f.message}" for f in fields)
+        raise InvalidOptions(
+            detail, hint="GET /v1/algorithms lists each option with its range", errors=fields
+        ) from None

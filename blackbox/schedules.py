@@ -1,0 +1,138 @@
+"""Quantities that change with the step: f(t) for t = 0, 1, 2, ...
+
+Each schedule is a small frozen model with a JSON form, so that options can hold one: a field of type `AnySchedule`
+takes a plain number (constant) or an object such as `{"type": "cosine", "start": 0.1, "end": 0, "steps": 500}`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Annotated, Any, Literal, TypeAlias
+
+import pydantic
+from pydantic import BeforeValidator, ConfigDict, Field
+
+__all__ = ["AnySchedule", "Constant", "Cosine", "Exponential", "Linear", "Power", "Schedule", "Warmup"]
+
+
+class Schedule(pydantic.BaseModel, ABC):
+    """A function of the step."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @abstractmethod
+    def __call__(self, t: int) -> float:
+        """The value at step t >= 0."""
+
+
+class Constant(Schedule):
+    """f(t) = value."""
+
+    type: Literal["constant"] = "constant"
+    value: float
+    """The value at every step."""
+
+    def __call__(self, t: int) -> float:
+        return self.value
+
+
+class Power(Schedule):
+    """f(t) = scale / (t + 1 + offset)^exponent.
+
+    Spall's gain sequences (SPSA: exponents 0.602 and 0.101). Frank-Wolfe's 2 / (t + 2) is scale 2, offset 1.
+    """
+
+    type: Literal["power"] = "power"
+    scale: float
+    """The numerator."""
+    exponent: float = Field(1.0, ge=0)
+    """How fast it falls."""
+    offset: float = Field(0.0, ge=0)
+    """Steps by which the fall is delayed."""
+
+    def __call__(self, t: int) -> float:
+        value: float = self.scale / (t + 1 + self.offset) ** self.exponent
+        return value
+
+
+class _Ramp(Schedule):
+    """From `start` at step 0 to `end` at step `steps`, constant from there."""
+
+    start: float
+    """Value at step 0."""
+    end: float = 0.0
+    """Value from step `steps` on."""
+    steps: int = Field(gt=0)
+    """How many steps the change takes."""
+
+    def _blend(self, rest: float) -> float:
+        """`rest` of the start and the remainder of the end; exact where it is 0 or 1."""
+        return self.start * rest + self.end * (1.0 - rest)
+
+
+class Linear(_Ramp):
+    """A straight line from start to end, constant from there."""
+
+    type: Literal["linear"] = "linear"
+
+    def __call__(self, t: int) -> float:
+        return self._blend(1.0 - min(t / self.steps, 1.0))
+
+
+class Cosine(_Ramp):
+    """Half a cosine from start to end, constant from there.
+
+    Loshchilov and Hutter (2017), arXiv:1608.03983, equation 5, without restarts.
+    """
+
+    type: Literal["cosine"] = "cosine"
+
+    def __call__(self, t: int) -> float:
+        return self._blend(0.5 * (1.0 + math.cos(math.pi * min(t / self.steps, 1.0))))
+
+
+class Exponential(Schedule):
+    """f(t) = max(start * factor^t, floor)."""
+
+    type: Literal["exponential"] = "exponential"
+    start: float = Field(ge=0)
+    """Value at step 0."""
+    factor: float = Field(gt=0, le=1)
+    """Ratio of two successive values."""
+    floor: float = Field(0.0, ge=0)
+    """It never falls below."""
+
+    def __call__(self, t: int) -> float:
+        return max(self.start * self.factor**t, self.floor)
+
+
+class Warmup(Schedule):
+    """A linear rise from 1/steps of another schedule's first value, then that schedule from its beginning."""
+
+    type: Literal["warmup"] = "warmup"
+    steps: int = Field(gt=0)
+    """How many steps the rise takes."""
+    then: AnySchedule
+    """What follows."""
+
+    def __call__(self, t: int) -> float:
+        if t < self.steps:
+            return self.then(0) * ((t + 1) / self.steps)
+        return self.then(t - self.steps)
+
+
+def _number_as_constant(value: Any) -> Any:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return {"type": "constant", "value": value}
+    return value
+
+
+_Tagged: TypeAlias = Constant | Power | Linear | Cosine | Exponential | Warmup
+AnySchedule: TypeAlias = Annotated[
+    Annotated[_Tagged, Field(discriminator="type")],
+    BeforeValidator(_number_as_constant, json_schema_input_type=float | _Tagged),
+]
+"""Every schedule, told apart by `type`; a plain number is a constant."""
+
+Warmup.model_rebuild()

@@ -1,0 +1,200 @@
+"""What people write to create a study, and what it resolves to.
+
+The spec is stored with *resolved* algorithm and options: a later change of a default, or of how `auto` chooses, cannot
+alter a replay. It is stored in the order it was written, because the order of parameters is the layout of points.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+from blackbox.algorithm import resolve_options
+from blackbox.algorithms.auto import choose
+from blackbox.errors import FieldError, InvalidInput, nearest
+from blackbox.space import Space
+
+MAX_SAFE_INTEGER = 2**53
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class AlgorithmChoice(_Model):
+    name: str = "auto"
+    """A name from the registry, or `auto`."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of that algorithm; what is left out gets the default that fits the problem."""
+
+
+class Budget(_Model):
+    evaluations: Annotated[int, Field(ge=1, le=MAX_SAFE_INTEGER)] | None = None
+    """Told results after which the study completes. None: no limit."""
+    max_cost: Annotated[float, Field(gt=0)] | None = None
+    """Sum of the told `cost.usd` after which the study completes."""
+    deadline: datetime | None = None
+    """Time (with a zone) after which nothing more is handed out."""
+
+    @pydantic.field_validator("deadline")
+    @classmethod
+    def _zoned(cls, value: datetime | None) -> datetime | None:
+        if value is not None and value.tzinfo is None:
+            raise ValueError("expected a time with a zone, such as 2026-12-01T00:00:00Z")
+        return value
+
+
+class LeaseDefaults(_Model):
+    default_seconds: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """How long a worker may keep a trial without renewing. auto: three times the 95th percentile of evaluation times,
+    at least 60 s; 600 s until five results are in."""
+    max_seconds: float = Field(86400.0, gt=0)
+    """Longest lease a worker may ask for."""
+    max_attempts: int = Field(3, ge=1)
+    """Retryable failures after which a trial is FAILED."""
+    max_lost: int = Field(5, ge=0)
+    """Lapsed leases after which a trial is FAILED."""
+
+
+class Parallelism(_Model):
+    max_leased: int = Field(256, ge=1, le=1_000_000)
+    """Leases out at once; further asks get an empty answer with reason `parallelism_cap`."""
+
+
+class StudySpec(_Model):
+    """A study as people write it."""
+
+    name: str = Field(min_length=1, max_length=200)
+    """Unique in its project; creating the same spec again returns the existing study."""
+    space: dict[str, dict[str, Any]]
+    """Parameters by name; see `blackbox.space`."""
+    direction: Literal["minimize", "maximize"] = "minimize"
+    algorithm: AlgorithmChoice = AlgorithmChoice()
+    budget: Budget = Budget()
+    target: float | None = None
+    """The study completes when a told value is at least this good."""
+    lease: LeaseDefaults = LeaseDefaults()
+    parallelism: Parallelism = Parallelism()
+    seed: str | int = "0"
+    """Seed of all randomness; a string on the wire because it may pass 2^53."""
+    non_finite: Literal["reject", "infeasible"] = "reject"
+    """What a told NaN or infinity means: refused with a hint, or taken as infeasible."""
+    require_lease: bool = False
+    """Whether a tell must carry its lease token."""
+    labels: dict[str, str] = Field(default_factory=dict)
+
+    @pydantic.field_validator("algorithm", mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @pydantic.field_validator("seed")
+    @classmethod
+    def _as_text(cls, value: str | int) -> str:
+        return str(value)
+
+
+class Resolved(_Model):
+    """A spec with everything decided: this is what the study stores and replays from."""
+
+    spec: StudySpec
+    algorithm: str
+    options: dict[str, Any]
+    reason: str
+    """Why `auto` chose this algorithm; empty when it was named."""
+
+
+def parse_spec(raw: Mapping[str, Any]) -> StudySpec:
+    """Validate a spec.
+
+    Raises
+    ------
+    InvalidInput
+        With a JSON pointer per bad field and the nearest valid name for an unknown one.
+    """
+    try:
+        return StudySpec.model_validate(dict(raw))
+    except pydantic.ValidationError as error:
+        raise invalid(error, StudySpec) from None
+
+
+def invalid(error: pydantic.ValidationError, model: type[BaseModel]) -> InvalidInput:
+    """Pydantic's error as ours: a JSON pointer per field, what was expected, what came, the nearest valid name."""
+    fields = []
+    for item in error.errors():
+        location = [str(part) for part in item["loc"]]
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = f"unknown field; {nearest(location[-1], _fields_at(model, location[:-1]))}"
+        elif item["type"] == "missing":
+            message = "this field is required"
+        else:
+            message = f"{message}, got {_short(item['input'])}"
+        fields.append(FieldError("/" + "/".join(location), item["type"], message))
+    detail = "; ".join(f"{field.pointer}: {field.message}" for field in fields)
+    return InvalidInput(detail, hint="see /openapi.json for the fields and their ranges", errors=fields)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
+    """Names of the fields of the model found by walking `location` down the annotations."""
+    current = model
+    for part in location:
+        field = current.model_fields.get(part)
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            break
+        current = annotation
+    return list(current.model_fields)
+
+
+def resolve(spec: StudySpec) -> tuple[Resolved, Space]:
+    """Decide algorithm and options for a spec.
+
+    Raises
+    ------
+    InvalidSpace, InvalidOptions, UnknownAlgorithm, IncompatibleProblem
+    """
+    space = Space.from_json(spec.space)
+    name, reason = spec.algorithm.name, ""
+    if name == "auto":
+        if spec.algorithm.options:
+            raise InvalidInput(
+                "auto takes no options yet, got " + ", ".join(sorted(spec.algorithm.options)),
+                hint="name the algorithm that these options belong to",
+                errors=[FieldError("/algorithm/options", "extra_forbidden", "auto takes no options")],
+            )
+        name, reason = choose(space, spec.budget.evaluations)
+    options = resolve_options(name, space, spec.algorithm.options)
+    resolved = Resolved(spec=spec, algorithm=name, options=options.model_dump(mode="json"), reason=reason)
+    return resolved, space
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def spec_hash(spec: StudySpec) -> str:
+    """`sha256:` digest of the spec as written."""
+    return "sha256:" + hashlib.sha256(canonical(spec.model_dump(mode="json")).encode()).hexdigest()
+
+
+def differences(old: StudySpec, new: StudySpec) -> list[FieldError]:
+    """The top-level fields in which two specs differ."""
+    a, b = old.model_dump(mode="json"), new.model_dump(mode="json")
+    return [
+        FieldError(f"/{key}", "mismatch", f"the existing study has {_short(a[key])}, got {_short(b[key])}")
+        for key in a
+        if a[key] != b[key]
+    ]

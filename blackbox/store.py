@@ -1,0 +1,597 @@
+"""Where studies live: row types, the transaction protocol, and the in-memory store.
+
+A store runs *work*: a function of a transaction. `write` returns only when what the work did is durable, and undoes all
+of it when the work raises; works of one store never interleave. `read` sees only what was committed. Every rule about
+trials and leases is written once, in `blackbox.leases`, against the few row verbs of `Tx`; a store only keeps rows.
+"""
+
+from __future__ import annotations
+
+import bisect
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
+
+from blackbox.errors import Conflict
+
+T = TypeVar("T")
+
+ACTIVE, PAUSED, COMPLETED, CANCELLED, FAILED = "ACTIVE", "PAUSED", "COMPLETED", "CANCELLED", "FAILED"
+STUDY_STATES = (ACTIVE, PAUSED, COMPLETED, CANCELLED, FAILED)
+
+QUEUED, LEASED = "QUEUED", "LEASED"
+INFEASIBLE, STOPPED, SUPERSEDED = "INFEASIBLE", "STOPPED", "SUPERSEDED"
+TRIAL_STATES = (QUEUED, LEASED, COMPLETED, INFEASIBLE, FAILED, STOPPED, SUPERSEDED, CANCELLED)
+OPEN_STATES = (QUEUED, LEASED)
+
+
+@dataclass(frozen=True, slots=True)
+class StudyHead:
+    """What never changes about a study (a fork or an edit of its budget makes a new `resolved`)."""
+
+    id: str
+    project: str
+    name: str
+    resolved: str
+    """JSON of `spec.Resolved`; parameters in the order they were written, which is the layout of points."""
+    spec_hash: str
+    secret: bytes
+    """Key of the lease tokens."""
+    created_at: float
+    parent: str | None = None
+    """Id of the study this one was forked from."""
+
+
+@dataclass(slots=True)
+class StudyRow:
+    """What changes: one small row that every ask, tell and advance updates."""
+
+    id: str
+    state: str = ACTIVE
+    reason: str | None = None
+    step: int = 0
+    epoch: int = 0
+    """Grows when history is rewritten (a result taken back, trials cancelled): cached states of older epochs are void."""
+    seq: int = 0
+    """Last number of the log. Results, step records and study events share one gap-free sequence."""
+    upto_seq: int = 0
+    """Results up to here have been consumed by closed steps."""
+    waiting: int = 0
+    """Results in the log after `upto_seq`: a step can only close when this reaches what the method needs."""
+    lanes: int = 0
+    """Lanes of the open step that were handed out."""
+    trials: int = 0
+    """Trials ever made; also the number of the newest."""
+    queued: int = 0
+    leased: int = 0
+    used: int = 0
+    """Results that count against the budget."""
+    cost: float = 0.0
+    best_trial: int | None = None
+    best_value: float | None = None
+    """As told, not sign-flipped."""
+    asks: int = 0
+    """Grows with every ask of a method whose asks depend on what is in flight."""
+    lineage: str = "[[0,0]]"
+    """JSON [[first step, noise stream], ...]: a fork appends a stream."""
+
+
+@dataclass(slots=True)
+class TrialRow:
+    """One lane of one step in somebody's hands, without its point."""
+
+    study: str
+    number: int
+    step: int
+    lane: int
+    replicate: int = 0
+    state: str = QUEUED
+    worker: str | None = None
+    attempt: int = 0
+    until: float | None = None
+    """When the lease lapses (seconds since the epoch)."""
+    ask_key: str | None = None
+    asked_at: float = 0.0
+    leased_at: float | None = None
+    told_at: float | None = None
+    failures: int = 0
+    lost: int = 0
+    seq: int | None = None
+    """Place of its result in the log."""
+    value: float | None = None
+    """As told."""
+    extra: str | None = None
+    """JSON: what else was told (stderr, n, cost, info, error, reason)."""
+    source: str | None = None
+    """None: chosen by the method. Else where the point came from (enqueued, injected, a name)."""
+    invalid: bool = False
+    """The result was taken back."""
+
+
+@dataclass(frozen=True, slots=True)
+class PointRow:
+    """What a trial asks: kept apart from the row that changes, because it is large and never changes."""
+
+    study: str
+    number: int
+    vector: bytes | None
+    """(d,) float64, little-endian; None for a recipe."""
+    recipe: str | None
+    """Canonical JSON of a recipe."""
+    params: str | None
+    """JSON of the decoded parameters; None where only the recipe is sent."""
+    note: bytes = b""
+    """int64, little-endian."""
+    payload: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """The record of a closed step: replay calls `tell` on the results in (previous upto_seq, upto_seq]."""
+
+    study: str
+    step: int
+    """Step that this record closed; the state after it counts step + 1."""
+    upto_seq: int
+    why: str
+    digest: str | None
+    """sha256 of the encoded state after the step."""
+    seq: int
+    at: float
+    told: int
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """A change of the study itself."""
+
+    study: str
+    seq: int
+    type: str
+    at: float
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class LateRow:
+    """A value told for a trial that already had another one."""
+
+    study: str
+    seq: int
+    number: int
+    worker: str | None
+    at: float
+    value: float | None
+    extra: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRow:
+    """An encoded state: a cache of the log."""
+
+    study: str
+    epoch: int
+    step: int
+    state: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """An API key: only the hash of its secret is kept."""
+
+    id: str
+    name: str
+    project: str
+    hash: bytes
+    scopes: str
+    created_at: float
+    expires_at: float | None = None
+    revoked_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyRow:
+    """The stored answer of a POST that carried an Idempotency-Key."""
+
+    project: str
+    key: str
+    request: str
+    status: int
+    body: str
+    at: float
+
+
+class Tx(Protocol):
+    """Row verbs inside one transaction. Rows that come out are the caller's own copies."""
+
+    # studies
+    def insert_study(self, head: StudyHead, row: StudyRow) -> None: ...
+    def study(self, study: str) -> StudyRow | None: ...
+    def put_study(self, row: StudyRow) -> None: ...
+    def head(self, study: str) -> StudyHead | None: ...
+    def put_head(self, head: StudyHead) -> None: ...
+    def find(self, project: str, name: str) -> StudyHead | None: ...
+    def studies(self, project: str | None, after: str, limit: int) -> list[tuple[StudyHead, StudyRow]]: ...
+    def delete_study(self, study: str) -> None: ...
+
+    # trials
+    def insert_trials(self, trials: Sequence[TrialRow], points: Sequence[PointRow]) -> None: ...
+    def trial(self, study: str, number: int) -> TrialRow | None: ...
+    def put_trial(self, row: TrialRow) -> None: ...
+    def points(self, study: str, numbers: Sequence[int]) -> dict[int, PointRow]: ...
+    def queued(self, study: str, limit: int) -> list[TrialRow]:
+        """Enqueued points (lane < 0) first, then by number."""
+        ...
+
+    def lapsed(self, study: str, now: float, limit: int) -> list[TrialRow]: ...
+    def open_trials(self, study: str) -> list[TrialRow]: ...
+    def lanes_at(self, study: str, step: int) -> frozenset[int]:
+        """Lanes >= 0 of a step that have a trial."""
+        ...
+
+    def leased_under(self, study: str, ask_key: str) -> list[TrialRow]: ...
+    def leased_by(self, study: str, worker: str) -> list[TrialRow]: ...
+    def told(self, study: str, after_seq: int, upto_seq: int) -> list[TrialRow]:
+        """Trials with a result in the log in (after_seq, upto_seq], by seq."""
+        ...
+
+    def told_by(self, study: str, worker: str) -> list[TrialRow]: ...
+    def supersede(self, study: str, queued_before: int, leased_before: int) -> tuple[int, int]:
+        """Withdraw chosen trials (lane >= 0) of older steps; returns how many were queued and leased."""
+        ...
+
+    def page(self, study: str, after: int, limit: int, states: Sequence[str]) -> list[TrialRow]: ...
+    def best(self, study: str, maximize: bool) -> TrialRow | None:
+        """The valid trial with the best value, by a scan: only after history was rewritten."""
+        ...
+
+    # the log
+    def insert_steps(self, rows: Sequence[StepRow]) -> None: ...
+    def put_digests(self, study: str, digests: Sequence[tuple[int, str | None]]) -> None: ...
+    def steps(self, study: str, from_step: int, before_step: int) -> list[StepRow]: ...
+    def steps_logged(self, study: str, after_seq: int, limit: int) -> list[StepRow]: ...
+    def insert_event(self, row: EventRow) -> None: ...
+    def events(self, study: str, after_seq: int, limit: int) -> list[EventRow]: ...
+    def insert_late(self, row: LateRow) -> None: ...
+    def late(self, study: str, after_seq: int, limit: int) -> list[LateRow]: ...
+
+    # caches and large things
+    def insert_snapshot(self, row: SnapshotRow) -> None: ...
+    def snapshot(self, study: str, epoch: int, upto_step: int) -> SnapshotRow | None:
+        """The newest one of an epoch at or before a step."""
+        ...
+
+    def keep_snapshots(self, study: str, epoch: int, steps: Iterable[int]) -> None:
+        """Delete all snapshots of the study but these of this epoch."""
+        ...
+
+    def snapshot_steps(self, study: str, epoch: int) -> list[int]: ...
+    def put_blob(self, study: str, digest: str, step: int, content: bytes) -> None: ...
+    def blob(self, study: str, digest: str) -> bytes | None: ...
+    def blob_at(self, study: str, step: int) -> tuple[str, bytes] | None: ...
+    def drop_blobs(self, study: str, before_step: int, keep: Iterable[int]) -> None:
+        """Delete base vectors of steps before `before_step` other than those of the kept steps."""
+        ...
+
+    # the service's own
+    def put_key(self, row: KeyRow) -> None: ...
+    def key(self, key_id: str) -> KeyRow | None: ...
+    def keys(self, project: str | None) -> list[KeyRow]: ...
+    def put_reply(self, row: ReplyRow) -> None: ...
+    def reply(self, project: str, key: str) -> ReplyRow | None: ...
+    def purge_replies(self, before: float) -> None: ...
+
+
+class Store(Protocol):
+    """Runs works. See the module's docstring for what is promised."""
+
+    def write(self, work: Callable[[Tx], T]) -> T: ...
+    def read(self, work: Callable[[Tx], T]) -> T: ...
+    def close(self) -> None: ...
+
+
+@dataclass
+class _Tables:
+    """Everything a memory store knows about one study."""
+
+    head: StudyHead
+    row: StudyRow
+    trials: list[TrialRow] = field(default_factory=list)
+    """Trial number k is at k - 1."""
+    points: list[PointRow] = field(default_factory=list)
+    open: dict[int, TrialRow] = field(default_factory=dict)
+    lanes: dict[int, set[int]] = field(default_factory=dict)
+    log: list[int] = field(default_factory=list)
+    """Numbers of told trials by seq; `log_seqs` are the seqs."""
+    log_seqs: list[int] = field(default_factory=list)
+    steps: list[StepRow] = field(default_factory=list)
+    events: list[EventRow] = field(default_factory=list)
+    late: list[LateRow] = field(default_factory=list)
+    snapshots: dict[tuple[int, int], SnapshotRow] = field(default_factory=dict)
+    blobs: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+
+
+class MemoryStore:
+    """A store in this process: nothing survives it. The reference for what the verbs of `Tx` mean."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._tx = _MemoryTx()
+
+    def write(self, work: Callable[[Tx], T]) -> T:
+        with self._lock:
+            self._tx.undo.clear()
+            try:
+                return work(self._tx)
+            except BaseException:
+                for step in reversed(self._tx.undo):
+                    step()
+                raise
+            finally:
+                self._tx.undo.clear()
+
+    def read(self, work: Callable[[Tx], T]) -> T:
+        with self._lock:
+            return work(self._tx)
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class _MemoryTx:
+    """`Tx` over dictionaries. Every change appends its own undo."""
+
+    def __init__(self) -> None:
+        self.undo: list[Callable[[], object]] = []
+        self._studies: dict[str, _Tables] = {}
+        self._names: dict[tuple[str, str], str] = {}
+        self._keys: dict[str, KeyRow] = {}
+        self._replies: dict[tuple[str, str], ReplyRow] = {}
+
+    def _set(self, table: dict[Any, Any], key: Any, value: Any) -> None:
+        if key in table:
+            old = table[key]
+            self.undo.append(lambda: table.__setitem__(key, old))
+        else:
+            self.undo.append(lambda: table.pop(key, None))
+        table[key] = value
+
+    def _delete(self, table: dict[Any, Any], key: Any) -> None:
+        if key in table:
+            old = table.pop(key)
+            self.undo.append(lambda: table.__setitem__(key, old))
+
+    def _append(self, table: list[Any], *items: Any) -> None:
+        size = len(table)
+        self.undo.append(lambda: table.__delitem__(slice(size, None)))
+        table.extend(items)
+
+    # studies
+
+    def insert_study(self, head: StudyHead, row: StudyRow) -> None:
+        if head.id in self._studies or (head.project, head.name) in self._names:
+            raise Conflict(f'a study named "{head.name}" exists')
+        self._set(self._studies, head.id, _Tables(head, replace(row)))
+        self._set(self._names, (head.project, head.name), head.id)
+
+    def study(self, study: str) -> StudyRow | None:
+        tables = self._studies.get(study)
+        return replace(tables.row) if tables else None
+
+    def put_study(self, row: StudyRow) -> None:
+        tables = self._studies[row.id]
+        old = tables.row
+        self.undo.append(lambda: setattr(tables, "row", old))
+        tables.row = replace(row)
+
+    def head(self, study: str) -> StudyHead | None:
+        tables = self._studies.get(study)
+        return tables.head if tables else None
+
+    def put_head(self, head: StudyHead) -> None:
+        tables = self._studies[head.id]
+        old = tables.head
+        if old.name != head.name or old.project != head.project:
+            raise Conflict("a study's name and project do not change")
+        self.undo.append(lambda: setattr(tables, "head", old))
+        tables.head = head
+
+    def find(self, project: str, name: str) -> StudyHead | None:
+        study = self._names.get((project, name))
+        return self._studies[study].head if study else None
+
+    def studies(self, project: str | None, after: str, limit: int) -> list[tuple[StudyHead, StudyRow]]:
+        ids = sorted(i for i, t in self._studies.items() if i > after and project in (None, t.head.project))
+        return [(self._studies[i].head, replace(self._studies[i].row)) for i in ids[:limit]]
+
+    def delete_study(self, study: str) -> None:
+        tables = self._studies[study]
+        self._delete(self._names, (tables.head.project, tables.head.name))
+        self._delete(self._studies, study)
+
+    # trials
+
+    def insert_trials(self, trials: Sequence[TrialRow], points: Sequence[PointRow]) -> None:
+        tables = self._studies[trials[0].study]
+        for trial in trials:
+            used = tables.lanes.setdefault(trial.step, set())
+            if trial.lane in used:
+                raise Conflict(f"step {trial.step}, lane {trial.lane} exists")
+            used.add(trial.lane)
+            self.undo.append(lambda used=used, lane=trial.lane: used.discard(lane))  # type: ignore[misc]
+        own = [replace(trial) for trial in trials]
+        self._append(tables.trials, *own)
+        self._append(tables.points, *points)
+        for trial in own:
+            self._index(tables, None, trial)
+
+    def _index(self, tables: _Tables, old: TrialRow | None, new: TrialRow) -> None:
+        if new.state in OPEN_STATES:
+            self._set(tables.open, new.number, new)
+        else:
+            self._delete(tables.open, new.number)
+        if new.seq is not None and (old is None or old.seq is None):
+            self._append(tables.log, new.number)
+            self._append(tables.log_seqs, new.seq)
+
+    def trial(self, study: str, number: int) -> TrialRow | None:
+        trials = self._studies[study].trials
+        return replace(trials[number - 1]) if 1 <= number <= len(trials) else None
+
+    def put_trial(self, row: TrialRow) -> None:
+        tables = self._studies[row.study]
+        own, old = replace(row), tables.trials[row.number - 1]
+        self.undo.append(lambda: tables.trials.__setitem__(row.number - 1, old))
+        tables.trials[row.number - 1] = own
+        self._index(tables, old, own)
+
+    def points(self, study: str, numbers: Sequence[int]) -> dict[int, PointRow]:
+        points = self._studies[study].points
+        return {number: points[number - 1] for number in numbers}
+
+    def _open(self, study: str, state: str) -> list[TrialRow]:
+        return [trial for trial in self._studies[study].open.values() if trial.state == state]
+
+    def queued(self, study: str, limit: int) -> list[TrialRow]:
+        rows = sorted(self._open(study, QUEUED), key=lambda t: (t.lane >= 0, t.number))
+        return [replace(row) for row in rows[:limit]]
+
+    def lapsed(self, study: str, now: float, limit: int) -> list[TrialRow]:
+        rows = [t for t in self._open(study, LEASED) if t.until is not None and t.until < now]
+        rows.sort(key=lambda t: (t.until, t.number))
+        return [replace(row) for row in rows[:limit]]
+
+    def open_trials(self, study: str) -> list[TrialRow]:
+        rows = sorted(self._studies[study].open.values(), key=lambda t: t.number)
+        return [replace(row) for row in rows]
+
+    def lanes_at(self, study: str, step: int) -> frozenset[int]:
+        return frozenset(lane for lane in self._studies[study].lanes.get(step, ()) if lane >= 0)
+
+    def leased_under(self, study: str, ask_key: str) -> list[TrialRow]:
+        return [replace(t) for t in self._open(study, LEASED) if t.ask_key == ask_key]
+
+    def leased_by(self, study: str, worker: str) -> list[TrialRow]:
+        return [replace(t) for t in self._open(study, LEASED) if t.worker == worker]
+
+    def told(self, study: str, after_seq: int, upto_seq: int) -> list[TrialRow]:
+        tables = self._studies[study]
+        start = bisect.bisect_right(tables.log_seqs, after_seq)
+        stop = bisect.bisect_right(tables.log_seqs, upto_seq)
+        return [replace(tables.trials[number - 1]) for number in tables.log[start:stop]]
+
+    def told_by(self, study: str, worker: str) -> list[TrialRow]:
+        return [replace(t) for t in self._studies[study].trials if t.worker == worker and t.seq is not None]
+
+    def supersede(self, study: str, queued_before: int, leased_before: int) -> tuple[int, int]:
+        counts = [0, 0]
+        for trial in list(self._studies[study].open.values()):
+            before = queued_before if trial.state == QUEUED else leased_before
+            if trial.lane >= 0 and trial.step < before:
+                counts[trial.state == LEASED] += 1
+                self.put_trial(replace(trial, state=SUPERSEDED))
+        return counts[0], counts[1]
+
+    def page(self, study: str, after: int, limit: int, states: Sequence[str]) -> list[TrialRow]:
+        rows = self._studies[study].trials[after:]
+        chosen = rows if not states else [t for t in rows if t.state in states]
+        return [replace(row) for row in chosen[:limit]]
+
+    def best(self, study: str, maximize: bool) -> TrialRow | None:
+        sign = -1.0 if maximize else 1.0
+        rows = [
+            t
+            for t in self._studies[study].trials
+            if t.value is not None and t.seq is not None and not t.invalid and t.state in (COMPLETED, SUPERSEDED)
+        ]
+        return replace(min(rows, key=lambda t: (sign * (t.value or 0.0), t.seq))) if rows else None
+
+    # the log
+
+    def insert_steps(self, rows: Sequence[StepRow]) -> None:
+        if rows:
+            self._append(self._studies[rows[0].study].steps, *rows)
+
+    def put_digests(self, study: str, digests: Sequence[tuple[int, str | None]]) -> None:
+        steps = self._studies[study].steps
+        for step, digest in digests:
+            old = steps[step]
+            self.undo.append(lambda step=step, old=old: steps.__setitem__(step, old))  # type: ignore[misc]
+            steps[step] = replace(old, digest=digest)
+
+    def steps(self, study: str, from_step: int, before_step: int) -> list[StepRow]:
+        return self._studies[study].steps[from_step:before_step]
+
+    def steps_logged(self, study: str, after_seq: int, limit: int) -> list[StepRow]:
+        return [row for row in self._studies[study].steps if row.seq > after_seq][:limit]
+
+    def insert_event(self, row: EventRow) -> None:
+        self._append(self._studies[row.study].events, row)
+
+    def events(self, study: str, after_seq: int, limit: int) -> list[EventRow]:
+        return [row for row in self._studies[study].events if row.seq > after_seq][:limit]
+
+    def insert_late(self, row: LateRow) -> None:
+        self._append(self._studies[row.study].late, row)
+
+    def late(self, study: str, after_seq: int, limit: int) -> list[LateRow]:
+        return [row for row in self._studies[study].late if row.seq > after_seq][:limit]
+
+    # caches and large things
+
+    def insert_snapshot(self, row: SnapshotRow) -> None:
+        self._set(self._studies[row.study].snapshots, (row.epoch, row.step), row)
+
+    def snapshot(self, study: str, epoch: int, upto_step: int) -> SnapshotRow | None:
+        snapshots = self._studies[study].snapshots
+        steps = [step for e, step in snapshots if e == epoch and step <= upto_step]
+        return snapshots[epoch, max(steps)] if steps else None
+
+    def keep_snapshots(self, study: str, epoch: int, steps: Iterable[int]) -> None:
+        snapshots = self._studies[study].snapshots
+        kept = {(epoch, step) for step in steps}
+        for key in [key for key in snapshots if key not in kept]:
+            self._delete(snapshots, key)
+
+    def snapshot_steps(self, study: str, epoch: int) -> list[int]:
+        return sorted(step for e, step in self._studies[study].snapshots if e == epoch)
+
+    def put_blob(self, study: str, digest: str, step: int, content: bytes) -> None:
+        self._set(self._studies[study].blobs, digest, (step, content))
+
+    def blob(self, study: str, digest: str) -> bytes | None:
+        found = self._studies[study].blobs.get(digest)
+        return found[1] if found else None
+
+    def blob_at(self, study: str, step: int) -> tuple[str, bytes] | None:
+        for digest, (at, content) in self._studies[study].blobs.items():
+            if at == step:
+                return digest, content
+        return None
+
+    def drop_blobs(self, study: str, before_step: int, keep: Iterable[int]) -> None:
+        blobs, kept = self._studies[study].blobs, set(keep)
+        for digest in [d for d, (step, _) in blobs.items() if step < before_step and step not in kept]:
+            self._delete(blobs, digest)
+
+    # the service's own
+
+    def put_key(self, row: KeyRow) -> None:
+        self._set(self._keys, row.id, row)
+
+    def key(self, key_id: str) -> KeyRow | None:
+        return self._keys.get(key_id)
+
+    def keys(self, project: str | None) -> list[KeyRow]:
+        return [row for row in self._keys.values() if project in (None, row.project)]
+
+    def put_reply(self, row: ReplyRow) -> None:
+        self._set(self._replies, (row.project, row.key), row)
+
+    def reply(self, project: str, key: str) -> ReplyRow | None:
+        return self._replies.get((project, key))
+
+    def purge_replies(self, before: float) -> None:
+        for key in [key for key, row in self._replies.items() if row.at < before]:
+            self._delete(self._replies, key)

@@ -1,0 +1,1161 @@
+"""A study: create, ask, tell, advance, replay, fork. Pure logic over a store.
+
+Every operation is a generator of *effects*: it yields `Write(work)`, `Read(work)` or `Compute(work)`, gets the result sent
+back, and returns its answer. `perform` drives it in this thread; the service drives the same generators from its event
+loop, so that one writer can commit many of them together. Time is an argument; there is no clock here.
+
+How a step closes: `advance` reads the results after the last closed step, tells the algorithm every batch that is complete
+(in memory), and swaps the study's row once from step t to t + k together with the step records. The swap is refused when
+the row has moved on (step, epoch, upto_seq): the loser reads again. Nothing depends on who advances.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import secrets
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any, TypeVar
+
+import numpy as np
+
+from blackbox import codec, leases, log
+from blackbox.algorithm import Algorithm, build, lookup
+from blackbox.errors import (
+    Conflict,
+    InvalidInput,
+    NumericalError,
+    StudyNotFound,
+    StudySpecMismatch,
+    StudyStateError,
+    TrialNotFound,
+)
+from blackbox.leases import Lease, Outcome, Renewal, Report
+from blackbox.options import Options, parse_options
+from blackbox.recipe import digest as base_digest
+from blackbox.recipe import materialise
+from blackbox.recipe import to_json as recipe_to_json
+from blackbox.records import NOTHING_PENDING, Pending, Recipe, Vector
+from blackbox.rng import Key
+from blackbox.space import Space
+from blackbox.spec import Budget, Resolved, StudySpec, canonical, differences, parse_spec, resolve, spec_hash
+from blackbox.store import (
+    ACTIVE,
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    OPEN_STATES,
+    PAUSED,
+    QUEUED,
+    SUPERSEDED,
+    PointRow,
+    SnapshotRow,
+    StepRow,
+    Store,
+    StudyHead,
+    StudyRow,
+    TrialRow,
+    Tx,
+)
+
+T = TypeVar("T")
+
+PARAMS_STORED_UPTO = 1000
+"""Decoded parameters are stored with a trial up to this dimension; above, they are decoded when somebody reads them."""
+MAX_SEQ = 2**62
+SNAPSHOT_SECONDS = 0.25
+SNAPSHOT_STEPS = 256
+FAILURES_UNTIL_BACKOFF = 20
+BACKOFF_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Run a work in a write transaction; the answer comes when it is durable."""
+
+    work: Callable[[Tx], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Run a work on what was committed."""
+
+    work: Callable[[Tx], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Run an algorithm; a service may do this in another thread when `seconds` (an estimate) is long."""
+
+    work: Callable[[], Any]
+    seconds: float = 0.0
+
+
+Effect = Write | Read | Compute
+Steps = Generator[Effect, Any, T]
+
+
+def perform(store: Store, steps: Steps[T]) -> T:
+    """Drive an operation to its end in this thread."""
+    answer: Any = None
+    error: BaseException | None = None
+    while True:
+        try:
+            effect = steps.send(answer) if error is None else steps.throw(error)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        answer, error = None, None
+        try:
+            if isinstance(effect, Write):
+                answer = store.write(effect.work)
+            elif isinstance(effect, Read):
+                answer = store.read(effect.work)
+            else:
+                answer = effect.work()
+        except Exception as raised:
+            error = raised
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The answer to an ask.
+
+    Attributes
+    ----------
+    leases : what was granted.
+    reason : why it is less than requested, or None: parallelism_cap, budget_exhausted, sequential_method,
+        all_members_in_flight, worker_backed_off, paused, completed, cancelled, study_failed.
+    retry_after : seconds after which asking again may help.
+    """
+
+    leases: tuple[Lease, ...]
+    requested: int
+    reason: str | None
+    retry_after: float | None
+    row: StudyRow
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The answer to a tell: an outcome per report, and the study's row after it."""
+
+    outcomes: tuple[Outcome, ...]
+    row: StudyRow
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A lane's point, ready to be stored."""
+
+    vector: bytes | None
+    recipe: str | None
+    params: str | None
+    note: bytes
+    payload: str | None
+
+
+@dataclass(slots=True)
+class _Pool:
+    """Points computed at one state. They are pure in (state, lane), so they may be kept until the step closes."""
+
+    epoch: int
+    step: int
+    asks: int = -1
+    """For methods whose asks depend on what is in flight: the counter these points were computed at."""
+    points: dict[int, _Prepared] = field(default_factory=dict)
+    base: tuple[str, bytes] | None = None
+    base_stored: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Missing:
+    """A grant needs points that were not computed yet. Nothing was changed."""
+
+    lanes: Sequence[int]
+    pending: Pending
+    asks: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Cached:
+    epoch: int
+    step: int
+    state: Any
+
+
+_STALE = object()
+_STALLED = object()
+
+
+def create(
+    store_project: str, raw: Mapping[str, Any] | StudySpec, now: float, key_entropy: bytes | None = None
+) -> Steps[tuple[StudyHead, bool]]:
+    """Create a study, or find the one of the same name and spec.
+
+    Returns
+    -------
+    The head, and whether it was made by this call.
+
+    Raises
+    ------
+    StudySpecMismatch
+        When a study of this name has another spec; lists the fields.
+    InvalidInput
+        (and its subclasses) When the spec cannot be used.
+    """
+    spec = raw if isinstance(raw, StudySpec) else parse_spec(raw)
+    wanted = spec_hash(spec)
+    resolved, _ = resolve(spec)
+    head = _new_head(store_project, resolved, wanted, now, entropy=key_entropy)
+
+    def work(tx: Tx) -> tuple[StudyHead, bool]:
+        existing = tx.find(store_project, spec.name)
+        if existing is None:
+            row = StudyRow(head.id)
+            tx.insert_study(head, row)
+            leases.log_event(tx, row, "study.created", now, name=spec.name)
+            tx.put_study(row)
+            return head, True
+        if existing.spec_hash == wanted:
+            return existing, False
+        old = Resolved.model_validate_json(existing.resolved).spec
+        raise StudySpecMismatch(
+            f'a study named "{spec.name}" exists ({existing.id}) with another spec',
+            hint="choose another name, or send the same spec to get that study",
+            errors=differences(old, spec),
+        )
+
+    made: tuple[StudyHead, bool] = yield Write(work)
+    return made
+
+
+def _new_head(
+    project: str,
+    resolved: Resolved,
+    hashed: str,
+    now: float,
+    *,
+    parent: str | None = None,
+    entropy: bytes | None = None,
+) -> StudyHead:
+    random = entropy or secrets.token_bytes(26)
+    return StudyHead(
+        _identifier(now, random[:10]), project, resolved.spec.name, resolved.model_dump_json(), hashed,
+        random[10:26].ljust(16, b"\0"), now, parent,
+    )  # fmt: skip
+
+
+def _identifier(now: float, random: bytes) -> str:
+    """`st_` and 18 characters of lower-case base32hex: 8 of time in milliseconds (so ids sort by age), 10 of chance."""
+    digits = "0123456789abcdefghijklmnopqrstuv"
+    number = (int(now * 1000) & (2**40 - 1)) << 50 | int.from_bytes(random, "big") & (2**50 - 1)
+    return "st_" + "".join(digits[number >> 5 * i & 31] for i in reversed(range(18)))
+
+
+class Study:
+    """One study, opened. Keeps caches only: another instance, here or elsewhere, may work on the same study."""
+
+    def __init__(self, head: StudyHead) -> None:
+        self.head = head
+        self.id = head.id
+        self.resolved = Resolved.model_validate_json(head.resolved)
+        self.spec = self.resolved.spec
+        self.space = Space.from_json(self.spec.space)
+        self.key = Key.from_seed(self.spec.seed)
+        self.maximize = self.spec.direction == "maximize"
+        cls = lookup(self.resolved.algorithm)
+        self.options: Options = parse_options(cls.Options, self.resolved.options)
+        self.traits = cls.traits
+        self.kind = cls.traits.kind
+        self._algorithms: list[tuple[int, Algorithm[Any, Any]]] = []
+        self._lineage = ""
+        self._row: StudyRow | None = None
+        self._cached: _Cached | None = None
+        self._pool: _Pool | None = None
+        self._durations: deque[float] = deque(maxlen=200)
+        self._streaks: dict[str, int] = {}
+        self._backed_off: dict[str, float] = {}
+        self._tell_seconds = 0.0
+        self._ask_seconds = 0.0
+        self._since_snapshot = 0.0
+
+    @staticmethod
+    def open(study: str) -> Steps[Study]:
+        """The study of that id.
+
+        Raises
+        ------
+        StudyNotFound
+        """
+        head = yield Read(lambda tx: tx.head(study))
+        if head is None:
+            raise StudyNotFound(f"there is no study {study}", hint="GET /v1/studies lists yours")
+        return Study(head)
+
+    # State ------------------------------------------------------------------------------------------------------------
+
+    def algorithm(self, row: StudyRow, step: int | None = None) -> Algorithm[Any, Any]:
+        """The instance in charge of a step (default: the open one)."""
+        if self._lineage != row.lineage:
+            self._lineage = row.lineage
+            self._algorithms = [
+                (first, build(self.resolved.algorithm, self.space, self.options, self.key, stream))
+                for first, stream in json.loads(row.lineage)
+            ]
+        return log.algorithm_at(self._algorithms, row.step if step is None else step)
+
+    def row(self) -> Steps[StudyRow]:
+        """The committed row."""
+        row: StudyRow | None = yield Read(lambda tx: tx.study(self.id))
+        if row is None:
+            raise StudyNotFound(f"study {self.id} was deleted")
+        self._row = row
+        return replace(row)
+
+    def due(self) -> bool:
+        """Whether enough results are waiting that a step may close. Cheap: no effect, from what was last seen."""
+        row, cached = self._row, self._cached
+        if row is None or cached is None or (cached.epoch, cached.step) != (row.epoch, row.step):
+            return True
+        return row.waiting > 0 and row.waiting >= self.algorithm(row).need(cached.state)
+
+    def state(self, at_step: int | None = None) -> Steps[tuple[StudyRow, Any]]:
+        """The decoded state at a step (default: the open one), from the cache, a snapshot or a replay of the log."""
+        row = yield from self.row()
+        state = yield from self._state_at(row, row.step if at_step is None else at_step)
+        return row, state
+
+    def _current(self) -> Steps[tuple[StudyRow, Any]]:
+        """Row and state as last seen here; reads only when nothing was seen yet or the cache is behind."""
+        row = self._row
+        if row is None:
+            row = yield from self.row()
+        state = yield from self._state_at(row, row.step)
+        return row, state
+
+    def _state_at(self, row: StudyRow, step: int) -> Steps[Any]:
+        cached = self._cached
+        if cached is not None and (cached.epoch, cached.step) == (row.epoch, step):
+            return cached.state
+        if not 0 <= step <= row.step:
+            raise InvalidInput(f"step must be between 0 and {row.step}, got {step}")
+        behind = cached if cached is not None and cached.epoch == row.epoch and cached.step < step else None
+        start, state = (behind.step, behind.state) if behind else (-1, None)
+        snapshot: SnapshotRow | None = yield Read(lambda tx: tx.snapshot(self.id, row.epoch, step))
+        if snapshot is not None and snapshot.step > start:
+            algorithm = self.algorithm(row, snapshot.step)
+            start, state = snapshot.step, codec.decode(algorithm.State, snapshot.state)
+        if start < 0:
+            start, state = 0, self.algorithm(row, 0).init()
+        while start < step:
+            until = min(step, start + SNAPSHOT_STEPS)
+            records, told = yield Read(partial(_history, study=self.id, first=start, before=until))
+            for record, after, _ in log.replay(self._algorithms, state, records, told, self.maximize):
+                state, start = after, record.step + 1
+            if start < until:
+                raise Conflict(f"the log of {self.id} ends at step {start}, its row says {row.step}")
+        if step == row.step:
+            self._cached = _Cached(row.epoch, step, state)
+        return state
+
+    def lease_seconds(self, requested: float | None) -> float:
+        """How long a lease runs: as requested, as the study says, or three times the 95th percentile seen."""
+        limits = self.spec.lease
+        if requested is not None:
+            return min(requested, limits.max_seconds)
+        if limits.default_seconds != "auto":
+            return min(limits.default_seconds, limits.max_seconds)
+        if len(self._durations) < 5:
+            return min(600.0, limits.max_seconds)
+        return min(max(60.0, 3.0 * float(np.quantile(self._durations, 0.95))), limits.max_seconds)
+
+    # Ask --------------------------------------------------------------------------------------------------------------
+
+    def ask(
+        self,
+        *,
+        now: float,
+        worker: str = "anonymous",
+        count: int = 1,
+        lease_seconds: float | None = None,
+        key: str | None = None,
+        resume: bool = False,
+    ) -> Steps[Asked]:
+        """Lease up to `count` trials.
+
+        Parameters
+        ----------
+        key : an idempotency key. Asking again with it returns those of its leases that are still live.
+        resume : give the worker its own live leases first.
+        """
+        while True:
+            row, state = yield from self._current()
+            pool = self._pool_at(row, state)
+            algorithm = self.algorithm(row)
+
+            def work(tx: Tx, state: Any = state, pool: _Pool = pool, algorithm: Algorithm[Any, Any] = algorithm) -> Any:
+                return self._grant(tx, algorithm, state, pool, now, worker, count, lease_seconds, key, resume)
+
+            answer = yield Write(work)
+            if isinstance(answer, Asked):
+                self._row = answer.row
+                pool.base_stored = pool.base_stored or any(lease.point.recipe for lease in answer.leases)
+                return answer
+            if answer is _STALE:
+                yield from self.row()
+            elif answer is _STALLED:
+                yield from self._close_empty(now)
+            else:
+                yield from self._prepare(pool, algorithm, state, answer)
+
+    def _pool_at(self, row: StudyRow, state: Any) -> _Pool:
+        pool = self._pool
+        if pool is None or (pool.epoch, pool.step) != (row.epoch, row.step):
+            pool = self._pool = _Pool(row.epoch, row.step)
+            base = self.algorithm(row).base(state)
+            if base is not None:
+                pool.base = (base_digest(base), np.ascontiguousarray(base, dtype="<f4").tobytes())
+        return pool
+
+    def _prepare(self, pool: _Pool, algorithm: Algorithm[Any, Any], state: Any, missing: _Missing) -> Steps[None]:
+        """Compute the points of some lanes into the pool."""
+        lanes = list(missing.lanes)
+        if self.kind == "group" and not self.traits.uses_pending:
+            # Whole tiles: others will want the neighbours, and a dense method computes them at once anyway.
+            lanes = [lane for lane in range(lanes[0] // 8 * 8, -(-(lanes[-1] + 1) // 8) * 8) if lane not in pool.points]
+
+        def work() -> list[_Prepared]:
+            return self._ready(algorithm.ask(state, lanes, missing.pending))
+
+        prepared = yield Compute(work, self._ask_seconds)
+        if self.traits.uses_pending:
+            pool.points.clear()
+            pool.asks = missing.asks
+        pool.points.update(zip(lanes, prepared, strict=True))
+
+    def _ready(self, points: Any) -> list[_Prepared]:
+        """Points as bytes and JSON."""
+        ready = []
+        for i in range(len(points)):
+            vector = None if points.vectors is None else points.vectors[i]
+            recipe = None if points.recipes is None else canonical(recipe_to_json(points.recipes[i]))
+            params = None
+            if vector is not None and self.space.dim <= PARAMS_STORED_UPTO:
+                params = json.dumps(_plain(self.space.decode(vector)))
+            ready.append(
+                _Prepared(
+                    None if vector is None else vector.astype("<f8", copy=False).tobytes(),
+                    recipe,
+                    params,
+                    points.note[i].astype("<i8", copy=False).tobytes(),
+                    json.dumps(points.payload[i]) if points.payload else None,
+                )
+            )
+        return ready
+
+    def _grant(
+        self,
+        tx: Tx,
+        algorithm: Algorithm[Any, Any],
+        state: Any,
+        pool: _Pool,
+        now: float,
+        worker: str,
+        count: int,
+        lease_seconds: float | None,
+        key: str | None,
+        resume: bool,
+    ) -> Asked | _Missing | object:
+        """One ask inside a transaction. Returns `_Missing`, `_STALE` or `_STALLED` before it has changed anything."""
+        row = leases.locked(tx, self.id)
+        leases.end_if_spent(tx, row, self.spec, now)
+        if row.state != ACTIVE:
+            tx.put_study(row)
+            return Asked((), count, _WORD[row.state], 5.0 if row.state == PAUSED else None, row)
+        if row.epoch != pool.epoch or (row.step != pool.step and self.kind != "members"):
+            return _STALE
+        if self._backed_off.get(worker, 0.0) > now:
+            return Asked((), count, "worker_backed_off", self._backed_off[worker] - now, row)
+        chosen = leases.claim(
+            tx, row, self.spec, self.kind, worker=worker, count=count, now=now, key=key, resume=resume
+        )
+        lanes: Sequence[int] = ()
+        reason = chosen.reason
+        if chosen.n_new:
+            pending = self._pending(tx, row, pool.step)
+            lanes = algorithm.lanes(state, pending, chosen.n_new)
+            if len(lanes) < chosen.n_new:
+                reason = "sequential_method" if self.kind == "sequential" else "all_members_in_flight"
+                if not lanes and not (chosen.live or chosen.lapsed or chosen.queued) and row.leased + row.queued == 0:
+                    return _STALLED
+            if self.traits.uses_pending and lanes and pool.asks != row.asks:
+                return _Missing(lanes, pending, row.asks)
+            missing = [lane for lane in lanes if lane not in pool.points]
+            if missing:
+                return _Missing(missing, pending, row.asks)
+        seconds = self.lease_seconds(lease_seconds)
+        trials = leases.apply_claim(tx, row, chosen, worker=worker, now=now, seconds=seconds, key=key)
+        stored = tx.points(self.id, [trial.number for trial in trials]) if trials else {}
+        if lanes:
+            trials += self._insert(tx, row, pool, lanes, stored, worker=worker, now=now, seconds=seconds, key=key)
+        row.asks += 1
+        if chosen.lost:
+            leases.end_if_spent(tx, row, self.spec, now)
+        tx.put_study(row)
+        granted = tuple(
+            Lease(trial, stored[trial.number], leases.token(self.head.secret, trial.number, trial.attempt))
+            for trial in trials
+        )
+        if len(granted) >= count:
+            return Asked(granted, count, None, None, row)
+        return Asked(granted, count, reason, 1.0, row)
+
+    def _insert(
+        self,
+        tx: Tx,
+        row: StudyRow,
+        pool: _Pool,
+        lanes: Sequence[int],
+        stored: dict[int, PointRow],
+        *,
+        worker: str,
+        now: float,
+        seconds: float,
+        key: str | None,
+    ) -> list[TrialRow]:
+        """New trials for lanes whose points are in the pool, leased at once."""
+        trials, points = [], []
+        for lane in lanes:
+            row.trials += 1
+            trial = TrialRow(self.id, row.trials, pool.step, lane, asked_at=now)
+            leases.lease_to(trial, worker=worker, now=now, seconds=seconds, key=key)
+            ready = pool.points[lane]
+            point = PointRow(self.id, row.trials, ready.vector, ready.recipe, ready.params, ready.note, ready.payload)
+            trials.append(trial)
+            points.append(point)
+            stored[trial.number] = point
+        if pool.base is not None and not pool.base_stored:
+            tx.put_blob(self.id, pool.base[0], pool.step, pool.base[1])
+        tx.insert_trials(trials, points)
+        row.leased += len(trials)
+        if self.kind == "group":
+            row.lanes = max(row.lanes, lanes[-1] + 1)
+        return trials
+
+    def _pending(self, tx: Tx, row: StudyRow, step: int) -> Pending:
+        """What is queued or leased, as far as the method looks at it."""
+        if self.kind == "group" and not self.traits.uses_pending:
+            return replace(NOTHING_PENDING, fresh=row.lanes)
+        trials = [trial for trial in tx.open_trials(self.id) if trial.lane >= 0]
+        trials.sort(key=lambda trial: (trial.step, trial.lane))
+        points = None
+        note = np.empty((len(trials), 0), dtype=np.int64)
+        if self.traits.uses_pending:
+            stored = tx.points(self.id, [trial.number for trial in trials])
+            points = log.points_of(
+                [stored[trial.number] for trial in trials], self.space.dim, self.traits.encoding == "recipe"
+            )
+            note = points.note
+        return Pending(
+            np.array([trial.step for trial in trials], dtype=np.int64),
+            np.array([trial.lane for trial in trials], dtype=np.int64),
+            note,
+            points,
+            row.lanes,
+            tx.lanes_at(self.id, step),
+        )
+
+    # Tell -------------------------------------------------------------------------------------------------------------
+
+    def tell(self, reports: Sequence[Report], *, now: float, worker: str | None = None) -> Steps[Told]:
+        """Apply results. Items succeed or fail one by one; see `Outcome`. Durable when it returns."""
+
+        def work(tx: Tx) -> tuple[tuple[Outcome, ...], StudyRow, list[float]]:
+            row = leases.locked(tx, self.id)
+            outcomes = []
+            for report in reports:
+                outcomes.append(
+                    leases.settle(
+                        tx, row, self.spec, self.head.secret, self.kind, report, worker=worker, now=now
+                    )
+                )  # fmt: skip
+            row.asks += 1
+            tx.put_study(row)
+            return tuple(outcomes), row, self._seconds_taken(tx, outcomes, now)
+
+        outcomes, row, seconds = yield Write(work)
+        self._row = row
+        self._durations.extend(seconds)
+        if worker is not None:
+            yield from self._breaker(worker, outcomes, now)
+        return Told(outcomes, self._row)
+
+    def _seconds_taken(self, tx: Tx, outcomes: Sequence[Outcome], now: float) -> list[float]:
+        """Evaluation times of the first few applied results, for `lease_seconds`."""
+        if self.spec.lease.default_seconds != "auto":
+            return []
+        seconds = []
+        for outcome in outcomes[:4]:
+            trial = tx.trial(self.id, outcome.trial) if outcome.outcome == "applied" and outcome.trial else None
+            if trial is not None and trial.leased_at is not None:
+                seconds.append(now - trial.leased_at)
+        return seconds
+
+    def _breaker(self, worker: str, outcomes: Sequence[Outcome], now: float) -> Steps[None]:
+        """Back off a worker that fails many times in a row; pause the study when no other one does better."""
+        failed = sum(o.outcome == "requeued" or o.state == FAILED for o in outcomes)
+        if any(o.outcome == "applied" and o.state != FAILED for o in outcomes):
+            self._streaks[worker] = 0
+            self._backed_off.pop(worker, None)
+            return
+        if not failed:
+            return
+        self._streaks[worker] = self._streaks.get(worker, 0) + failed
+        if self._streaks[worker] < FAILURES_UNTIL_BACKOFF:
+            return
+        self._backed_off[worker] = now + BACKOFF_SECONDS
+        failing = [name for name, streak in self._streaks.items() if streak >= FAILURES_UNTIL_BACKOFF]
+        if len(failing) >= 2 or len(failing) == len(self._streaks):
+            reason = f"{', '.join(sorted(failing))} failed {FAILURES_UNTIL_BACKOFF} times in a row"
+            yield from self._transition(PAUSED, reason, now)
+
+    # Advance ----------------------------------------------------------------------------------------------------------
+
+    def advance(self, *, now: float) -> Steps[int]:
+        """Close every step that can be closed; returns how many.
+
+        A numerical error inside the algorithm marks the study FAILED and keeps the old state: nothing is lost, `resume`
+        tells the same batch again.
+        """
+        total = 0
+        while True:
+            row, state = yield from self._current()
+            algorithm = self.algorithm(row)
+            if row.state == FAILED or row.waiting == 0 or row.waiting < algorithm.need(state):
+                return total
+            seen, told = yield Read(partial(_waiting, study=self.id, after_seq=row.upto_seq))
+            if seen is None:
+                raise StudyNotFound(f"study {self.id} was deleted")
+            if _place(seen) != _place(row):
+                self._row = seen
+                continue
+            try:
+                closed: list[log.Closed] = yield Compute(
+                    partial(log.advance, algorithm, state, told, self.maximize), self._tell_seconds
+                )
+            except Exception as error:
+                yield from self._fail(error, now)
+                return total
+            if not closed:
+                self._row = seen
+                return total
+            if (yield from self._swap(row, algorithm, closed, now)):
+                total += len(closed)
+            else:
+                yield from self.row()
+
+    def _swap(
+        self, seen: StudyRow, algorithm: Algorithm[Any, Any], closed: Sequence[log.Closed], now: float
+    ) -> Steps[bool]:
+        """Move the row from step t to t + k, if it is still at t."""
+        last = closed[-1]
+        state, step = last.state, last.step + 1
+        stop = algorithm.stopped(state)
+        oldest = algorithm.oldest(state)
+        snapshot = step // SNAPSHOT_STEPS > closed[0].step // SNAPSHOT_STEPS or self._since_snapshot > SNAPSHOT_SECONDS
+
+        def work(tx: Tx) -> StudyRow | None:
+            row = leases.locked(tx, self.id)
+            if _place(row) != _place(seen):
+                return None
+            records = []
+            for item in closed:
+                row.seq += 1
+                records.append(
+                    StepRow(self.id, item.step, item.upto_seq, item.why, item.digest, row.seq, now, item.told)
+                )
+            tx.insert_steps(records)
+            row.step, row.upto_seq, row.lanes = step, last.upto_seq, 0
+            row.waiting -= last.consumed
+            if self.kind == "group" and row.leased + row.queued:
+                queued, leased = tx.supersede(self.id, step, oldest)
+                row.queued -= queued
+                row.leased -= leased
+            if self.traits.encoding == "recipe":
+                self._drop_bases(tx, row)
+            if snapshot:
+                tx.insert_snapshot(SnapshotRow(self.id, row.epoch, step, last.encoded))
+                tx.keep_snapshots(self.id, row.epoch, _worth_keeping(tx.snapshot_steps(self.id, row.epoch)))
+            if stop is not None:
+                leases.finish(tx, row, COMPLETED, stop.reason, now)
+            tx.put_study(row)
+            return row
+
+        row: StudyRow | None = yield Write(work)
+        if row is None:
+            return False
+        self._row = row
+        self._cached = _Cached(row.epoch, step, state)
+        if snapshot:
+            self._since_snapshot = 0.0
+        return True
+
+    def _drop_bases(self, tx: Tx, row: StudyRow) -> None:
+        """Forget base vectors that no open trial, and not the best one, names."""
+        steps = {trial.step for trial in tx.open_trials(self.id)}
+        best = tx.trial(self.id, row.best_trial) if row.best_trial is not None else None
+        if best is not None:
+            steps.add(best.step)
+        tx.drop_blobs(self.id, row.step, steps)
+
+    def _close_empty(self, now: float) -> Steps[None]:
+        """Close a step in which nothing is out and nothing can be handed out (all its members failed for good)."""
+        row, state = yield from self._current()
+        algorithm = self.algorithm(row)
+        told: list[log.Told] = yield Read(lambda tx: _told(tx, self.id, row.upto_seq, row.seq))
+        results = log.batch(algorithm, state, told, self.maximize)
+        upto = told[-1][0].seq if told else row.upto_seq
+        closed = log.close(algorithm, state, results, upto or 0, len(told), "stalled")
+        yield from self._swap(row, algorithm, [closed], now)
+
+    def close(self, *, now: float, why: str = "closed") -> Steps[int]:
+        """Close the open step with what is there (a deadline or quorum decided elsewhere); returns the new step."""
+        yield from self.advance(now=now)
+        while True:
+            row, state = yield from self.state()
+            algorithm = self.algorithm(row)
+            told: list[log.Told] = yield Read(partial(_told, study=self.id, after_seq=row.upto_seq, upto_seq=row.seq))
+            results = log.batch(algorithm, state, told, self.maximize)
+            upto = told[-1][0].seq if told else row.upto_seq
+            closed = log.close(algorithm, state, results, upto or 0, len(told), why)
+            if (yield from self._swap(row, algorithm, [closed], now)):
+                return row.step + 1
+
+    def _fail(self, error: Exception, now: float) -> Steps[None]:
+        reason = f"{type(error).__name__}: {error}"[:500]
+        yield from self._transition(FAILED, reason, now)
+        if not isinstance(error, ArithmeticError | ValueError | np.linalg.LinAlgError | NumericalError):
+            raise error
+
+    # The study's own state --------------------------------------------------------------------------------------------
+
+    def _transition(
+        self, state: str, reason: str | None, now: float, allowed: Sequence[str] = (ACTIVE,)
+    ) -> Steps[StudyRow]:
+        def work(tx: Tx) -> StudyRow:
+            row = leases.locked(tx, self.id)
+            if row.state == state:
+                return row
+            if row.state not in allowed:
+                raise StudyStateError(
+                    f"the study is {row.state}; this needs {' or '.join(allowed)}",
+                    hint="GET the study to see its state and reason",
+                )
+            row.state, row.reason = state, reason
+            if state == CANCELLED:
+                for trial in tx.open_trials(self.id):
+                    leases.change_trial(tx, row, trial.number, _cancelled)
+            word = "resumed" if state == ACTIVE else state.lower()
+            leases.log_event(tx, row, f"study.{word}", now, reason=reason)
+            tx.put_study(row)
+            return row
+
+        self._row = yield Write(work)
+        assert self._row is not None
+        return self._row
+
+    def pause(self, *, now: float, reason: str = "by request") -> Steps[StudyRow]:
+        """Hand out nothing; take every result."""
+        return self._transition(PAUSED, reason, now)
+
+    def resume(self, *, now: float) -> Steps[StudyRow]:
+        """Go on after a pause or a failure (whose last step is told again)."""
+        self._streaks.clear()
+        self._backed_off.clear()
+        return self._transition(ACTIVE, None, now, (PAUSED, FAILED))
+
+    def complete(self, *, now: float) -> Steps[StudyRow]:
+        """End the study; results that are out are still taken."""
+        return self._transition(COMPLETED, "by request", now, (ACTIVE, PAUSED, FAILED))
+
+    def cancel(self, *, now: float) -> Steps[StudyRow]:
+        """End the study and cancel what is out."""
+        return self._transition(CANCELLED, "by request", now, (ACTIVE, PAUSED, FAILED))
+
+    def edit(self, *, budget: Budget | None = None, labels: dict[str, str] | None = None) -> Steps[StudyHead]:
+        """Change the budget or the labels. A completed study whose budget grew is active again."""
+        changes: dict[str, Any] = {}
+        if budget is not None:
+            changes["budget"] = budget
+        if labels is not None:
+            changes["labels"] = labels
+        spec = self.spec.model_copy(update=changes)
+        resolved = self.resolved.model_copy(update={"spec": spec})
+        head = replace(self.head, resolved=resolved.model_dump_json(), spec_hash=spec_hash(spec))
+
+        def work(tx: Tx) -> StudyRow:
+            row = leases.locked(tx, self.id)
+            tx.put_head(head)
+            limit = spec.budget.evaluations
+            if row.state == COMPLETED and row.reason == "budget" and (limit is None or row.used < limit):
+                row.state, row.reason = ACTIVE, None
+            tx.put_study(row)
+            return row
+
+        self._row = yield Write(work)
+        self.head, self.resolved, self.spec = head, resolved, spec
+        return head
+
+    # Leases -----------------------------------------------------------------------------------------------------------
+
+    def heartbeat(
+        self, tokens: Sequence[str], *, now: float, extend_seconds: float | None = None
+    ) -> Steps[list[Renewal]]:
+        """Renew leases; see `Renewal`."""
+        seconds = self.lease_seconds(extend_seconds)
+
+        def work(tx: Tx) -> list[Renewal]:
+            row = leases.locked(tx, self.id)
+            return leases.renew(tx, row, self.head.secret, tokens, now=now, seconds=seconds)
+
+        renewals: list[Renewal] = yield Write(work)
+        return renewals
+
+    def enqueue(self, params: Sequence[Mapping[str, Any]], *, now: float) -> Steps[list[int]]:
+        """Put given points in the queue; they are handed out before anything else. Returns their numbers."""
+        vectors = [self.space.encode(item).astype("<f8").tobytes() for item in params]
+        texts = [json.dumps(_plain(item)) for item in params]
+
+        def work(tx: Tx) -> tuple[StudyRow, list[int]]:
+            row = leases.locked(tx, self.id)
+            if row.state not in (ACTIVE, PAUSED):
+                raise StudyStateError(f"the study is {row.state}; points can be enqueued while it is ACTIVE or PAUSED")
+            trials, points = [], []
+            for vector, text in zip(vectors, texts, strict=True):
+                row.trials += 1
+                trials.append(TrialRow(self.id, row.trials, row.step, -row.trials, asked_at=now, source="enqueued"))
+                points.append(PointRow(self.id, row.trials, vector, None, text))
+            if trials:
+                tx.insert_trials(trials, points)
+            row.queued += len(trials)
+            tx.put_study(row)
+            return row, [trial.number for trial in trials]
+
+        self._row, numbers = yield Write(work)
+        return list(numbers)
+
+    def cancel_trial(self, number: int, *, now: float) -> Steps[TrialRow]:
+        """Withdraw an open trial; its holder is told to abandon it at the next heartbeat."""
+
+        def change(trial: TrialRow) -> None:
+            if trial.state not in OPEN_STATES:
+                raise StudyStateError(f"t_{number} is {trial.state}; only queued or leased trials can be cancelled")
+            _cancelled(trial)
+
+        return self._change(number, change)
+
+    def requeue_trial(self, number: int, *, now: float) -> Steps[TrialRow]:
+        """Run a trial again that is leased, lost, failed or withdrawn, and has no value."""
+
+        def change(trial: TrialRow) -> None:
+            if trial.value is not None or trial.seq is not None:
+                raise StudyStateError(
+                    f"t_{number} is {trial.state} and has a result in the log",
+                    hint="enqueue its params to evaluate the same point again",
+                )
+            trial.state, trial.until, trial.worker, trial.ask_key = QUEUED, None, None, None
+
+        return self._change(number, change)
+
+    def _change(self, number: int, change: Callable[[TrialRow], None]) -> Steps[TrialRow]:
+        def work(tx: Tx) -> tuple[StudyRow, TrialRow]:
+            row = leases.locked(tx, self.id)
+            trial = leases.change_trial(tx, row, number, change)
+            row.asks += 1
+            tx.put_study(row)
+            return row, trial
+
+        self._row, trial = yield Write(work)
+        return trial  # type: ignore[no-any-return]
+
+    # History ----------------------------------------------------------------------------------------------------------
+
+    def invalidate(self, *, trial: int | None = None, worker: str | None = None, now: float) -> Steps[int]:
+        """Take back one result, or all of a worker: the state becomes that of a replay without them.
+
+        Snapshots after the first of them are deleted, the epoch grows, and the digests of the recorded steps are
+        written anew. Points that the results once influenced stay, as points. Returns how many were taken back.
+        """
+
+        def work(tx: Tx) -> tuple[StudyRow, int]:
+            row = leases.locked(tx, self.id)
+            rows = tx.told_by(self.id, worker) if worker is not None else [tx.trial(self.id, trial or 0)]
+            if rows == [None]:
+                raise TrialNotFound(f"study {self.id} has no trial t_{trial}; its newest is t_{row.trials}")
+            taken = [r for r in rows if r is not None and r.seq is not None and not r.invalid]
+            if not taken:
+                if worker is None:
+                    raise StudyStateError(f"t_{trial} has no result to take back")
+                return row, 0
+            for item in taken:
+                item.invalid = True
+                tx.put_trial(item)
+            first = min(item.seq or 0 for item in taken)
+            safe = next((s.step for s in tx.steps(self.id, 0, row.step) if s.upto_seq >= first), row.step)
+            kept = [
+                tx.snapshot(self.id, row.epoch, step) for step in tx.snapshot_steps(self.id, row.epoch) if step <= safe
+            ]
+            row.epoch += 1
+            row.used = max(0, row.used - sum(item.lane >= 0 or item.source == "enqueued" for item in taken))
+            for snapshot in kept:
+                if snapshot is not None:
+                    tx.insert_snapshot(replace(snapshot, epoch=row.epoch))
+            tx.keep_snapshots(self.id, row.epoch, tx.snapshot_steps(self.id, row.epoch))
+            tx.put_digests(self.id, [(step, None) for step in range(safe, row.step)])
+            best = tx.best(self.id, self.maximize)
+            row.best_trial, row.best_value = (best.number, best.value) if best else (None, None)
+            numbers = [item.number for item in taken]
+            leases.log_event(tx, row, "trials.invalidated", now, trials=numbers, worker=worker, epoch=row.epoch)
+            tx.put_study(row)
+            return row, len(taken)
+
+        self._row, count = yield Write(work)
+        if count:
+            yield from self._redigest()
+        return int(count)
+
+    def _redigest(self) -> Steps[None]:
+        """Write the digests of the steps whose history was rewritten."""
+        row = yield from self.row()
+        digests: list[tuple[int, str | None]] = []
+        records: list[StepRow] = yield Read(lambda tx: tx.steps(self.id, 0, row.step))
+        first = next((record.step for record in records if record.digest is None), None)
+        if first is None:
+            return
+        for record, _, digest in (yield from self._replayed(row, first)):
+            digests.append((record.step, digest))
+
+        def work(tx: Tx) -> bool:
+            current = leases.locked(tx, self.id)
+            if current.epoch != row.epoch:
+                return False
+            tx.put_digests(self.id, digests)
+            return True
+
+        yield Write(work)
+
+    def _replayed(self, row: StudyRow, first: int) -> Steps[list[tuple[StepRow, Any, str]]]:
+        state = yield from self._state_at(row, first)
+        records, told = yield Read(lambda tx: _history(tx, self.id, first, row.step))
+        self.algorithm(row)
+        return list(log.replay(self._algorithms, state, records, told, self.maximize))
+
+    def replay(self) -> Steps[Iterator[tuple[StepRow, str]]]:
+        """Every recorded step with the digest that a replay from the beginning gives; equal where nothing is wrong."""
+        row = yield from self.row()
+        records, told = yield Read(lambda tx: _history(tx, self.id, 0, row.step))
+        state = self.algorithm(row, 0).init()
+        replayed = log.replay(self._algorithms, state, records, told, self.maximize)
+        return ((record, digest) for record, _, digest in replayed)
+
+    def fork(
+        self, name: str, *, now: float, step: int | None = None, algorithm: Mapping[str, Any] | None = None
+    ) -> Steps[StudyHead]:
+        """A new study that shares this one's past up to a step.
+
+        The same algorithm keeps state, noise key and log, and continues with a noise stream of its own. Another
+        algorithm starts fresh: the parent's results enter as points it did not choose (lane < 0).
+        """
+        row = yield from self.row()
+        at = row.step if step is None else step
+        if not 0 <= at <= row.step:
+            raise InvalidInput(f"step must be between 0 and {row.step}, got {at}", hint="leave it out to fork now")
+        changes: dict[str, Any] = {"name": name}
+        if algorithm is not None:
+            changes["algorithm"] = algorithm
+        spec = parse_spec({**self.spec.model_dump(mode="json"), **changes})
+        resolved = self.resolved.model_copy(update={"spec": spec}) if algorithm is None else resolve(spec)[0]
+        head = _new_head(self.head.project, resolved, spec_hash(spec), now, parent=self.id)
+        stream = 1 + int.from_bytes(hashlib.sha256(head.id.encode()).digest()[:4], "little")
+
+        def work(tx: Tx) -> StudyHead:
+            if tx.find(head.project, name) is not None:
+                raise StudySpecMismatch(f'a study named "{name}" exists', hint="choose another name")
+            _copy_history(tx, self.id, head, at, None if algorithm is not None else stream, row, self.maximize)
+            return head
+
+        made: StudyHead = yield Write(work)
+        return made
+
+    # Reading ----------------------------------------------------------------------------------------------------------
+
+    def params(self, point: PointRow, blob: bytes | None = None) -> dict[str, Any]:
+        """The parameters a trial asks, decoded; of a recipe, `blob` is its base vector."""
+        if point.params is not None:
+            params: dict[str, Any] = json.loads(point.params)
+            return params
+        return self.space.decode(self.vector(point, blob))
+
+    def vector(self, point: PointRow, blob: bytes | None = None) -> Vector:
+        """(d,) float64 internal point of a trial."""
+        if point.vector is not None:
+            return np.frombuffer(point.vector, dtype="<f8").copy()
+        recipe = log.points_of([point], self.space.dim, True).recipes
+        assert recipe is not None
+        bases = {} if blob is None or recipe[0].base is None else {recipe[0].base: np.frombuffer(blob, dtype="<f4")}
+        return materialise(recipe[0], self.key, self.space.dim, bases).astype(np.float64)
+
+    def recipe(self, point: PointRow) -> Recipe | None:
+        """The recipe of a point, if it is one."""
+        if point.recipe is None:
+            return None
+        recipes = log.points_of([point], self.space.dim, True).recipes
+        return recipes[0] if recipes else None
+
+    def points(self, numbers: Sequence[int]) -> Steps[dict[int, tuple[PointRow, bytes | None]]]:
+        """Points of trials, each with the base vector of its recipe where that is still kept."""
+
+        def work(tx: Tx) -> dict[int, tuple[PointRow, bytes | None]]:
+            found = {}
+            for number, point in tx.points(self.id, numbers).items():
+                blob = None
+                if point.vector is None and point.recipe is not None:
+                    base = json.loads(point.recipe).get("base")
+                    blob = tx.blob(self.id, base) if base else None
+                found[number] = (point, blob)
+            return found
+
+        points: dict[int, tuple[PointRow, bytes | None]] = yield Read(work)
+        return points
+
+    def best(self) -> Steps[tuple[TrialRow, dict[str, Any]] | None]:
+        """The best told trial and its parameters; None before the first value."""
+        row = yield from self.row()
+        if row.best_trial is None:
+            return None
+        number = row.best_trial
+        trial: TrialRow = yield Read(lambda tx: tx.trial(self.id, number))
+        stored = yield from self.points([number])
+        return trial, self.params(*stored[number])
+
+    def recommend(self) -> Steps[tuple[int, dict[str, Any]]]:
+        """The open step and the parameters the method would deploy now."""
+        row, state = yield from self.state()
+        return row.step, self.space.decode(np.asarray(self.algorithm(row).recommend(state), dtype=np.float64))
+
+    def metrics(self) -> Steps[dict[str, float]]:
+        """The method's own numbers at the open step."""
+        row, state = yield from self.state()
+        return {k: float(v) for k, v in self.algorithm(row).metrics(state).items() if math.isfinite(v)}
+
+    def eval_seed(self, trial: TrialRow) -> str:
+        """A seed for common random numbers: equal for all lanes of one step of a method that works in steps."""
+        step = trial.step if self.kind == "group" and trial.lane >= 0 else 0
+        return str(int.from_bytes(hashlib.blake2b(f"{self.key.hex}/{step}".encode(), digest_size=6).digest(), "little"))
+
+    @cached_property
+    def seed_encodable(self) -> bool:
+        """Whether candidates can travel as recipes: one unbounded vector, whose internal point is the point itself."""
+        return self.traits.encoding == "recipe" and self.space.is_single_vector and not bool(self.space.bounded.any())
+
+
+_WORD = {PAUSED: "paused", COMPLETED: "completed", CANCELLED: "cancelled", FAILED: "study_failed"}
+
+
+def _cancelled(trial: TrialRow) -> None:
+    trial.state, trial.until = CANCELLED, None
+
+
+def _place(row: StudyRow) -> tuple[int, int, int]:
+    """What a swap compares."""
+    return row.step, row.epoch, row.upto_seq
+
+
+def _told(tx: Tx, study: str, after_seq: int, upto_seq: int) -> list[log.Told]:
+    trials = tx.told(study, after_seq, upto_seq)
+    points = tx.points(study, [trial.number for trial in trials]) if trials else {}
+    return [(trial, points[trial.number]) for trial in trials]
+
+
+def _waiting(tx: Tx, study: str, after_seq: int) -> tuple[StudyRow | None, list[log.Told]]:
+    return tx.study(study), _told(tx, study, after_seq, MAX_SEQ)
+
+
+def _history(tx: Tx, study: str, first: int, before: int) -> tuple[list[StepRow], list[log.Told]]:
+    """Step records first .. before - 1 and the results they consumed (or passed over)."""
+    records = tx.steps(study, first, before)
+    if not records:
+        return [], []
+    earlier = tx.steps(study, first - 1, first) if first else []
+    return records, _told(tx, study, earlier[0].upto_seq if earlier else 0, records[-1].upto_seq)
+
+
+def _worth_keeping(steps: Sequence[int]) -> list[int]:
+    """The two newest snapshots, and older ones at exponentially growing distances."""
+    kept: list[int] = []
+    for step in sorted(steps, reverse=True):
+        if len(kept) < 2 or kept[0] - step >= 2 * (kept[0] - kept[-1]):
+            kept.append(step)
+    return kept
+
+
+def _copy_history(
+    tx: Tx, parent: str, head: StudyHead, at: int, stream: int | None, seen: StudyRow, maximize: bool
+) -> None:
+    """Rows of a fork: with a stream the log itself, without one the parent's results as injected points."""
+    records = tx.steps(parent, 0, at)
+    last, upto = (records[-1].seq, records[-1].upto_seq) if records else (0, 0)
+    row = StudyRow(head.id)
+    trials: list[TrialRow] = []
+    points: list[PointRow] = []
+    for trial, point in _told(tx, parent, 0, seen.seq if stream is None else last):
+        row.trials += 1
+        moved = replace(trial, study=head.id, number=row.trials, ask_key=None)
+        if stream is None:
+            row.seq += 1
+            moved.seq, moved.step, moved.lane, moved.source = row.seq, 0, -row.trials, f"fork of {parent}"
+        elif trial.lane < 0:
+            moved.lane = -row.trials
+        row.waiting += (moved.seq or 0) > upto
+        trials.append(moved)
+        points.append(replace(point, study=head.id, number=row.trials))
+    if stream is not None:
+        row.step, row.seq, row.upto_seq, row.epoch = at, last, upto, seen.epoch
+        lineage = [entry for entry in json.loads(seen.lineage) if entry[0] < at]
+        row.lineage = json.dumps([*lineage, [at, stream]], separators=(",", ":"))
+        row.used = sum(not t.invalid and (t.lane >= 0 or t.source == "enqueued") for t in trials)
+    sign = -1.0 if maximize else 1.0
+    valued = [(sign * t.value, t.number) for t in trials if t.value is not None and _can_be_best(t)]
+    best = trials[min(valued)[1] - 1] if valued else None
+    if best is not None:
+        row.best_trial, row.best_value = best.number, best.value
+    tx.insert_study(head, row)
+    if trials:
+        tx.insert_trials(trials, points)
+    if stream is None:
+        return
+    tx.insert_steps([replace(record, study=head.id) for record in records])
+    for event in tx.events(parent, 0, last):
+        if event.seq <= last:
+            tx.insert_event(replace(event, study=head.id))
+    snapshot = tx.snapshot(parent, seen.epoch, at)
+    if snapshot is not None:
+        tx.insert_snapshot(replace(snapshot, study=head.id, epoch=row.epoch))
+    for step in {at} if best is None else {at, best.step}:
+        blob = tx.blob_at(parent, step)
+        if blob is not None:
+            tx.put_blob(head.id, blob[0], step, blob[1])
+
+
+def _can_be_best(trial: TrialRow) -> bool:
+    return not trial.invalid and trial.state in (COMPLETED, SUPERSEDED)
+
+
+def _plain(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as JSON values."""
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in params.items()}

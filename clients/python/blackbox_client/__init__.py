@@ -1,0 +1,57 @@
+"""Client of the blackbox optimization service.
+
+`Client` and `StudyHandle` for calls by hand, `Worker` for the loop of asking, evaluating and telling, `errors` for what
+can go wrong, `protocol` for the same without input and output.
+"""
+
+from blackbox_client.client import Client, StudyHandle
+from blackbox_client.errors import BlackboxClientError
+from blackbox_client.models import (
+    AskAnswer,
+    Best,
+    Event,
+    Lease,
+    Outcome,
+    Progress,
+    Result,
+    Study,
+    TellAnswer,
+    Trial,
+    completed,
+    failed,
+    infeasible,
+    injected,
+    released,
+    stopped,
+)
+from blackbox_client.protocol import RetryPolicy
+from blackbox_client.worker import Evaluation, Infeasible, Summary, Worker
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AskAnswer",
+    "Best",
+    "BlackboxClientError",
+    "Client",
+    "Evaluation",
+    "Event",
+    "Infeasible",
+    "Lease",
+    "Outcome",
+    "Progress",
+    "Result",
+    "RetryPolicy",
+    "Study",
+    "StudyHandle",
+    "Summary",
+    "TellAnswer",
+    "Trial",
+    "Worker",
+    "completed",
+    "failed",
+    "infeasible",
+    "injected",
+    "released",
+    "stopped",
+]

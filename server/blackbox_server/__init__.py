@@ -1,0 +1,1 @@
+"""The service: blackbox studies over HTTP, kept in SQL."""
