@@ -1,1 +1,47 @@
-"""Gradient-free / zeroth-order black-box optimization."""
+"""Gradient-free / zeroth-order black-box optimization.
+
+>>> import blackbox
+>>> space = {"x": blackbox.Real(low=-5, high=5), "act": blackbox.Choice(choices=["relu", "gelu"])}
+>>> result = blackbox.minimize(lambda p: p["x"] ** 2 + (p["act"] == "relu"), space, budget=200)
+>>> result.x["act"]
+'gelu'
+"""
+
+from blackbox.algorithm import Algorithm, Traits, algorithm, registry
+from blackbox.errors import BlackboxError
+from blackbox.minimize import minimize, run
+from blackbox.options import Field, Options
+from blackbox.records import Pending, Points, Recipe, Results, Stop, Term, dense
+from blackbox.rng import Key
+from blackbox.space import Choice, Integer, Real, Space, Vector
+from blackbox.store import MemoryStore
+from blackbox.study import Study, create, perform
+
+__all__ = [
+    "Algorithm",
+    "BlackboxError",
+    "Choice",
+    "Field",
+    "Integer",
+    "Key",
+    "MemoryStore",
+    "Options",
+    "Pending",
+    "Points",
+    "Real",
+    "Recipe",
+    "Results",
+    "Space",
+    "Stop",
+    "Study",
+    "Term",
+    "Traits",
+    "Vector",
+    "algorithm",
+    "create",
+    "dense",
+    "minimize",
+    "perform",
+    "registry",
+    "run",
+]

@@ -3,8 +3,8 @@
 The solver runs in a thread of its own and blocks inside its objective until the value of that point is told. A
 deterministic solver is a pure function of the values it was told, so the log of values is its whole state:
 `Inversion.point(log)` continues the living thread when it has seen a prefix of that log, and otherwise runs the solver
-again from the start and feeds it the log. Threads are therefore only caches, `MAX_LIVE` in a process; the least recently
-used one is let go.
+again from the start and feeds it the log. Threads are therefore only caches, `MAX_LIVE` in a process; the least
+recently used one is let go.
 """
 
 from __future__ import annotations

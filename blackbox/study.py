@@ -1,12 +1,12 @@
 """A study: create, ask, tell, advance, replay, fork. Pure logic over a store.
 
-Every operation is a generator of *effects*: it yields `Write(work)`, `Read(work)` or `Compute(work)`, gets the result sent
-back, and returns its answer. `perform` drives it in this thread; the service drives the same generators from its event
-loop, so that one writer can commit many of them together. Time is an argument; there is no clock here.
+Every operation is a generator of *effects*: it yields `Write(work)`, `Read(work)` or `Compute(work)`, gets the result
+sent back, and returns its answer. `perform` drives it in this thread; the service drives the same generators from its
+event loop, so that one writer can commit many of them together. Time is an argument; there is no clock here.
 
-How a step closes: `advance` reads the results after the last closed step, tells the algorithm every batch that is complete
-(in memory), and swaps the study's row once from step t to t + k together with the step records. The swap is refused when
-the row has moved on (step, epoch, upto_seq): the loser reads again. Nothing depends on who advances.
+How a step closes: `advance` reads the results after the last closed step, tells the algorithm every batch that is
+complete (in memory), and swaps the study's row once from step t to t + k together with the step records. The swap is
+refused when the row has moved on (step, epoch, upto_seq): the loser reads again. Nothing depends on who advances.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ PARAMS_STORED_UPTO = 1000
 MAX_SEQ = 2**62
 SNAPSHOT_SECONDS = 0.25
 SNAPSHOT_STEPS = 256
+FIRST_LEASE_SECONDS = 600.0
 FAILURES_UNTIL_BACKOFF = 20
 BACKOFF_SECONDS = 30.0
 
@@ -93,6 +94,8 @@ class Compute:
 
     work: Callable[[], Any]
     seconds: float = 0.0
+    took: Callable[[float], None] | None = None
+    """Called by a driver that has a clock, with the seconds it took."""
 
 
 Effect = Write | Read | Compute
@@ -268,6 +271,7 @@ class Study:
         self.space = Space.from_json(self.spec.space)
         self.key = Key.from_seed(self.spec.seed)
         self.maximize = self.spec.direction == "maximize"
+        self._vectors = [name for name, parameter in self.space.items() if parameter.type == "vector"]
         cls = lookup(self.resolved.algorithm)
         self.options: Options = parse_options(cls.Options, self.resolved.options)
         self.traits = cls.traits
@@ -278,6 +282,7 @@ class Study:
         self._cached: _Cached | None = None
         self._pool: _Pool | None = None
         self._durations: deque[float] = deque(maxlen=200)
+        self._auto_seconds = FIRST_LEASE_SECONDS
         self._streaks: dict[str, int] = {}
         self._backed_off: dict[str, float] = {}
         self._tell_seconds = 0.0
@@ -370,9 +375,7 @@ class Study:
             return min(requested, limits.max_seconds)
         if limits.default_seconds != "auto":
             return min(limits.default_seconds, limits.max_seconds)
-        if len(self._durations) < 5:
-            return min(600.0, limits.max_seconds)
-        return min(max(60.0, 3.0 * float(np.quantile(self._durations, 0.95))), limits.max_seconds)
+        return min(self._auto_seconds, limits.max_seconds)
 
     # Ask --------------------------------------------------------------------------------------------------------------
 
@@ -404,7 +407,9 @@ class Study:
             answer = yield Write(work)
             if isinstance(answer, Asked):
                 self._row = answer.row
-                pool.base_stored = pool.base_stored or any(lease.point.recipe for lease in answer.leases)
+                pool.base_stored = pool.base_stored or any(
+                    lease.point.recipe and lease.trial.step == pool.step for lease in answer.leases
+                )
                 return answer
             if answer is _STALE:
                 yield from self.row()
@@ -432,11 +437,18 @@ class Study:
         def work() -> list[_Prepared]:
             return self._ready(algorithm.ask(state, lanes, missing.pending))
 
-        prepared = yield Compute(work, self._ask_seconds)
+        prepared = yield Compute(work, self._ask_seconds, self._ask_took)
         if self.traits.uses_pending:
-            pool.points.clear()
-            pool.asks = missing.asks
+            # A new pool: the writer's thread may be granting from the old one.
+            pool = self._pool = replace(pool, points={}, asks=missing.asks)
         pool.points.update(zip(lanes, prepared, strict=True))
+
+    def _ask_took(self, seconds: float) -> None:
+        self._ask_seconds = seconds
+
+    def _tell_took(self, seconds: float) -> None:
+        self._tell_seconds = seconds
+        self._since_snapshot += seconds
 
     def _ready(self, points: Any) -> list[_Prepared]:
         """Points as bytes and JSON."""
@@ -590,7 +602,10 @@ class Study:
 
         outcomes, row, seconds = yield Write(work)
         self._row = row
-        self._durations.extend(seconds)
+        if seconds:
+            self._durations.extend(seconds)
+            if 5 <= len(self._durations) <= 20 or row.seq % 16 == 0:
+                self._auto_seconds = max(60.0, 3.0 * float(np.quantile(self._durations, 0.95)))
         if worker is not None:
             yield from self._breaker(worker, outcomes, now)
         return Told(outcomes, self._row)
@@ -646,7 +661,7 @@ class Study:
                 continue
             try:
                 closed: list[log.Closed] = yield Compute(
-                    partial(log.advance, algorithm, state, told, self.maximize), self._tell_seconds
+                    partial(log.advance, algorithm, state, told, self.maximize), self._tell_seconds, self._tell_took
                 )
             except Exception as error:
                 yield from self._fail(error, now)
@@ -995,9 +1010,11 @@ class Study:
     # Reading ----------------------------------------------------------------------------------------------------------
 
     def params(self, point: PointRow, blob: bytes | None = None) -> dict[str, Any]:
-        """The parameters a trial asks, decoded; of a recipe, `blob` is its base vector."""
+        """The parameters a trial asks, decoded (vectors as arrays); of a recipe, `blob` is its base vector."""
         if point.params is not None:
             params: dict[str, Any] = json.loads(point.params)
+            for name in self._vectors:
+                params[name] = np.asarray(params[name], dtype=np.float64)
             return params
         return self.space.decode(self.vector(point, blob))
 

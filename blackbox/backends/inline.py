@@ -1,0 +1,32 @@
+"""Evaluate in the calling thread, one point at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from blackbox.backends import Done, Objective
+
+
+class Inline:
+    """A backend without workers: `submit` evaluates."""
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective = objective
+        self._done: list[Done] = []
+
+    @property
+    def free(self) -> int:
+        return 1 - len(self._done)
+
+    def submit(self, ticket: int, point: Any) -> None:
+        try:
+            self._done.append(Done(ticket, self._objective(point)))
+        except Exception as error:
+            self._done.append(Done(ticket, error=error))
+
+    def wait(self) -> list[Done]:
+        done, self._done = self._done, []
+        return done
+
+    def close(self) -> None:
+        """Nothing to do."""

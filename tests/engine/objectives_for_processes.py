@@ -1,0 +1,37 @@
+"""Objectives that live at the top level of a module, so that they can be sent to worker processes."""
+
+import os
+import time
+
+
+def square(x):
+    return float((x**2).sum())
+
+
+def dies_once(x):
+    """Kills its process the first time it is called (a marker file remembers)."""
+    marker = os.environ["BLACKBOX_TEST_MARKER"]
+    if not os.path.exists(marker):
+        with open(marker, "w") as file:
+            file.write("dead")
+        os._exit(9)
+    return square(x)
+
+
+def raises(x):
+    raise ValueError("cannot do this one")
+
+
+def unpicklable(x):
+    return lambda: None
+
+
+def slow_first(x):
+    """The first call (in the whole run) takes long, the others do not."""
+    marker = os.environ["BLACKBOX_TEST_MARKER"]
+    try:
+        os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return square(x)
+    time.sleep(1.0)
+    return square(x)

@@ -1,0 +1,97 @@
+"""Small helpers to drive a study in tests: time is a number that the test moves."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from blackbox.leases import Lease, Outcome, Report
+from blackbox.store import Store
+from blackbox.study import Asked, Study, create, perform
+
+
+def sphere(x: Any) -> float:
+    return float(np.square(np.asarray(x, dtype=float)).sum())
+
+
+class Driver:
+    """A study, its store and a clock."""
+
+    def __init__(self, store: Store, study: Study, now: float = 1000.0) -> None:
+        self.store, self.study, self.now = store, study, now
+
+    def ask(self, worker: str = "w", count: int = 1, advance: bool = True, **more: Any) -> Asked:
+        if advance and self.study.due():
+            self.do(self.study.advance(now=self.now))
+        return self.do(self.study.ask(now=self.now, worker=worker, count=count, **more))
+
+    def lease(self, worker: str = "w", **more: Any) -> Lease:
+        asked = self.ask(worker, **more)
+        assert asked.leases, asked.reason
+        return asked.leases[0]
+
+    def tell(self, lease: Lease, value: float | None = None, *, worker: str | None = "w", **more: Any) -> Outcome:
+        report = Report(lease.trial.number, lease.token, value=value, **more)
+        return self.do(self.study.tell([report], now=self.now, worker=worker)).outcomes[0]
+
+    def do(self, steps: Any) -> Any:
+        return perform(self.store, steps)
+
+    def row(self) -> Any:
+        return self.do(self.study.row())
+
+    def trial(self, number: int) -> Any:
+        return self.store.read(lambda tx: tx.trial(self.study.id, number))
+
+    def point(self, lease: Lease) -> Any:
+        return self.study.vector(lease.point, self.do(self.study.points([lease.trial.number]))[lease.trial.number][1])
+
+    def evaluate(self, n: int, objective: Callable[[Any], float] = sphere, worker: str = "w") -> None:
+        """Ask and tell n results, one at a time."""
+        for _ in range(n):
+            self.now += 1.0
+            lease = self.lease(worker)
+            self.tell(lease, objective(self.point(lease)), worker=worker)
+        self.do(self.study.advance(now=self.now))
+
+    def reopened(self) -> "Driver":
+        """The same study seen by another process: nothing cached."""
+        return Driver(self.store, self.do(Study.open(self.study.id)), self.now)
+
+    def replayed_equal(self) -> int:
+        """How many steps replay to the digest in the log; fails at the first that does not."""
+        n = 0
+        for record, digest in self.do(self.study.replay()):
+            assert digest == record.digest, f"step {record.step}"
+            n += 1
+        return n
+
+    def check_log(self) -> None:
+        """The log is gap-free, every seq is used once, and the counters agree with the rows."""
+        row = self.row()
+
+        def read(tx: Any) -> Any:
+            return (
+                [t.seq for t in tx.told(self.study.id, 0, 2**62)]
+                + [s.seq for s in tx.steps_logged(self.study.id, 0, 10**6)]
+                + [e.seq for e in tx.events(self.study.id, 0, 10**6)]
+                + [x.seq for x in tx.late(self.study.id, 0, 10**6)],
+                tx.open_trials(self.study.id),
+            )
+
+        seqs, open_trials = self.store.read(read)
+        assert sorted(seqs) == list(range(1, row.seq + 1))
+        assert row.queued == sum(t.state == "QUEUED" for t in open_trials)
+        assert row.leased == sum(t.state == "LEASED" for t in open_trials)
+
+
+def start(store: Store, algorithm: str = "cma_es", dim: int = 3, **spec: Any) -> Driver:
+    """A new study of an unbounded vector."""
+    raw: dict[str, Any] = {
+        "name": "test",
+        "space": {"x": {"type": "vector", "dim": dim, "init": 1.0}},
+        "algorithm": {"name": algorithm, "options": spec.pop("options", {})},
+        **spec,
+    }
+    head, _ = perform(store, create("default", raw, 1000.0))
+    return Driver(store, Study(head))

@@ -1,0 +1,149 @@
+"""The in-process front door and its backends."""
+
+import time
+
+import numpy as np
+import pytest
+
+import blackbox
+from blackbox import backends
+from blackbox.errors import InvalidInput, InvalidSpace
+from blackbox.store import MemoryStore
+from blackbox.study import Study, create, perform
+from tests.engine import objectives_for_processes as objectives
+
+
+def test_bounds_give_the_objective_an_array():
+    seen = []
+
+    def f(x):
+        seen.append(x)
+        return float(((x - 0.5) ** 2).sum())
+
+    result = blackbox.minimize(f, [(-1, 1), (0, 10)], budget=300, target=1e-8)
+    assert all(isinstance(x, np.ndarray) and x.shape == (2,) for x in seen)
+    assert all(-1 <= x[0] <= 1 and 0 <= x[1] <= 10 for x in seen)
+    assert result.success
+    assert result.fun <= 1e-8
+    assert result.nfev == len(seen) < 300
+    assert np.allclose(result.x, 0.5, atol=1e-3)
+    assert np.allclose(result.recommended, 0.5, atol=1e-2)
+    assert result.message == "completed: target"
+
+
+def test_named_parameters_give_the_objective_a_dict():
+    space = {
+        "lr": {"type": "float", "low": 1e-5, "high": 1e-1, "scale": "log"},
+        "layers": {"type": "int", "low": 1, "high": 8},
+        "act": {"type": "categorical", "choices": ["relu", "gelu", "tanh"]},
+    }
+
+    def f(p):
+        return abs(np.log10(p["lr"]) + 3) + abs(p["layers"] - 3) + (p["act"] != "gelu")
+
+    result = blackbox.minimize(f, space, budget=400, seed=1)
+    assert (result.x["layers"], result.x["act"]) == (3, "gelu")
+    assert result.fun < 0.1
+
+
+def test_equal_arguments_give_equal_results():
+    runs = [blackbox.minimize(objectives.square, [(-5, 5)] * 4, budget=100, seed="s") for _ in range(2)]
+    assert runs[0].fun == runs[1].fun
+    assert (runs[0].x == runs[1].x).all()
+    assert blackbox.minimize(objectives.square, [(-5, 5)] * 4, budget=100, seed="t").fun != runs[0].fun
+
+
+def test_maximize():
+    result = blackbox.minimize(lambda x: 3.0 - objectives.square(x), [(-5, 5)] * 2, direction="maximize", budget=200)
+    assert result.fun == pytest.approx(3.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("method", ["random_search", "cma_es", "pycma", "openai_es", "cbo", "nelder_mead"])
+def test_every_method_runs_through_the_same_door(method):
+    start = objectives.square(np.full(3, 2.0))
+    space = {"x": blackbox.Vector(dim=3, low=-4.0, high=4.0, init=2.0)}
+    result = blackbox.minimize(objectives.square, space, method, budget=300, seed=3)
+    assert result.algorithm == method
+    assert result.fun < start / 2
+
+
+def test_nan_is_a_point_that_cannot_be_evaluated():
+    result = blackbox.minimize(lambda x: float("nan") if x[0] < 0 else objectives.square(x), [(-5, 5)] * 2, budget=300)
+    assert result.x[0] >= 0
+    assert result.fun < 0.01
+
+
+def test_an_exception_of_the_objective_is_raised_and_recorded():
+    with pytest.raises(ValueError, match="cannot do this one"):
+        blackbox.minimize(objectives.raises, [(-5, 5)], budget=10)
+
+
+@pytest.mark.parametrize("value", [None, "0.5", True, [1.0]])
+def test_an_objective_that_does_not_return_a_number_is_told_so(value):
+    with pytest.raises(InvalidInput, match="must return a number"):
+        blackbox.minimize(lambda x: value, [(-5, 5)], budget=10)
+
+
+def test_a_callback_can_stop_the_run():
+    result = blackbox.minimize(objectives.square, [(-5, 5)] * 2, budget=1000, callback=lambda r: r.nfev >= 25)
+    assert 25 <= result.nfev <= 26
+
+
+@pytest.mark.parametrize("space", [5, "x", [(1, 2, 3)], [(5, -5)], {}])
+def test_a_space_that_is_none_is_refused(space):
+    with pytest.raises(InvalidSpace):
+        blackbox.minimize(objectives.square, space, budget=10)
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(InvalidInput, match="processes"):
+        blackbox.minimize(objectives.square, [(-5, 5)], backend="process", budget=10)
+
+
+def test_processes_find_the_same_minimum():
+    result = blackbox.minimize(objectives.square, [(-5, 5)] * 3, backend="processes", n_workers=2, budget=250)
+    assert result.fun < 1e-3
+    assert result.nfev == 250
+
+
+def test_an_objective_that_cannot_be_sent_is_refused_with_a_hint():
+    with pytest.raises(InvalidInput, match="top level of a module"):
+        blackbox.minimize(lambda x: 0.0, [(-5, 5)], backend="processes", n_workers=1, budget=10)
+
+
+def test_a_dead_worker_process_costs_one_attempt_of_one_point(tmp_path, monkeypatch):
+    monkeypatch.setenv("BLACKBOX_TEST_MARKER", str(tmp_path / "marker"))
+    result = blackbox.minimize(objectives.dies_once, [(-5, 5)] * 2, backend="processes", n_workers=2, budget=40)
+    assert result.nfev == 40
+    trials = result.store.read(lambda tx: tx.page(result.study.id, 0, 1000, ()))
+    assert sum(t.failures for t in trials) == 1
+    assert all(t.state in ("COMPLETED", "SUPERSEDED") for t in trials)
+
+
+def test_an_exception_in_a_worker_process_comes_back_with_its_traceback():
+    with pytest.raises(ValueError, match="cannot do this one") as caught:
+        blackbox.minimize(objectives.raises, [(-5, 5)], backend="processes", n_workers=1, budget=10)
+    assert any("in a worker process" in note for note in caught.value.__notes__)
+
+
+def test_a_value_that_cannot_come_back_is_an_error_not_a_hang():
+    with pytest.raises(TypeError, match="cannot send"):
+        blackbox.minimize(objectives.unpicklable, [(-5, 5)], backend="processes", n_workers=1, budget=10)
+
+
+def test_no_step_waits_for_a_slow_process(tmp_path, monkeypatch):
+    monkeypatch.setenv("BLACKBOX_TEST_MARKER", str(tmp_path / "marker"))
+    store = MemoryStore()
+    spec = {"name": "s", "space": {"x": {"type": "vector", "dim": 2, "init": 1.0}}, "budget": {"evaluations": 120}}
+    head, _ = perform(store, create("p", {**spec, "algorithm": "cma_es"}, 0.0))
+    evaluator = backends.make("processes", objectives.slow_first, 2)
+    try:
+        result = blackbox.run(Study(head), store, evaluator, point=lambda p: p["x"])
+    finally:
+        evaluator.close()
+    trials = store.read(lambda tx: tx.page(head.id, 0, 1000, ()))
+    slow = [t for t in trials if t.state == "SUPERSEDED"]
+    assert result.nfev == 120
+    assert len(slow) == 1
+    assert slow[0].number in (1, 2)
+    assert slow[0].value is not None
