@@ -68,7 +68,7 @@ def decode(cls: type[T], raw: bytes) -> T:
     try:
         (length,) = struct.unpack_from("<I", raw, 4)
         schema, body = json.loads(raw[8 : 8 + length])
-    except (struct.error, ValueError) as error:
+    except (struct.error, TypeError, ValueError, RecursionError) as error:
         raise CodecError(f"the header cannot be read: {error}") from None
     expected = schema_of(typing.cast(Any, cls))
     if schema != expected:
@@ -77,7 +77,12 @@ def decode(cls: type[T], raw: bytes) -> T:
             hint="the state was written by another version of this algorithm; replay the log instead",
         )
     reader = _Reader(raw, 8 + length + (-(length + 8) % 8))
-    value: T = _rebuild(cls, body, reader)
+    try:
+        value: T = _rebuild(cls, body, reader)
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise CodecError(f"the bytes are damaged: {type(error).__name__}: {error}") from None
+    if type(value) is not cls:
+        raise CodecError(f"these bytes hold a {type(value).__name__}, expected {expected!r}")
     if reader.offset != len(raw):
         raise CodecError(f"{len(raw) - reader.offset} bytes are left over after the last array")
     return value
@@ -135,7 +140,7 @@ def _plain(value: Any, arrays: list[NDArray[Any]], where: str) -> Any:
         return _plain(value.item(), arrays, where)
     if dataclasses.is_dataclass(kind):
         return {
-            "d": kind.__name__,
+            "d": schema_of(kind),
             "v": [_plain(getattr(value, n), arrays, f"{where}.{n}") for n in _field_names(kind)],
         }
     if isinstance(value, dict | types.MappingProxyType):
@@ -173,7 +178,7 @@ def _rebuild(hint: Any, body: Any, reader: _Reader) -> Any:
         return float(body["f"])
     if "m" in body:
         return {key: _rebuild(_item_hint(hint), item, reader) for key, item in body["m"]}
-    cls = _dataclass_named(hint, body["d"])
+    cls = _dataclass_of(hint, body["d"])
     hints = _hints(cls)
     names = _field_names(cls)
     if len(names) != len(body["v"]):
@@ -198,8 +203,8 @@ def _union(options: list[Any]) -> Any:
     return functools.reduce(operator.or_, options) if options else Any
 
 
-def _dataclass_named(hint: Any, name: str) -> Any:
+def _dataclass_of(hint: Any, schema: str) -> Any:
     for option in (hint, *typing.get_args(hint)):
-        if dataclasses.is_dataclass(option) and isinstance(option, type) and option.__name__ == name:
+        if dataclasses.is_dataclass(option) and isinstance(option, type) and schema_of(option) == schema:
             return option
-    raise CodecError(f"the bytes hold a {name}, which the annotation {hint!r} does not allow")
+    raise CodecError(f"the bytes hold a {schema}, which the annotation {hint!r} does not allow")

@@ -12,7 +12,8 @@ from typing import Any, Self, TypeVar
 import pydantic
 from pydantic import ConfigDict, Field
 
-from blackbox.errors import FieldError, InvalidOptions, nearest
+from blackbox.errors import InvalidOptions
+from blackbox.validation import field_errors, invalid
 
 __all__ = ["Field", "Options", "parse_options"]
 
@@ -45,16 +46,5 @@ def parse_options(model: type[M], raw: dict[str, Any]) -> M:
     try:
         return model.model_validate(raw)
     except pydantic.ValidationError as error:
-        fields = []
-        for item in error.errors():
-            pointer = "/" + "/".join(str(part) for part in item["loc"])
-            message = item["msg"]
-            if item["type"] == "extra_forbidden":
-                message = f"unknown option; {nearest(str(item['loc'][-1]), model.model_fields)}"
-            else:
-                message = f"{message}, got {item['input']!r}"
-            fields.append(FieldError(pointer, item["type"], message))
-        detail = "; ".join(f"{f.pointer[1:] or 'options'}: {f.message}" for f in fields)
-        raise InvalidOptions(
-            detail, hint="GET /v1/algorithms lists each option with its range", errors=fields
-        ) from None
+        hint = "GET /v1/algorithms lists each option with its range"
+        raise invalid(InvalidOptions, field_errors(error, model), hint) from None

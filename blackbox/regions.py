@@ -7,132 +7,22 @@ To add a set, subclass `Region`, give it a literal `type`, and add it to `AnyReg
 from __future__ import annotations
 
 import math
-import reprlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import numpy as np
-import pydantic
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from blackbox.errors import FieldError, InvalidInput, InvalidRegion, NonFiniteValue, nearest
+from blackbox.errors import FieldError, InvalidInput, InvalidRegion, NonFiniteValue
 from blackbox.records import Vector
+from blackbox.validation import Described, from_tagged_json
 
-__all__ = ["AnyRegion", "Box", "Described", "L1Ball", "L2Ball", "Region", "Simplex", "region_from_json"]
+__all__ = ["AnyRegion", "Box", "L1Ball", "L2Ball", "Region", "Simplex", "region_from_json"]
 
 Scalars: TypeAlias = float | tuple[float, ...]
 """One number for all coordinates, or one for each."""
-
-
-# -- what people write -------------------------------------------------------------------------------------------------
-
-D = TypeVar("D", bound="Described")
-
-
-class Described(pydantic.BaseModel):
-    """A frozen model with a JSON form whose faults are our errors, with JSON pointers, however it is constructed."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, strict=True, use_attribute_docstrings=True
-    )
-    error_class: ClassVar[type[InvalidInput]] = InvalidInput
-
-    def __init__(self, /, **fields: Any) -> None:
-        plain = {name: _plain(value) for name, value in fields.items()}
-        try:
-            super().__init__(**plain)
-        except pydantic.ValidationError as error:
-            faults = _field_errors(error, type(self))
-        else:
-            faults = list(self.faults())
-        if faults:
-            raise invalid(self.error_class, faults)
-
-    # By fields only: the inherited comparison also looks at what is cached, and arrays have no truth value.
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._fields() == other._fields()
-
-    def __hash__(self) -> int:
-        return hash((type(self), self._fields()))
-
-    def _fields(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, name) for name in type(self).model_fields)
-
-    def faults(self) -> Iterable[FieldError]:
-        """What is wrong with fields that are each fine alone."""
-        return ()
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields that differ from their defaults, `type` first."""
-        kind = {"type": getattr(self, "type")} if "type" in type(self).model_fields else {}  # noqa: B009
-        return {**kind, **self.model_dump(mode="json", exclude_defaults=True)}
-
-
-def invalid(error_class: type[InvalidInput], faults: Iterable[FieldError], hint: str = "") -> InvalidInput:
-    """An error whose text names its first few faulty fields."""
-    errors = tuple(faults)
-    shown = "; ".join(f"{f.pointer.removeprefix('/')}: {f.message}" if f.pointer else f.message for f in errors[:5])
-    more = f"; and {len(errors) - 5} more" if len(errors) > 5 else ""
-    return error_class(shown + more, hint=hint, errors=errors)
-
-
-def pointer(*parts: str | int) -> str:
-    """A JSON pointer (RFC 6901).
-
-    >>> pointer("space", "a/b", 0)
-    '/space/a~1b/0'
-    """
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
-
-
-def _plain(value: Any) -> Any:
-    """NumPy scalars and arrays as Python ones, lists as tuples: strict models take exactly these."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _field_errors(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) -> list[FieldError]:
-    """One fault per field: a union reports a complaint per member, which reads as one."""
-    found: dict[str, FieldError] = {}
-    for item in error.errors(include_url=False):
-        loc = item["loc"]
-        where = pointer(*loc[:1], *(part for part in loc[1:] if isinstance(part, int)))
-        message = item["msg"].replace("Input should be", "must be")
-        if item["type"] == "extra_forbidden":
-            message = f"unknown field; {nearest(str(loc[-1]), model.model_fields)}"
-        elif item["type"] == "missing":
-            message = "is required"
-        elif where in found:
-            if message not in found[where].message:
-                message = f"{message.removeprefix('must be ')} or {found[where].message.removeprefix('must be ')}"
-                found[where] = FieldError(where, found[where].code, f"must be {message}")
-            continue
-        else:
-            message = f"{message}, got {reprlib.repr(item['input'])}"
-        found[where] = FieldError(where, item["type"], message)
-    return list(found.values())
-
-
-def from_tagged_json(raw: object, types: Mapping[str, type[D]], at: str) -> D:
-    """`raw` as the model that its `type` names; faults carry pointers below `at`."""
-    error_class = next(iter(types.values())).error_class
-    known = f"known: {', '.join(sorted(types))}"
-    if not isinstance(raw, Mapping):
-        raise invalid(error_class, [FieldError(at, "wrong_type", f"must be an object, got {reprlib.repr(raw)}")])
-    kind = raw.get("type")
-    if kind is None:
-        raise invalid(error_class, [FieldError(f"{at}/type", "missing", f"is required; {known}")])
-    if not isinstance(kind, str) or kind not in types:
-        hint = nearest(kind, types) if isinstance(kind, str) else known
-        raise invalid(error_class, [FieldError(f"{at}/type", "unknown_type", f"{reprlib.repr(kind)} is none; {hint}")])
-    try:
-        return types[kind](**{str(name): value for name, value in raw.items()})
-    except error_class as error:
-        raise invalid(error_class, [replace(f, pointer=at + f.pointer) for f in error.errors]) from None
 
 
 # -- the sets ----------------------------------------------------------------------------------------------------------

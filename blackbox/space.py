@@ -32,7 +32,8 @@ from pydantic import Field
 from blackbox import records
 from blackbox.errors import FieldError, InvalidInput, InvalidSpace, NonFiniteValue, nearest
 from blackbox.records import JSON, Matrix
-from blackbox.regions import Box, Described, from_tagged_json, invalid, pointer
+from blackbox.regions import Box
+from blackbox.validation import Described, from_tagged_json, invalid, pointer
 
 __all__ = ["Choice", "Integer", "Parameter", "Real", "Space", "Vector"]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -17,8 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from blackbox.algorithm import resolve_options
 from blackbox.algorithms.auto import choose
-from blackbox.errors import FieldError, InvalidInput, nearest
+from blackbox.errors import FieldError, InvalidInput
 from blackbox.space import Space
+from blackbox.validation import field_errors, invalid
 
 MAX_SAFE_INTEGER = 2**53
 
@@ -121,41 +123,8 @@ def parse_spec(raw: Mapping[str, Any]) -> StudySpec:
     try:
         return StudySpec.model_validate(dict(raw))
     except pydantic.ValidationError as error:
-        raise invalid(error, StudySpec) from None
-
-
-def invalid(error: pydantic.ValidationError, model: type[BaseModel]) -> InvalidInput:
-    """Pydantic's error as ours: a JSON pointer per field, what was expected, what came, the nearest valid name."""
-    fields = []
-    for item in error.errors():
-        location = [str(part) for part in item["loc"]]
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            message = f"unknown field; {nearest(location[-1], _fields_at(model, location[:-1]))}"
-        elif item["type"] == "missing":
-            message = "this field is required"
-        else:
-            message = f"{message}, got {_short(item['input'])}"
-        fields.append(FieldError("/" + "/".join(location), item["type"], message))
-    detail = "; ".join(f"{field.pointer}: {field.message}" for field in fields)
-    return InvalidInput(detail, hint="see /openapi.json for the fields and their ranges", errors=fields)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
-    """Names of the fields of the model found by walking `location` down the annotations."""
-    current = model
-    for part in location:
-        field = current.model_fields.get(part)
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            break
-        current = annotation
-    return list(current.model_fields)
+        hint = "see /openapi.json for the fields and their ranges"
+        raise invalid(InvalidInput, field_errors(error, StudySpec), hint) from None
 
 
 def resolve(spec: StudySpec) -> tuple[Resolved, Space]:
@@ -194,7 +163,7 @@ def differences(old: StudySpec, new: StudySpec) -> list[FieldError]:
     """The top-level fields in which two specs differ."""
     a, b = old.model_dump(mode="json"), new.model_dump(mode="json")
     return [
-        FieldError(f"/{key}", "mismatch", f"the existing study has {_short(a[key])}, got {_short(b[key])}")
+        FieldError(f"/{key}", "mismatch", f"the existing study has {reprlib.repr(a[key])}, got {reprlib.repr(b[key])}")
         for key in a
         if a[key] != b[key]
     ]

@@ -1057,8 +1057,14 @@ class Study:
             return None
         number = row.best_trial
         trial: TrialRow = yield Read(lambda tx: tx.trial(self.id, number))
-        stored = yield from self.points([number])
-        return trial, self.params(*stored[number])
+        point, blob = (yield from self.points([number]))[number]
+        if blob is None and point.recipe is not None:
+            # A late result became the best one after the base of its step was dropped: the log still has that state.
+            state = yield from self._state_at(row, trial.step)
+            base = self.algorithm(row, trial.step).base(state)
+            if base is not None and base_digest(base) == json.loads(point.recipe)["base"]:
+                blob = np.ascontiguousarray(base, dtype="<f4").tobytes()
+        return trial, self.params(point, blob)
 
     def recommend(self) -> Steps[tuple[int, dict[str, Any]]]:
         """The open step and the parameters the method would deploy now."""

@@ -1,7 +1,7 @@
 """The client: the protocol over httpx, and a handle on one study.
 
 >>> from blackbox_client import Client, completed
->>> with Client("http://127.0.0.1:8080", key="zok_...") as client:  # doctest: +SKIP
+>>> with Client("http://127.0.0.1:8800", key="zok_...") as client:  # doctest: +SKIP
 ...     study = client.create_study(name="demo", space={"x": {"type": "float", "low": -5, "high": 5}}, budget=50)
 ...     while not (answer := study.ask(wait_seconds=20)).study.ended:
 ...         study.tell([completed(trial, trial.params["x"] ** 2) for trial in answer.trials])
@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blackbox_client import protocol, recipes
-from blackbox_client.errors import BaseMismatch, CallInterrupted, ConnectionFailed
+from blackbox_client.errors import BaseMismatch, CallInterrupted, ConnectionFailed, Forbidden
 from blackbox_client.models import (
     AlgorithmInfo,
     ApiKey,
@@ -65,7 +65,7 @@ from blackbox_client.protocol import (
 log = logging.getLogger("blackbox_client")
 T = TypeVar("T")
 
-DEFAULT_URL = "http://127.0.0.1:8080"
+DEFAULT_URL = "http://127.0.0.1:8800"
 
 
 class Client:
@@ -108,6 +108,8 @@ class Client:
         self._http = httpx.Client(
             headers=headers,
             transport=transport,
+            # loading the certificates takes longer than a call on loopback; without TLS they are not needed
+            verify=parts.scheme == "https" or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
             follow_redirects=False,
             # idle connections are dropped before uvicorn does it (5 s), so that requests do not run into closed ones
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=4.0),
@@ -541,9 +543,10 @@ class StudyHandle:
             start = time.monotonic()
             page = self.event_page(after, types=types, wait_seconds=wait_seconds if follow else 0.0)
             yield from page.events
-            if not page.events and not follow:
-                return
-            if not page.events and page.next_after == after:  # do not spin where the server does not wait
+            if not page.events and page.next_after <= after:  # not where only events of other types were passed over
+                if not follow:
+                    return
+                # do not spin where the server does not wait
                 time.sleep(max(0.0, min(0.5, wait_seconds) - (time.monotonic() - start)))
             after = page.next_after
 
@@ -571,8 +574,8 @@ class StudyHandle:
         while True:
             try:
                 for line in self.export(after_seq=after_seq):
-                    if line.strip():
-                        row: Json = json.loads(line)
+                    row: Json = json.loads(line) if line.strip() else {}
+                    if row and (broken_at is None or "seq" in row):  # the rows without were there before the break
                         yield row
                         after_seq = int(row.get("seq") or after_seq)
                 return
@@ -631,9 +634,12 @@ class StudyHandle:
         if isinstance(named, str):
             return named
         if self._vector_name is None:
-            raw = self.refresh().raw
-            spec = raw.get("spec")
-            space = raw.get("space") or (spec.get("space") if isinstance(spec, Mapping) else None) or {}
+            try:
+                space = self.info.raw.get("space") or self.refresh().raw.get("space")
+            except Forbidden:
+                log.warning("this key may not read %s to learn the name of its vector: calling it theta", self.id)
+                space = None
+            space = space if isinstance(space, Mapping) else {}
             vectors = [
                 name for name, entry in space.items() if isinstance(entry, Mapping) and entry.get("type") == "vector"
             ]
@@ -650,7 +656,7 @@ class _BaseCache:
         self._lock = threading.Lock()
 
     def get(self, study: StudyHandle, version: int | str, dtype: str, sha256: str | None) -> recipes.Blob:
-        name = (study.id, str(version), dtype)
+        name = (study.id, sha256 or str(version), dtype)  # generations may share a base
         with self._lock:
             blob = self._kept.pop(name, None)
             if blob is None or (sha256 is not None and blob.sha256 != sha256):

@@ -103,6 +103,13 @@ class ResultsUndelivered(BlackboxClientError):
         names = ", ".join(str(result.trial) for result in results)
         super().__init__(f"{len(results)} result(s) could not be told ({names}): {why}")
         self.results = tuple(results)
+        self.why = why
+
+    def with_more(self, results: Sequence[Result]) -> ResultsUndelivered:
+        """The same error about further results."""
+        error = ResultsUndelivered([*self.results, *results], self.why)
+        error.__cause__ = self.__cause__
+        return error
 
 
 class AnsweredWithError(BlackboxClientError):

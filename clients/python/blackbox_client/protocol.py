@@ -50,6 +50,7 @@ from blackbox_client.models import (
     Trial,
     trial_number,
 )
+from blackbox_client.models import Outcome as ItemOutcome
 
 T = TypeVar("T")
 TrialRef: TypeAlias = "Trial | int | str"
@@ -114,7 +115,8 @@ def encode(body: Mapping[str, Any]) -> bytes:
 def _non_finite(value: float, pointer: str) -> NonFiniteValue:
     name = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     told = pointer.startswith("/results/") or pointer == "/value"
-    words = ".".join(pointer.strip("/").split("/")) or "the value"
+    parts = pointer.split("/")[1:]
+    words = "".join(f"[{part}]" if part.isdecimal() else f".{part}" for part in parts).removeprefix(".") or "the value"
     return NonFiniteValue(
         f"{words} is {name}.",
         code="non-finite-value",
@@ -421,6 +423,15 @@ def _a_trial(reply: Reply) -> Trial:
     return Trial.of(inner if isinstance(inner, dict) else raw, reply.etag)
 
 
+def _enqueued(reply: Reply) -> tuple[Trial, ...]:
+    def taken(entry: Json) -> Trial:
+        if entry.get("outcome") == "rejected":
+            raise ItemOutcome.of(entry).problem or BadAnswer(f"rejected without a reason: {dict(entry)!r:.200}")
+        return Trial.of(entry)
+
+    return Page.of(reply.json(), "trials", taken).items
+
+
 def next_page(call: Call[Page[T]], page: Page[T]) -> Call[Page[T]] | None:
     """The call for the page after this one; None after the last.
 
@@ -626,13 +637,11 @@ def heartbeat(
 def enqueue(
     study: str, trials: Iterable[Mapping[str, Any]], *, idempotency_key: str | None = None
 ) -> Call[tuple[Trial, ...]]:
-    """POST /v1/studies/{s}/trials: ``{"params": ...}`` to evaluate, with a `value` besides to import."""
-    return _post(
-        _study(study, "trials"),
-        {"trials": list(trials)},
-        lambda reply: Page.of(reply.json(), "trials", Trial.of).items,
-        idempotency_key=idempotency_key,
-    )
+    """POST /v1/studies/{s}/trials: ``{"params": ...}`` to evaluate, with a `value` besides to import.
+
+    Reading the answer raises the problem of the first trial that was rejected; the others have been taken.
+    """
+    return _post(_study(study, "trials"), {"trials": list(trials)}, _enqueued, idempotency_key=idempotency_key)
 
 
 def list_trials(

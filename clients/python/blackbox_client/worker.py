@@ -20,7 +20,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from types import FrameType
@@ -74,7 +74,7 @@ def evaluate(objective: Objective, arguments: Sequence[Any], non_finite: NonFini
     try:
         result = _result_of(objective(*arguments), non_finite)
     except Infeasible as error:
-        result = Result(status="infeasible", reason=str(error) or None)
+        result = Result(status="infeasible", reason=str(error)[:_MESSAGE_LENGTH] or None)
     except Exception as error:
         log.warning("the objective raised %s: %s", type(error).__name__, error, exc_info=True)
         result = _failure(type(error).__name__, str(error), retryable=True)
@@ -105,7 +105,7 @@ def _result_of(returned: Any, non_finite: NonFinite) -> Result:
     except InvalidRequest as error:
         return _unusable(f"the objective returned something that cannot be told: {error}")
     scalar = item.get("value")
-    if scalar is not None and not isinstance(scalar, int | float):
+    if scalar is not None and (isinstance(scalar, bool) or not isinstance(scalar, int | float)):
         return _unusable(f"the objective returned {scalar!r:.100} as its value; return one number")
     return result
 
@@ -273,7 +273,7 @@ class _Child:
 
 
 def _serve(pipe: Connection[Any, Any], objective: Objective, non_finite: NonFinite) -> None:
-    """The main function of an evaluating process. Signals to the whole group are for the worker, which lets us finish."""
+    """The main function of an evaluating process. Signals to the group are for the worker, which lets us finish."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)  # not SIG_IGN: programs that the objective starts would inherit that
     while True:
@@ -568,6 +568,21 @@ class Worker:
                 busy[held.trial.id] = slot
                 slot.jobs.put(held)
 
+        def fail(error: BaseException) -> None:
+            nonlocal fault
+            if isinstance(error, ResultsUndelivered) and isinstance(fault, ResultsUndelivered):
+                fault = fault.with_more(error.results)
+            elif fault is None or isinstance(error, ResultsUndelivered):
+                fault = error
+            self._end("error")
+
+        def deliver(results: list[Result], n_wanted: int) -> None:
+            if results:
+                try:
+                    start(self._tell(results, n_wanted).ask)
+                except ResultsUndelivered as error:
+                    fail(error)
+
         try:
             while not self._leaving.is_set():
                 self._cut_off(busy)
@@ -579,7 +594,9 @@ class Worker:
                 elif not asked and (count := self._wanted(len(idle))):
                     asked = count
                     asks.put((count, self._pause()))
-                messages = [self._inbox.get()]
+                messages: list[_Message] = []
+                with suppress(queue.Empty):  # a signal just before the wait does not end it: look up now and then
+                    messages.append(self._inbox.get(timeout=0.5))
                 while not self._inbox.empty():
                     messages.append(self._inbox.get())
                 for message in messages:
@@ -589,15 +606,12 @@ class Worker:
                         asked = 0
                         start(message.answer)
                     if not isinstance(message, _Wake) and message.error is not None:
-                        fault = fault or message.error
-                        self._end("error")
-                if results := self._results(messages):
-                    spare = 0 if self._pause() else self._wanted(len(idle), asked)
-                    start(self._tell(results, spare).ask)
+                        fail(message.error)
+                results = self._results(messages)
+                deliver(results, 0 if self._pause() else self._wanted(len(idle), asked))
         finally:
             asks.put(None)
-        if results := self._results(self._drained()):
-            self._tell(results, 0)
+        deliver(self._results(self._drained()), 0)
         if fault is not None:
             raise fault
 
@@ -724,7 +738,7 @@ class Worker:
                 raise ResultsUndelivered(refused, f"the server refused: {error}") from error
             return answer
         except BlackboxClientError as error:
-            raise ResultsUndelivered([*results, *self._results(self._drained())], str(error)) from error
+            raise ResultsUndelivered(results, str(error)) from error
         self._take_note(results, answer)
         return answer
 

@@ -1,0 +1,301 @@
+"""The commands. Each parses its arguments, calls the library, and prints a table."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from blackbox.errors import BlackboxError, InvalidInput
+
+app = typer.Typer(
+    help="Gradient-free optimization: the service, its workers, and a solver for functions at hand.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+Url = Annotated[
+    Optional[str],  # noqa: UP007, UP045 -- typer reads the annotation at run time
+    typer.Option(help="Address of the service; default: the environment's BLACKBOX_URL, else http://127.0.0.1:8800."),
+]
+Key = Annotated[
+    Optional[str],  # noqa: UP007, UP045
+    typer.Option(help="API key; default: the environment's BLACKBOX_KEY."),
+]
+
+
+@contextmanager
+def failing_politely() -> Iterator[None]:
+    """Errors that say what to do are printed as they are; everything else keeps its traceback."""
+    try:
+        yield
+    except BlackboxError as error:
+        errors.print(f"[red]error:[/] {error.detail}", highlight=False, soft_wrap=True)
+        if error.hint:
+            errors.print(f"[yellow]hint:[/] {error.hint}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+
+
+@contextmanager
+def failing_politely_over_http() -> Iterator[None]:
+    """The same for what the service answers."""
+    from blackbox_client import BlackboxClientError
+
+    try:
+        yield
+    except (BlackboxClientError, ValueError) as error:
+        errors.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+
+
+def load_objective(name: str) -> Callable[..., Any]:
+    """The function that `module:function` names; modules of the working directory are found.
+
+    Raises
+    ------
+    InvalidInput
+        Saying which part of the name is wrong.
+    """
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise InvalidInput(f"expected module:function, got {name!r}", hint="for example my_job:evaluate")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise InvalidInput(f"cannot import {module_name}: {error}", hint="run this where the module lies") from None
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise InvalidInput(f"{module_name} has no function {attribute!r}")
+    return function  # type: ignore[no-any-return]
+
+
+@app.command()
+def demo(
+    episodes: Annotated[int, typer.Option(min=20, help="Episodes for each of the two methods.")] = 220,
+    seed: Annotated[int, typer.Option(help="Seed of both methods.")] = 1,
+) -> None:
+    """The main job: a physics simulator optimized over HTTP by two worker processes. Ends by itself."""
+    from blackbox.cli.demo import run
+
+    with failing_politely():
+        run(console, episodes, seed)
+
+
+@app.command()
+def serve(
+    host: Annotated[Optional[str], typer.Option(help="Address to listen on.")] = None,  # noqa: UP007, UP045
+    port: Annotated[Optional[int], typer.Option(help="Port; 0 takes a free one.")] = None,  # noqa: UP007, UP045
+    database: Annotated[Optional[str], typer.Option(help="Path of the SQLite file.")] = None,  # noqa: UP007, UP045
+    insecure_local: Annotated[
+        Optional[bool],  # noqa: UP007, UP045
+        typer.Option("--insecure-local", help="No keys; only on a loopback address."),
+    ] = None,
+) -> None:
+    """The service. Every other setting is a BLACKBOX_ variable; see server/README.md."""
+    from blackbox_server.app import run
+    from blackbox_server.settings import Settings
+
+    given = {"host": host, "port": port, "database": database, "insecure_local": insecure_local}
+    with failing_politely():
+        run(Settings.from_env(**{name: value for name, value in given.items() if value is not None}))
+
+
+@app.command()
+def worker(
+    study: Annotated[str, typer.Argument(help="Id of the study, such as st_8f3k.")],
+    objective: Annotated[str, typer.Argument(help="module:function; gets a dict of parameters, returns a number.")],
+    url: Url = None,
+    key: Key = None,
+    name: Annotated[Optional[str], typer.Option(help="Name of this worker; default: host and process.")] = None,  # noqa: UP007, UP045
+    concurrency: Annotated[int, typer.Option(min=1, help="Evaluations at a time, each in a process of its own.")] = 1,
+    encoding: Annotated[str, typer.Option(help="values, or seed: large vectors travel as recipes.")] = "values",
+) -> None:
+    """Evaluate a study until it ends. SIGTERM finishes what is in hand and leaves; a second one leaves at once."""
+    from blackbox_client import Client, Worker
+
+    with failing_politely():
+        function = load_objective(objective)
+    with failing_politely_over_http(), Client(url, key) as client:
+        summary = Worker(
+            client.study(study),
+            function,
+            name=name,
+            concurrency=concurrency,
+            encoding="seed" if encoding == "seed" else "values",
+            executor="process" if concurrency > 1 else None,
+        ).run()
+    console.print(
+        f"{summary.evaluated} evaluated, {summary.applied} applied, {summary.late} late, {summary.failed} failed, "
+        f"{summary.seconds:.1f} s, ended: {summary.ended}"
+    )
+
+
+@app.command()
+def minimize(
+    objective: Annotated[str, typer.Argument(help="module:function; gets a dict of parameters, returns a number.")],
+    space: Annotated[str, typer.Option(help='JSON, or a file of it: {"x": {"type": "float", "low": -5, "high": 5}}.')],
+    method: Annotated[str, typer.Option(help="A name from `blackbox algorithms`, or auto.")] = "auto",
+    budget: Annotated[int, typer.Option(min=1, help="Most evaluations.")] = 1000,
+    target: Annotated[Optional[float], typer.Option(help="Stop at a value this good.")] = None,  # noqa: UP007, UP045
+    options: Annotated[str, typer.Option(help="JSON options of the method.")] = "{}",
+    maximize: Annotated[bool, typer.Option("--maximize", help="Maximize instead.")] = False,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 evaluates in this one.")] = 0,
+    seed: Annotated[str, typer.Option(help="Seed of all randomness.")] = "0",
+) -> None:
+    """Optimize a Python function on this machine, without a service."""
+    from blackbox.minimize import minimize as solve
+
+    with failing_politely():
+        function = load_objective(objective)
+        parameters = _json(Path(space).read_text() if Path(space).is_file() else space, "--space")
+        with _progress() as progress:
+            task = progress.add_task(method, total=budget, best="")
+
+            def show(result: Any) -> None:
+                best = "" if result.fun is None else f"best {result.fun:.6g}"
+                progress.update(task, completed=result.nfev, best=best)
+
+            result = solve(
+                function,
+                parameters,
+                method,
+                budget,
+                options=_json(options, "--options"),
+                backend="processes" if workers else "inline",
+                n_workers=workers or None,
+                seed=seed,
+                direction="maximize" if maximize else "minimize",
+                target=target,
+                callback=show,
+            )
+    table = Table("parameter", "best evaluated", "recommended")
+    found = result.x if isinstance(result.x, dict) else {"x": result.x}
+    advised = result.recommended if isinstance(result.recommended, dict) else {"x": result.recommended}
+    for name in advised:
+        table.add_row(name, _short(found.get(name)), _short(advised[name]))
+    console.print(table)
+    console.print(f"{result.fun} after {result.nfev} evaluations ({result.algorithm}, {result.message})")
+
+
+@app.command()
+def studies(
+    url: Url = None,
+    key: Key = None,
+    brief: Annotated[Optional[str], typer.Option(help="Id of one study to describe.")] = None,  # noqa: UP007, UP045
+) -> None:
+    """The studies of a service."""
+    from blackbox_client import Client
+
+    with failing_politely_over_http(), Client(url, key) as client:
+        if brief is not None:
+            console.print(client.study(brief).brief(), highlight=False, soft_wrap=True)
+            return
+        table = Table("id", "name", "state", "algorithm", "used", "leased", "budget")
+        for study in client.studies():
+            budget = study.budget
+            limit = "" if budget.evaluations is None else str(budget.evaluations)
+            algorithm = str(study.algorithm.get("resolved", ""))
+            table.add_row(study.id, study.name, study.state, algorithm, str(budget.used), str(budget.leased), limit)
+        console.print(table)
+
+
+@app.command()
+def algorithms(
+    name: Annotated[Optional[str], typer.Argument(help="One method, with its options.")] = None,  # noqa: UP007, UP045
+) -> None:
+    """The registered methods."""
+    from blackbox.algorithm import lookup, registry
+
+    with failing_politely():
+        if name is None:
+            table = Table("name", "kind", "encoding", "parameters", "largest d", "what it is")
+            for each, cls in registry().items():
+                traits = cls.traits
+                first = (cls.__doc__ or "").strip().splitlines()[0]
+                limit = "" if traits.max_dim is None else str(traits.max_dim)
+                table.add_row(each, traits.kind, traits.encoding, ", ".join(sorted(traits.parameters)), limit, first)
+            console.print(table)
+            return
+        cls = lookup(name)
+        console.print((cls.__doc__ or "").strip(), highlight=False)
+        table = Table("option", "type", "default", "meaning")
+        for option, field in cls.Options.model_fields.items():
+            default = "by problem" if field.default is None else _short(field.default)
+            kind = str(getattr(field.annotation, "__name__", field.annotation)).replace("typing.", "")
+            table.add_row(option, kind, default, field.description or "")
+        console.print(table)
+
+
+@app.command()
+def replay(
+    study: Annotated[str, typer.Argument(help="Id of the study.")],
+    database: Annotated[str, typer.Option(help="Path of the SQLite file; the service must not be running on it.")],
+) -> None:
+    """Replay a study's log and compare every state with the digest that was recorded."""
+    from blackbox.study import Study, perform
+    from blackbox_server.store import SqlStore
+
+    with failing_politely():
+        if not Path(database).is_file():
+            raise InvalidInput(f"there is no file {database}", hint="name the database that `blackbox serve` uses")
+        store = SqlStore(database)
+        try:
+            opened = perform(store, Study.open(study))
+            total = perform(store, opened.row()).step
+            began, bad, n = time.monotonic(), [], 0
+            with _progress() as progress:
+                task = progress.add_task("replay", total=total, best="")
+                for record, digest in perform(store, opened.replay()):
+                    n += 1
+                    if digest != record.digest:
+                        bad.append(record.step)
+                    progress.update(task, completed=n)
+        finally:
+            store.close()
+    if bad:
+        errors.print(f"[red]{len(bad)} of {n} steps differ, the first is step {bad[0]}[/]")
+        errors.print("equal bytes are promised on the machine and wheels that wrote the log; see blackbox/README.md")
+        raise typer.Exit(1)
+    console.print(f"{n} steps replayed in {time.monotonic() - began:.1f} s; every digest is equal")
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[best]}"),
+        console=errors,
+    )
+
+
+def _json(text: str, what: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InvalidInput(f"{what} is not JSON: {error}", hint="or the path of a file that is") from None
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{what} must be a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 100 else text[:97] + "..."

@@ -1,0 +1,158 @@
+"""`blackbox demo`: the service on an embedded SQLite file, two worker processes, a real simulator, a result table.
+
+Everything is as a user would start it: the server and the workers are processes of their own, started through this command
+line, and the demo talks to the server through the SDK alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from blackbox.cli import swimmer
+from blackbox.errors import InvalidInput
+
+N_WORKERS = 2
+OBJECTIVE = "blackbox.cli.swimmer:episode"
+# One numerical thread per process: two workers on two cores otherwise fight over them.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one method reached."""
+
+    method: str
+    best: float
+    episodes: int
+    seconds: float
+    first_solved: int | None
+    """Episodes told when the published threshold was first passed."""
+
+
+def run(console: Console, episodes: int, seed: int) -> None:
+    """Run both methods and print the comparison.
+
+    Parameters
+    ----------
+    episodes : budget of each method.
+    seed : of both.
+    """
+    if importlib.util.find_spec("mujoco") is None or importlib.util.find_spec("gymnasium") is None:
+        raise InvalidInput("the demo needs the simulator", hint="pip install 'blackbox-zoo[server,demo]', or make demo")
+    from blackbox_client import Client
+
+    with tempfile.TemporaryDirectory(prefix="blackbox-demo-") as folder, ExitStack() as stack:
+        url = stack.enter_context(_server(Path(folder)))
+        client = stack.enter_context(Client(url))
+        console.print(f"service on {url}, {N_WORKERS} worker processes, Swimmer-v5: 18 parameters, 1 episode = 1 value")
+        outcomes = [
+            _optimize(console, client, "cma_es", {"sigma": 1.0}, episodes, seed),
+            _optimize(console, client, "random_search", {"sigma": 1.0}, episodes, seed),
+        ]
+        brief = client.study(next(s.id for s in client.studies() if s.name == "cma_es")).brief()
+    table = Table("method", "best return", "episodes", "solved (>= 325) after", "seconds", "episodes/s")
+    for outcome in outcomes:
+        solved = "-" if outcome.first_solved is None else f"{outcome.first_solved} episodes"
+        rate = outcome.episodes / outcome.seconds
+        table.add_row(
+            outcome.method, f"{outcome.best:.1f}", str(outcome.episodes), solved, f"{outcome.seconds:.1f}", f"{rate:.1f}"
+        )  # fmt: skip
+    console.print(table)
+    console.print("what an agent would have read at /brief:", style="bold")
+    console.print(brief, highlight=False, soft_wrap=True)
+    console.print("`make serve` keeps a service running.")
+
+
+def _optimize(console: Console, client: Any, method: str, options: dict[str, Any], episodes: int, seed: int) -> Outcome:
+    """Create a study, start its workers, and watch it to its end."""
+    study = client.create_study(
+        name=method,
+        space=swimmer.SPACE,
+        direction="maximize",
+        algorithm={"name": method, "options": options},
+        budget=episodes,
+        seed=seed,
+    )
+    console.print(f"{method}: {client.url}/v1/studies/{study.id}/brief")
+    began = time.monotonic()
+    best, told, first_solved = float("-inf"), 0, None
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+               TextColumn("{task.fields[best]}"))  # fmt: skip
+    with _workers(client.url, study.id) as processes, Progress(*columns, console=console) as progress:
+        task = progress.add_task(method, total=episodes, best="")
+        for event in study.events(follow=True):
+            if event.type == "trial.completed":
+                told += 1
+                best = max(best, event.data["value"])
+                if first_solved is None and best >= swimmer.THRESHOLD:
+                    first_solved = told
+                progress.update(task, completed=told, best=f"best return {best:.1f}")
+            elif event.type in ("study.completed", "study.failed", "study.paused", "study.cancelled"):
+                break
+            if all(process.poll() is not None for process in processes):
+                raise InvalidInput("both workers ended early", hint="run `blackbox worker` by hand to see why")
+    if event.type != "study.completed":
+        raise InvalidInput(f"the study ended with {event.type}: {event.data.get('reason')}")
+    return Outcome(method, best, told, time.monotonic() - began, first_solved)
+
+
+@contextmanager
+def _server(folder: Path) -> Iterator[str]:
+    """A server process of its own on a free port; yields its address."""
+    process = _start("serve", "--port", "0", "--database", str(folder / "demo.db"), "--insecure-local", stdout=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if "http://" not in line:
+            raise InvalidInput(f"the server did not start (exit code {process.wait()})", hint="see its message above")
+        yield line.split()[-1]
+    finally:
+        _end(process)
+
+
+@contextmanager
+def _workers(url: str, study: str) -> Iterator[list[subprocess.Popen[str]]]:
+    """Worker processes that leave when the study has ended."""
+    processes = [
+        _start("worker", study, OBJECTIVE, "--url", url, "--name", f"worker-{i}") for i in range(1, N_WORKERS + 1)
+    ]
+    try:
+        yield processes
+        for process in processes:
+            process.wait(timeout=60)
+    finally:
+        for process in processes:
+            _end(process)
+
+
+def _start(*arguments: str, stdout: bool = False) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "blackbox.cli", *arguments],
+        stdout=subprocess.PIPE if stdout else subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, **ONE_THREAD, "PYTHONUNBUFFERED": "1"},
+    )
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

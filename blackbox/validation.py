@@ -1,0 +1,140 @@
+"""Bad input as our errors: a JSON pointer per field, what was expected, what came, and the nearest valid name."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import pydantic
+from pydantic import ConfigDict
+
+from blackbox.errors import FieldError, InvalidInput, nearest
+
+D = TypeVar("D", bound="Described")
+
+
+class Described(pydantic.BaseModel):
+    """A frozen model with a JSON form whose faults are our errors, with JSON pointers, however it is constructed."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, strict=True, use_attribute_docstrings=True
+    )
+    error_class: ClassVar[type[InvalidInput]] = InvalidInput
+
+    def __init__(self, /, **fields: Any) -> None:
+        plain = {name: _plain(value) for name, value in fields.items()}
+        try:
+            super().__init__(**plain)
+        except pydantic.ValidationError as error:
+            faults = field_errors(error, type(self))
+        else:
+            faults = list(self.faults())
+        if faults:
+            raise invalid(self.error_class, faults)
+
+    # By fields only: the inherited comparison also looks at what is cached, and arrays have no truth value.
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self._fields() == other._fields()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._fields()))
+
+    def _fields(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in type(self).model_fields)
+
+    def faults(self) -> Iterable[FieldError]:
+        """What is wrong with fields that are each fine alone."""
+        return ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that differ from their defaults, `type` first."""
+        kind = {"type": getattr(self, "type")} if "type" in type(self).model_fields else {}  # noqa: B009
+        return {**kind, **self.model_dump(mode="json", exclude_defaults=True)}
+
+
+def invalid(error_class: type[InvalidInput], faults: Iterable[FieldError], hint: str = "") -> InvalidInput:
+    """An error whose text names its first few faulty fields."""
+    errors = tuple(faults)
+    shown = "; ".join(f"{f.pointer.removeprefix('/')}: {f.message}" if f.pointer else f.message for f in errors[:5])
+    more = f"; and {len(errors) - 5} more" if len(errors) > 5 else ""
+    return error_class(shown + more, hint=hint, errors=errors)
+
+
+def pointer(*parts: str | int) -> str:
+    """A JSON pointer (RFC 6901).
+
+    >>> pointer("space", "a/b", 0)
+    '/space/a~1b/0'
+    """
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy scalars and arrays as Python ones, lists as tuples: strict models take exactly these."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    return tuple(value) if isinstance(value, list) else value
+
+
+def field_errors(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) -> list[FieldError]:
+    """One fault per field: what was expected and what came, and for an unknown field the nearest one that exists.
+
+    A union reports a complaint per member, under the member's own name; these are read as one complaint of the field.
+    """
+    found: dict[str, FieldError] = {}
+    for item in error.errors(include_url=False):
+        path, known = _walk(model, item["loc"])
+        where = pointer(*path)
+        message = item["msg"].replace("Input should be", "must be").removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = f"unknown field; {nearest(str(path[-1]), known)}"
+        elif item["type"] == "missing":
+            message = "is required"
+        elif where in found:
+            if message not in found[where].message:
+                message = f"{message.removeprefix('must be ')} or {found[where].message.removeprefix('must be ')}"
+                found[where] = FieldError(where, found[where].code, f"must be {message}")
+            continue
+        else:
+            message = f"{message}, got {reprlib.repr(item['input'])}"
+        found[where] = FieldError(where, item["type"], message)
+    return list(found.values())
+
+
+def _walk(model: type[pydantic.BaseModel], loc: tuple[int | str, ...]) -> tuple[list[int | str], list[str]]:
+    """The part of a location that the writer knows (no names of union members), and the fields there are at its end."""
+    path: list[int | str] = []
+    current: type[pydantic.BaseModel] | None = model
+    known = list(model.model_fields)
+    for part in loc:
+        if current is None:
+            if isinstance(part, int):
+                path.append(part)
+            continue
+        path.append(part)
+        known = list(current.model_fields)
+        field = current.model_fields.get(str(part))
+        annotation = field.annotation if field is not None else None
+        current = annotation if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel) else None
+    return path, known
+
+
+def from_tagged_json(raw: object, types: Mapping[str, type[D]], at: str) -> D:
+    """`raw` as the model that its `type` names; faults carry pointers below `at`."""
+    error_class = next(iter(types.values())).error_class
+    known = f"known: {', '.join(sorted(types))}"
+    if not isinstance(raw, Mapping):
+        raise invalid(error_class, [FieldError(at, "wrong_type", f"must be an object, got {reprlib.repr(raw)}")])
+    kind = raw.get("type")
+    if kind is None:
+        raise invalid(error_class, [FieldError(f"{at}/type", "missing", f"is required; {known}")])
+    if not isinstance(kind, str) or kind not in types:
+        hint = nearest(kind, types) if isinstance(kind, str) else known
+        raise invalid(error_class, [FieldError(f"{at}/type", "unknown_type", f"{reprlib.repr(kind)} is none; {hint}")])
+    try:
+        return types[kind](**{str(name): value for name, value in raw.items()})
+    except error_class as error:
+        raise invalid(error_class, [replace(f, pointer=at + f.pointer) for f in error.errors]) from None

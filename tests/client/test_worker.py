@@ -1,0 +1,556 @@
+"""The worker against a scripted study on loopback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from blackbox_client import Client, Infeasible, Result, RetryPolicy, Worker, errors, recipes
+from blackbox_client.worker import evaluate
+
+QUICK = RetryPolicy(base_seconds=0.001, max_seconds=0.005, give_up_seconds=2.0)
+PATH = "/v1/studies/st_1"
+
+
+class ScriptedStudy:
+    """Hands out x = 0, 1, 2, ... `n` times and is COMPLETED when all are told."""
+
+    def __init__(self, server: Any, n: int, heartbeat_seconds: float = 300.0) -> None:
+        self.server = server
+        self.n = n
+        self.heartbeat_seconds = heartbeat_seconds
+        self.given = 0
+        self.told: dict[int, dict[str, Any]] = {}
+        self.asks_inside_tells = 0
+        self.outcomes: dict[int, dict[str, Any]] = {}  # other than applied
+        self.directives: dict[str, str] = {}
+        self.commands: list[dict[str, Any]] = []
+        self.lock = threading.Lock()
+        server.on("POST", f"{PATH}/ask", lambda request: self.answer(self.ask(request.json)))
+        server.on("POST", f"{PATH}/tell", lambda request: self.answer(self.tell(request.json)))
+        server.on("POST", f"{PATH}/heartbeat", lambda request: self.answer(self.heartbeat(request.json)))
+
+    def answer(self, body: Any) -> Any:
+        from_conftest: Any = self.server.answer_class
+        return from_conftest(body)
+
+    def progress(self) -> dict[str, Any]:
+        done = [item for item in self.told.values() if item.get("status") != "released"]
+        return {"state": "COMPLETED" if len(done) >= self.n else "ACTIVE"}
+
+    def ask(self, body: dict[str, Any]) -> dict[str, Any]:
+        with self.lock:
+            first, self.given = self.given, min(self.n, self.given + body["count"])
+            trials = [
+                {
+                    "id": f"t_{i}",
+                    "params": {"x": float(i)},
+                    "lease": {"token": f"{i}.1.aa", "attempt": 1, "heartbeat_seconds": self.heartbeat_seconds},
+                }
+                for i in range(first, self.given)
+            ]
+            pace = {} if trials else {"reason": "all_members_in_flight", "retry_after_seconds": 0.002}
+            return {"trials": trials, "granted": len(trials), "study": self.progress(), **pace}
+
+    def tell(self, body: dict[str, Any]) -> dict[str, Any]:
+        results = []
+        for item in body["results"]:
+            number = int(item["trial"][2:])
+            with self.lock:
+                outcome = "duplicate" if number in self.told else "applied"
+                self.told[number] = item
+            outcome = "released" if item.get("status") == "released" else outcome
+            results.append({"trial": item["trial"], "outcome": outcome, **self.outcomes.pop(number, {})})
+        answer = {"applied": len(results), "results": results, "study": self.progress()}
+        if "ask" in body:
+            self.asks_inside_tells += 1
+            answer["ask"] = self.ask(body["ask"])
+        return answer
+
+    def heartbeat(self, body: dict[str, Any]) -> dict[str, Any]:
+        leases = [{"token": token, "directive": self.directives.get(token, "continue")} for token in body["leases"]]
+        return {"leases": leases, "commands": self.commands}
+
+    def values(self) -> dict[int, Any]:
+        return {number: item.get("value", item.get("status")) for number, item in sorted(self.told.items())}
+
+
+@pytest.fixture
+def script(server: Any, answer: Any) -> Callable[..., ScriptedStudy]:
+    server.answer_class = answer
+    return lambda n, **more: ScriptedStudy(server, n, **more)
+
+
+@pytest.fixture
+def client(server: Any) -> Iterator[Client]:
+    with Client(server.url, retry=QUICK) as connected:
+        yield connected
+
+
+def square(params: dict[str, Any]) -> float:
+    return float(params["x"] ** 2)
+
+
+def wait_until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+# ---- the loop
+
+
+def test_a_worker_evaluates_until_the_study_ends_and_asks_within_its_tells(script: Any, client: Client) -> None:
+    study = script(5)
+    summary = Worker(client.study("st_1"), square, name="w").run()
+    assert study.values() == {i: float(i * i) for i in range(5)}
+    assert (summary.evaluated, summary.applied, summary.ended, summary.study.state) == (5, 5, "study", "COMPLETED")
+    assert len(study.server.requests("POST", f"{PATH}/ask")) == 1
+    assert study.asks_inside_tells == 5
+    assert study.server.requests("POST", f"{PATH}/tell")[0].json["worker"] == "w"
+    assert study.told[0]["cost"]["seconds"] >= 0
+
+
+def test_several_lanes_share_the_trials_and_each_is_told_once(script: Any, client: Client) -> None:
+    study = script(6)
+    summary = Worker(client.study("st_1"), square, concurrency=2, wait_seconds=0).run()
+    assert study.values() == {i: float(i * i) for i in range(6)}
+    assert (summary.evaluated, summary.applied, summary.duplicates) == (6, 6, 0)
+
+
+def test_a_worker_leaves_after_as_many_trials_as_it_was_told_to(script: Any, client: Client) -> None:
+    for concurrency in (1, 2):
+        study = script(9)
+        summary = Worker(client.study("st_1"), square, concurrency=concurrency, max_trials=3).run()
+        assert (summary.evaluated, summary.ended, study.given) == (3, "max_trials", 3)
+
+
+def test_an_empty_answer_is_waited_out_as_long_as_the_server_says(script: Any, client: Client, server: Any) -> None:
+    study = script(1)
+    empty = {"trials": [], "reason": "paused", "retry_after_seconds": 0.01, "study": {"state": "PAUSED"}}
+    server.on("POST", f"{PATH}/ask", empty, empty, lambda request: study.answer(study.ask(request.json)))
+    assert Worker(client.study("st_1"), square).run().applied == 1
+
+
+def test_a_study_that_has_ended_is_left_without_evaluating(client: Client, server: Any) -> None:
+    server.on("POST", f"{PATH}/ask", {"trials": [], "reason": "study_failed", "study": {"state": "FAILED"}})
+    summary = Worker(client.study("st_1"), square).run()
+    assert (summary.evaluated, summary.ended, summary.study.state) == (0, "study", "FAILED")
+
+
+def test_an_unknown_study_is_an_error_and_not_a_loop(client: Client) -> None:
+    for concurrency in (1, 2):
+        with pytest.raises(errors.NotFound):
+            Worker(client.study("st_9"), square, concurrency=concurrency).run()
+
+
+def test_resume_is_asked_once_at_the_start(script: Any, client: Client, server: Any) -> None:
+    script(2)
+    Worker(client.study("st_1"), square, name="w", resume=True, lease_seconds=900).run()
+    (first,) = server.requests("POST", f"{PATH}/ask")
+    assert first.json == {"count": 1, "worker": "w", "lease_seconds": 900, "wait_seconds": 20.0, "resume": True}
+
+
+# ---- what objectives return and raise
+
+
+def test_an_exception_is_told_as_a_failure_to_be_tried_again(script: Any, client: Client) -> None:
+    study = script(1)
+
+    def broken(params: dict[str, Any]) -> float:
+        raise MemoryError("out of memory")
+
+    summary = Worker(client.study("st_1"), broken).run()
+    error = {"type": "MemoryError", "message": "out of memory", "retryable": True}
+    assert study.told[0] == {"trial": "t_0", "lease": "0.1.aa", "status": "failed", "error": error}
+    assert (summary.failed, summary.evaluated) == (1, 1)
+
+
+def test_infeasible_is_told_with_its_reason() -> None:
+    def objective(params: dict[str, Any]) -> float:
+        raise Infeasible("layers * width exceeds memory")
+
+    result = evaluate(objective, ({},))
+    assert (result.status, result.reason) == ("infeasible", "layers * width exceeds memory")
+
+
+def test_nan_is_a_failure_unless_the_user_calls_it_infeasible() -> None:
+    for returned in (float("nan"), np.float32("inf"), Result(values={"a": 1.0, "b": float("nan")})):
+        result = evaluate(lambda _, value=returned: value, ({},))
+        assert result.status == "failed"
+        assert result.error is not None
+        assert 'non_finite="infeasible"' in result.error["message"]
+        assert result.error["retryable"] is False
+        assert evaluate(lambda _, value=returned: value, ({},), "infeasible").status == "infeasible"
+
+
+@pytest.mark.parametrize(
+    "returned", [None, "0.5", True, np.bool_(True), np.array([1.0, 2.0]), {1: 2.0}, Result(info={"f": object()})]
+)
+def test_what_is_no_value_is_a_failure_that_says_so(returned: Any) -> None:
+    result = evaluate(lambda _: returned, ({},))
+    assert result.status == "failed"
+    assert result.error is not None
+    assert "returned" in result.error["message"]
+
+
+def test_values_by_name_numpy_scalars_and_whole_results_are_taken() -> None:
+    assert evaluate(lambda _: np.float64(0.5), ({},)).value == 0.5
+    assert evaluate(lambda _: {"a": 1, "b": 2}, ({},)).values == {"a": 1, "b": 2}
+    assert evaluate(lambda _: Result(0.5, stderr=0.1, cost={"usd": 1}), ({},)).cost == {"usd": 1}
+
+
+def test_failures_in_a_row_slow_the_worker_down(script: Any, client: Client) -> None:
+    study = script(6)
+
+    def broken(params: dict[str, Any]) -> float:
+        raise RuntimeError
+
+    Worker(client.study("st_1"), broken).run()
+    assert len(study.told) == 6
+    assert study.asks_inside_tells == 2  # from the third failure on it pauses before it asks
+
+
+def test_a_rejected_result_is_followed_by_a_failure_so_that_the_trial_does_not_dangle(
+    script: Any, client: Client
+) -> None:
+    study = script(2)
+    problem = {"code": "unknown-objective", "detail": "no objective named acc", "status": 422}
+    study.outcomes[0] = {"outcome": "rejected", "problem": problem}
+    summary = Worker(client.study("st_1"), square).run()
+    assert study.told[0]["error"]["type"] == "RejectedResult"
+    assert "no objective named acc" in study.told[0]["error"]["message"]
+    assert summary.rejected == 1
+
+
+def test_duplicates_and_late_results_are_counted_and_harmless(script: Any, client: Client) -> None:
+    study = script(3)
+    study.outcomes = {0: {"outcome": "duplicate"}, 1: {"outcome": "late_recorded"}}
+    summary = Worker(client.study("st_1"), square).run()
+    assert (summary.duplicates, summary.late, summary.applied) == (1, 1, 1)
+
+
+# ---- the network
+
+
+def test_a_tell_survives_an_outage_and_is_counted_once(script: Any, client: Client, server: Any, answer: Any) -> None:
+    study = script(2)
+
+    def lost(request: Any) -> Any:
+        study.tell(request.json)
+        return answer(cut=0)
+
+    def told(request: Any) -> Any:
+        return answer(study.tell(request.json))
+
+    server.on("POST", f"{PATH}/tell", answer(None, 503), answer(cut=0), told, told, told)
+    assert Worker(client.study("st_1"), square).run().applied == 2
+    study = script(1)
+    server.on("POST", f"{PATH}/tell", lost, told)
+    assert Worker(client.study("st_1"), square).run().duplicates == 1
+    tells = server.requests("POST", f"{PATH}/tell")[-2:]
+    assert tells[0].headers["idempotency-key"] == tells[1].headers["idempotency-key"]
+
+
+def test_results_that_cannot_be_told_are_raised_and_not_lost(script: Any, server: Any, answer: Any) -> None:
+    script(2)
+    server.on("POST", f"{PATH}/tell", answer(None, 503))
+    impatient = RetryPolicy(base_seconds=0.001, give_up_seconds=0.02)
+    with Client(server.url, retry=impatient) as client, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("blackbox_client.worker._LAST_WORDS_SECONDS", 0.01)
+        with pytest.raises(errors.ResultsUndelivered, match="t_0") as caught:
+            Worker(client.study("st_1"), square).run()
+    assert [result.value for result in caught.value.results] == [0.0]
+    assert isinstance(caught.value.__cause__, errors.ServiceUnavailable)
+
+
+def test_one_result_that_the_server_refuses_does_not_take_its_batch_with_it(
+    script: Any, client: Client, server: Any, answer: Any
+) -> None:
+    study = script(2)
+    together = threading.Barrier(2)
+
+    def objective(params: dict[str, Any]) -> float:
+        together.wait(5)
+        return square(params)
+
+    def picky(request: Any) -> Any:
+        if any(item["trial"] == "t_1" and "value" in item for item in request.json["results"]):
+            return answer({"detail": "info is over 16 kB"}, 422)
+        return answer(study.tell(request.json))
+
+    server.on("POST", f"{PATH}/tell", picky)
+    with pytest.raises(errors.ResultsUndelivered, match="t_1") as caught:
+        Worker(client.study("st_1"), objective, concurrency=2).run()
+    assert [result.trial for result in caught.value.results] == ["t_1"]
+    assert study.told[0]["value"] == 0.0
+
+
+# ---- leases
+
+
+def test_leases_are_renewed_while_evaluating(script: Any, client: Client) -> None:
+    study = script(1, heartbeat_seconds=0.005)
+
+    def slow(params: dict[str, Any]) -> float:
+        wait_until(lambda: len(study.server.requests("POST", f"{PATH}/heartbeat")) >= 3)
+        return 0.0
+
+    assert Worker(client.study("st_1"), slow, name="w", lease_seconds=900).run().applied == 1
+    beat = study.server.requests("POST", f"{PATH}/heartbeat")[0]
+    assert beat.json == {"worker": "w", "leases": ["0.1.aa"], "extend_seconds": 900}
+
+
+def test_renewal_goes_on_after_a_heartbeat_was_refused(script: Any, client: Client, server: Any, answer: Any) -> None:
+    study = script(1, heartbeat_seconds=0.005)
+    server.on("POST", f"{PATH}/heartbeat", answer(None, 422), lambda request: answer(study.heartbeat(request.json)))
+
+    def slow(params: dict[str, Any]) -> float:
+        wait_until(lambda: len(server.requests("POST", f"{PATH}/heartbeat")) >= 3)
+        return 0.0
+
+    assert Worker(client.study("st_1"), slow).run().applied == 1
+
+
+def test_an_abandoned_trial_is_not_renewed_and_its_result_told_harmlessly(script: Any, client: Client) -> None:
+    study = script(1, heartbeat_seconds=0.005)
+    study.directives["0.1.aa"] = "abandon"
+    seen = []
+
+    def objective(params: dict[str, Any], evaluation: Any) -> float:
+        wait_until(lambda: evaluation.should_stop)
+        time.sleep(0.02)
+        seen.append(len(study.server.requests("POST", f"{PATH}/heartbeat")))
+        return 0.5
+
+    Worker(client.study("st_1"), objective, with_trial=True).run()
+    assert seen == [1]
+    assert study.told[0]["value"] == 0.5
+
+
+def troubled(params: dict[str, Any]) -> float:
+    if params["x"] == 0.0:
+        os._exit(7)
+    if params["x"] == 1.0:
+        time.sleep(60)
+    return square(params)
+
+
+def test_a_process_that_dies_or_is_abandoned_costs_one_evaluation_and_its_lane_goes_on(
+    script: Any, client: Client
+) -> None:
+    study = script(5, heartbeat_seconds=0.05)
+    study.directives["1.1.aa"] = "abandon"
+    study.told[1] = {"value": "somebody else's"}
+    summary = Worker(client.study("st_1"), troubled, executor="process", concurrency=2).run()
+    error = study.told.pop(0)["error"]
+    assert (error["type"], error["retryable"]) == ("ProcessDied", True)
+    assert "exit code 7" in error["message"]
+    assert study.values() == {1: "somebody else's", 2: 4.0, 3: 9.0, 4: 16.0}
+    assert (summary.failed, summary.abandoned, summary.evaluated) == (1, 1, 4)
+
+
+def test_interim_reports_tell_the_objective_to_stop(script: Any, client: Client, server: Any) -> None:
+    study = script(1)
+    server.on("POST", f"{PATH}/trials/t_0/reports", {"directive": "continue"}, {"directive": "stop"})
+
+    def objective(params: dict[str, Any], evaluation: Any) -> Result:
+        step = 0
+        while not evaluation.should_stop:
+            step += 1
+            evaluation.report(step, 1 / step)
+        return Result(1 / step, status="stopped", fidelity=step)
+
+    Worker(client.study("st_1"), objective, with_trial=True).run()
+    item = study.told[0]
+    assert (item["status"], item["value"], item["fidelity"]) == ("stopped", 0.5, 2)
+    first = server.requests("POST", f"{PATH}/trials/t_0/reports")[0]
+    assert first.json == {"lease": "0.1.aa", "step": 1, "value": 1.0}
+
+
+# ---- leaving
+
+
+def test_a_worker_told_to_drain_finishes_what_it_has_and_leaves(script: Any, client: Client) -> None:
+    study = script(9, heartbeat_seconds=0.005)
+    study.commands = [{"type": "drain"}]
+
+    def objective(params: dict[str, Any]) -> float:
+        wait_until(worker._stopping.is_set)
+        return 0.5
+
+    worker = Worker(client.study("st_1"), objective)
+    summary = worker.run()
+    assert (summary.ended, summary.evaluated, study.values()) == ("drained", 1, {0: 0.5})
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_stop_from_another_thread_finishes_what_runs(script: Any, client: Client, concurrency: int) -> None:
+    study = script(9)
+    running, free = threading.Semaphore(0), threading.Event()
+
+    def objective(params: dict[str, Any]) -> float:
+        running.release()
+        assert free.wait(5)
+        return square(params)
+
+    worker = Worker(client.study("st_1"), objective, concurrency=concurrency)
+
+    def stop() -> None:
+        for _ in range(concurrency):
+            running.acquire(timeout=5)
+        worker.stop()
+        free.set()
+
+    threading.Thread(target=stop).start()
+    summary = worker.run()
+    assert (summary.ended, summary.evaluated, summary.applied) == ("stopped", concurrency, concurrency)
+    assert len(study.told) == concurrency
+
+
+def test_stopping_at_once_releases_what_runs_in_threads(script: Any, client: Client) -> None:
+    study = script(9)
+    never = threading.Event()
+
+    def objective(params: dict[str, Any]) -> float:
+        worker.stop(now=True)
+        never.wait(60)
+        return 0.0
+
+    worker = Worker(client.study("st_1"), objective, concurrency=2, wait_seconds=0)
+    summary = worker.run()
+    never.set()
+    assert set(study.values().values()) == {"released"}
+    assert summary.released == len(study.told) >= 1
+
+
+def test_a_trial_that_arrives_after_the_stop_is_released(script: Any, client: Client, server: Any) -> None:
+    for concurrency in (1, 2):
+        study = script(9)
+        worker = Worker(client.study("st_1"), square, concurrency=concurrency)
+
+        def stop_meanwhile(request: Any, study: Any = study, worker: Any = worker) -> Any:
+            worker.stop()
+            return study.answer(study.ask(request.json))
+
+        server.on("POST", f"{PATH}/ask", stop_meanwhile)
+        summary = worker.run()
+        assert set(study.values().values()) == {"released"}
+        assert (summary.evaluated, summary.released) == (0, concurrency)
+
+
+def test_the_first_signal_finishes_what_runs(script: Any, client: Client) -> None:
+    study = script(9)
+
+    def objective(params: dict[str, Any]) -> float:
+        signal.raise_signal(signal.SIGTERM)
+        return square(params)
+
+    before = signal.getsignal(signal.SIGTERM)
+    summary = Worker(client.study("st_1"), objective).run()
+    assert summary.ended == "stopped"
+    assert summary.evaluated <= 2  # the signal may be noted just after the next trial was asked for
+    assert study.told[0]["value"] == 0.0
+    assert all(item.get("status") == "released" for number, item in study.told.items() if number >= summary.evaluated)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_second_signal_interrupts_the_objective_and_releases_its_trial(script: Any, client: Client) -> None:
+    study = script(9)
+
+    def objective(params: dict[str, Any]) -> float:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("not reached")
+
+    summary = Worker(client.study("st_1"), objective).run()
+    assert (summary.evaluated, summary.released, study.values()) == (0, 1, {0: "released"})
+
+
+def test_the_second_signal_does_not_wait_for_threads(script: Any, client: Client) -> None:
+    script(9)
+    running, never = threading.Semaphore(0), threading.Event()
+
+    def objective(params: dict[str, Any]) -> float:
+        running.release()
+        never.wait(60)
+        return 0.0
+
+    def signals() -> None:
+        assert all(running.acquire(timeout=5) for _ in range(2))
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_until(worker._stopping.is_set)  # two pending signals of one kind would be one
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    worker = Worker(client.study("st_1"), objective, concurrency=2)
+    threading.Thread(target=signals).start()
+    summary = worker.run()
+    never.set()
+    assert (summary.evaluated, summary.released) == (0, 2)
+
+
+# ---- seed-encoded trials
+
+
+def test_a_trial_that_cannot_be_rebuilt_is_released_for_another_worker(
+    script: Any, client: Client, server: Any
+) -> None:
+    op = {"op": "cauchy", "stream": "0", "step": 1, "lane": 7, "scale": 0.5}
+    trial = {
+        "id": "t_1",
+        "encoding": "seed/1",
+        "dim": 3,
+        "dtype": "f32",
+        "rng": recipes.RNG,
+        "key": "00" * 16,
+        "base": None,
+        "ops": [op],
+        "parameter": "theta",
+        "lease": {"token": "1.1.aa"},
+    }
+    for concurrency in (1, 2):
+        study = script(9)
+        server.on("POST", f"{PATH}/ask", {"trials": [trial]}, {"trials": [], "retry_after_seconds": 0.01})
+        with pytest.raises(recipes.UnknownOp, match="cauchy"):
+            Worker(client.study("st_1"), square, concurrency=concurrency, encoding="seed").run()
+        assert study.values() == {1: "released"}
+
+
+def test_a_seed_encoded_vector_reaches_the_objective_under_its_name(script: Any, client: Client, server: Any) -> None:
+    op = {"op": "normal", "stream": "0", "step": 1, "lane": 7, "scale": 0.5}
+    trial = {
+        "id": "t_0",
+        "encoding": "seed/1",
+        "dim": 3,
+        "dtype": "f32",
+        "rng": recipes.RNG,
+        "key": "00" * 16,
+        "base": None,
+        "ops": [op],
+        "parameter": "theta",
+        "lease": {"token": "0.1.aa"},
+    }
+    study = script(1)
+    study.given = 1
+    server.on("POST", f"{PATH}/ask", {"trials": [trial]})
+    Worker(client.study("st_1"), lambda params: params["theta"].sum(), encoding="seed").run()
+    assert study.told[0]["value"] == float(recipes.rebuild(trial).sum())
+
+
+# ---- options
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"concurrency": 0}, {"executor": "ray"}, {"non_finite": "x"}, {"with_trial": True, "executor": "process"}],
+)
+def test_options_that_make_no_sense_are_refused_before_anything_is_leased(client: Client, options: Any) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Worker(client.study("st_1"), square, **options)
