@@ -21,6 +21,8 @@
     ├── LeaseUnknown                   a token that was never given for this trial
     ├── NumericalError                 an algorithm produced a non-finite state; the old state is kept
     ├── CodecError                     bytes that are not a state of ours
+    ├── SolverFailed                   a callback solver raised; its exception is the cause
+    ├── SolverStalled                  a callback solver neither named a point nor finished in time
     ├── ReplayMismatch                 a replayed state differs from the digest in the log
     └── StoreUnavailable               the store cannot take writes now; retry
 """
@@ -131,6 +133,14 @@ class NumericalError(BlackboxError):
 
 class CodecError(BlackboxError):
     """Bytes that are not an encoded state, or of another schema."""
+
+
+class SolverFailed(BlackboxError):
+    """The solver raised an exception; it is the cause of this one."""
+
+
+class SolverStalled(BlackboxError):
+    """The solver neither named a point nor finished within the time it was given."""
 
 
 class ReplayMismatch(BlackboxError):

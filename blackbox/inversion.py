@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from blackbox.errors import BlackboxError, InvalidInput, NonFiniteValue, ReplayMismatch
+from blackbox.errors import InvalidInput, NonFiniteValue, ReplayMismatch, SolverFailed, SolverStalled
 from blackbox.records import Matrix, Vector
 
 Solver: TypeAlias = Callable[[Callable[[Vector], float]], Any]
@@ -31,14 +31,6 @@ MAX_LIVE = 64
 """Solver threads alive in this process; beyond it the least recently used one ends and comes back by replay."""
 
 _SAME = 1e-12  # relative: the last bits of a point may depend on the processor, whatever else differs is another run
-
-
-class SolverFailed(BlackboxError):
-    """The solver raised an exception; it is the cause of this one."""
-
-
-class SolverStalled(BlackboxError):
-    """The solver neither named a point nor finished within the time it was given."""
 
 
 @dataclass(frozen=True, slots=True)

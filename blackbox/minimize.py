@@ -6,10 +6,9 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.optimize import OptimizeResult
 
 from blackbox import backends
 from blackbox.backends import Backend
@@ -18,6 +17,9 @@ from blackbox.leases import Report
 from blackbox.space import Parameter, Space
 from blackbox.store import ACTIVE, COMPLETED, FAILED, MemoryStore, Store
 from blackbox.study import Asked, Study, create, perform
+
+if TYPE_CHECKING:
+    from scipy.optimize import OptimizeResult  # half a second to import: only when a result is made
 
 Bounds = Sequence[tuple[float, float]]
 
@@ -138,6 +140,8 @@ def run(
 
 def summary(study: Study, store: Store, point: Callable[[dict[str, Any]], Any] = dict) -> OptimizeResult:
     """What a study has found so far, in SciPy's form."""
+    from scipy.optimize import OptimizeResult
+
     row = perform(store, study.row())
     best = perform(store, study.best())
     step, recommended = perform(store, study.recommend())

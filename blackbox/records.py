@@ -118,7 +118,6 @@ class Results:
     values : (n, m) float64, minimised; NaN means infeasible. +inf is a barrier value (sequential methods only).
     constraints : (n, c) float64, feasible where <= 0, or None.
     extra : n mappings with what else the evaluator told (stderr, behaviour, per-instance scores, ...), or empty.
-    pending : leases out when the step closed.
     """
 
     step: Ints
@@ -127,7 +126,6 @@ class Results:
     values: Matrix
     constraints: Matrix | None = None
     extra: tuple[Mapping[str, JSON], ...] = ()
-    pending: int = 0
 
     def __len__(self) -> int:
         return len(self.step)
@@ -154,7 +152,6 @@ class Results:
             values=self.values[index],
             constraints=None if self.constraints is None else self.constraints[index],
             extra=tuple(self.extra[i] for i in index) if self.extra else (),
-            pending=self.pending,
         )
 
 

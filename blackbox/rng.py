@@ -286,7 +286,11 @@ def normals(key: Key, step: int, lanes: Sequence[int] | NDArray[np.int64], dim: 
     InvalidInput
         As `normal`.
     """
-    rows: list[int] = lanes.tolist() if isinstance(lanes, np.ndarray) else list(map(index, lanes))
+    rows: Sequence[int]
+    if isinstance(lanes, range):
+        rows = lanes
+    else:
+        rows = lanes.tolist() if isinstance(lanes, np.ndarray) else list(map(index, lanes))
     n = len(rows)
     dim, step, *_ = _checked(16, dim, step, max(rows) if rows else 0, 0, None)
     if rows and min(rows) < 0:
@@ -299,7 +303,10 @@ def normals(key: Key, step: int, lanes: Sequence[int] | NDArray[np.int64], dim: 
         return out
     table = quantiles()
     at_once = max(1, CHUNK // (16 * stride))
-    cuts = [i for i in range(1, n) if rows[i] != rows[i - 1] + 1 or i % at_once == 0]
+    if isinstance(lanes, range) and lanes.step == 1:  # the common case, without looking at every lane
+        cuts = list(range(at_once, n, at_once))
+    else:
+        cuts = [i for i in range(1, n) if rows[i] != rows[i - 1] + 1 or i % at_once == 0]
     for a, b in zip([0, *cuts], [*cuts, n], strict=True):
         if a < b:
             words = _generator.draw(key, NORMAL, dim, step, rows[a] * stride, (b - a) * stride)

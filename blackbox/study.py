@@ -25,13 +25,16 @@ import numpy as np
 
 from blackbox import codec, leases, log
 from blackbox.algorithm import Algorithm, build, lookup
+from blackbox.archive import Archive
 from blackbox.errors import (
     Conflict,
+    IncompatibleProblem,
     InvalidInput,
     NumericalError,
     StudyNotFound,
     StudySpecMismatch,
     StudyStateError,
+    TooLarge,
     TrialNotFound,
 )
 from blackbox.leases import Lease, Outcome, Renewal, Report
@@ -67,6 +70,7 @@ T = TypeVar("T")
 PARAMS_STORED_UPTO = 1000
 """Decoded parameters are stored with a trial up to this dimension; above, they are decoded when somebody reads them."""
 MAX_SEQ = 2**62
+MAX_REBUILT_BYTES = 2**30
 SNAPSHOT_SECONDS = 0.25
 SNAPSHOT_STEPS = 256
 FIRST_LEASE_SECONDS = 600.0
@@ -726,7 +730,8 @@ class Study:
         best = tx.trial(self.id, row.best_trial) if row.best_trial is not None else None
         if best is not None:
             steps.add(best.step)
-        tx.drop_blobs(self.id, row.step, steps)
+        # The base of the step just closed stays for workers that have a lease of it and have not fetched it yet.
+        tx.drop_blobs(self.id, row.step - 1, steps)
 
     def _close_empty(self, now: float) -> Steps[None]:
         """Close a step in which nothing is out and nothing can be handed out (all its members failed for good)."""
@@ -997,17 +1002,77 @@ class Study:
         resolved = self.resolved.model_copy(update={"spec": spec}) if algorithm is None else resolve(spec)[0]
         head = _new_head(self.head.project, resolved, spec_hash(spec), now, parent=self.id)
         stream = 1 + int.from_bytes(hashlib.sha256(head.id.encode()).digest()[:4], "little")
+        rebuilt: dict[int, bytes] = {}
+        if algorithm is not None and self.traits.encoding == "recipe":
+            rebuilt = yield from self._rebuilt(row)
 
         def work(tx: Tx) -> StudyHead:
             if tx.find(head.project, name) is not None:
                 raise StudySpecMismatch(f'a study named "{name}" exists', hint="choose another name")
-            _copy_history(tx, self.id, head, at, None if algorithm is not None else stream, row, self.maximize)
+            _copy_history(tx, self.id, head, at, None if algorithm is not None else stream, row, self.maximize, rebuilt)
             return head
 
         made: StudyHead = yield Write(work)
         return made
 
+    def _rebuilt(self, row: StudyRow) -> Steps[dict[int, bytes]]:
+        """Internal points of all told recipes, by number. Their bases are long dropped; a replay makes them again."""
+        records, told = yield Read(partial(_history, study=self.id, first=0, before=row.step))
+        everything: list[log.Told] = yield Read(partial(_told, study=self.id, after_seq=0, upto_seq=row.seq))
+        if (size := len(everything) * self.space.dim * 8) > MAX_REBUILT_BYTES:
+            raise TooLarge(
+                f"{len(everything)} told points of {self.space.dim} dimensions are {size / 1e9:.1f} GB as numbers",
+                hint="fork with the same algorithm: then they stay recipes",
+            )
+        waiting: dict[int, list[log.Told]] = {}
+        for trial, point in everything:
+            waiting.setdefault(trial.step, []).append((trial, point))
+        vectors: dict[int, bytes] = {}
+
+        def take(step: int, state: Any) -> None:
+            base = self.algorithm(row, step).base(state)
+            blob = None if base is None else np.ascontiguousarray(base, dtype="<f4").tobytes()
+            for trial, point in waiting.pop(step, ()):
+                vectors[trial.number] = self.vector(point, blob).astype("<f8").tobytes()
+
+        state = self.algorithm(row, 0).init()
+        take(0, state)
+        for record, state, _ in log.replay(self._algorithms, state, records, told, self.maximize):
+            take(record.step + 1, state)
+        return vectors
+
     # Reading ----------------------------------------------------------------------------------------------------------
+
+    def archive(self) -> Steps[tuple[Archive, list[int]]]:
+        """All told points with what is known of their values, and the number of the first trial of each.
+
+        Values are minimised (negated where the study maximises); values told late for a trial are replicates. Scans the
+        whole history.
+
+        Raises
+        ------
+        IncompatibleProblem
+            For a study whose points are recipes: they are not kept as numbers.
+        """
+        if self.traits.encoding == "recipe":
+            raise IncompatibleProblem(
+                f"the points of {self.resolved.algorithm} are recipes, which are not compared as numbers",
+                hint="the best trial and the recommended point are there all the same",
+            )
+        row = yield from self.row()
+        told: list[log.Told] = yield Read(partial(_told, study=self.id, after_seq=0, upto_seq=row.seq))
+        late = yield Read(lambda tx: tx.late(self.id, 0, MAX_SEQ))
+        vectors = {trial.number: point.vector for trial, point in told}
+        rows = [
+            (trial.number, trial.value, trial.extra) for trial, _ in told if not trial.invalid and trial.state != FAILED
+        ]
+        rows += [(item.number, item.value, item.extra) for item in late if item.number in vectors]
+        sign = -1.0 if self.maximize else 1.0
+        values = np.array([np.nan if value is None else sign * value for _, value, _ in rows])
+        errors = np.array([_stderr(extra) for _, _, extra in rows])
+        points = np.array([np.frombuffer(vectors[n] or b"", dtype="<f8") for n, _, _ in rows])
+        archive = Archive.of(points.reshape(len(rows), self.space.dim), values, errors)
+        return archive, [rows[i][0] for i in archive.first]
 
     def params(self, point: PointRow, blob: bytes | None = None) -> dict[str, Any]:
         """The parameters a trial asks, decoded (vectors as arrays); of a recipe, `blob` is its base vector."""
@@ -1079,7 +1144,9 @@ class Study:
     def eval_seed(self, trial: TrialRow) -> str:
         """A seed for common random numbers: equal for all lanes of one step of a method that works in steps."""
         step = trial.step if self.kind == "group" and trial.lane >= 0 else 0
-        return str(int.from_bytes(hashlib.blake2b(f"{self.key.hex}/{step}".encode(), digest_size=6).digest(), "little"))
+        return str(
+            int.from_bytes(hashlib.blake2b(f"{self.key.hex()}/{step}".encode(), digest_size=6).digest(), "little")
+        )
 
     @cached_property
     def seed_encodable(self) -> bool:
@@ -1128,11 +1195,20 @@ def _worth_keeping(steps: Sequence[int]) -> list[int]:
 
 
 def _copy_history(
-    tx: Tx, parent: str, head: StudyHead, at: int, stream: int | None, seen: StudyRow, maximize: bool
+    tx: Tx,
+    parent: str,
+    head: StudyHead,
+    at: int,
+    stream: int | None,
+    seen: StudyRow,
+    maximize: bool,
+    rebuilt: Mapping[int, bytes],
 ) -> None:
     """Rows of a fork: with a stream the log itself, without one the parent's results as injected points."""
     records = tx.steps(parent, 0, at)
     last, upto = (records[-1].seq, records[-1].upto_seq) if records else (0, 0)
+    if stream is None:
+        upto = 0  # another algorithm has consumed nothing yet
     row = StudyRow(head.id)
     trials: list[TrialRow] = []
     points: list[PointRow] = []
@@ -1147,6 +1223,8 @@ def _copy_history(
         row.waiting += (moved.seq or 0) > upto
         trials.append(moved)
         points.append(replace(point, study=head.id, number=row.trials))
+        if trial.number in rebuilt:
+            points[-1] = replace(points[-1], vector=rebuilt[trial.number], recipe=None, note=b"")
     if stream is not None:
         row.step, row.seq, row.upto_seq, row.epoch = at, last, upto, seen.epoch
         lineage = [entry for entry in json.loads(seen.lineage) if entry[0] < at]
@@ -1173,6 +1251,12 @@ def _copy_history(
         blob = tx.blob_at(parent, step)
         if blob is not None:
             tx.put_blob(head.id, blob[0], step, blob[1])
+
+
+def _stderr(extra: str | None) -> float:
+    """The told standard error of a value, NaN where there is none."""
+    told = json.loads(extra).get("stderr") if extra else None
+    return float(told) if isinstance(told, int | float) else math.nan
 
 
 def _can_be_best(trial: TrialRow) -> bool:

@@ -21,16 +21,18 @@ def choose(space: Space, evaluations: int | None) -> tuple[str, str]:
 
     Notes
     -----
-    CMA-ES is the best single solver of the BBOB data over most budgets above about 100 d evaluations; below a handful of
-    generations it has not adapted anything, and uniform sampling is the honest choice. Above a few thousand dimensions the
-    covariance no longer fits and a diagonal-free evolution strategy on noise addresses takes over.
+    CMA-ES is the strongest all-round method here. Within its first two generations it has adapted nothing, and uniform
+    sampling is the honest choice. Above a few thousand dimensions the covariance no longer fits, and an evolution
+    strategy on noise addresses takes over.
     """
     d = space.dim
     words = f"{d} continuous-like dimension{'s' if d != 1 else ''}, " + (
         f"budget {evaluations}" if evaluations else "no evaluation limit"
     )
-    if d > FULL_COVARIANCE_LIMIT:
+    if d > FULL_COVARIANCE_LIMIT and space.kinds <= {"real"}:
         return "openai_es", f"{words}: a full covariance would need {8 * d * d * 2 / 1e9:.1f} GB"
+    if d > FULL_COVARIANCE_LIMIT:
+        return "random_search", f"{words}, not all of them real: no method here adapts that many"
     if evaluations is not None and evaluations < 12:
         return "random_search", f"{words}: fewer than two generations of any adaptive method"
     return "cma_es", words

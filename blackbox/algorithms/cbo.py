@@ -1,15 +1,22 @@
 """Consensus-based optimisation: members drift to a weighted mean of all and diffuse with their distance from it.
 
-Pinnau, Totzeck, Tse, Martin (2017), arXiv:1604.05648; anisotropic noise: Carrillo, Jin, Li, Zhu (2021), arXiv:1909.09249;
-truncated noise: Fornasier, Richtárik, Riedl, Sun (2024), arXiv:2310.16610; schedules of alpha: Bailo et al. (2024), CBXPy,
-arXiv:2403.14470. With member positions x_i, their values E_i and Gaussian xi_i::
+Pinnau, Totzeck, Tse, Martin (2017), arXiv:1604.05648; anisotropic noise: Carrillo, Jin, Li, Zhu (2021),
+arXiv:1909.09249; truncated noise: Fornasier, Richtárik, Riedl, Sun (2024), arXiv:2310.16610; schedules of alpha: Bailo
+et al. (2024), arXiv:2403.14470 (CBXPy). With positions x_i of the members, their values E_i and Gaussian xi_i::
 
     w_i = exp(-alpha (E_i - min E)) / sum,   c = sum w_i x_i                 the consensus
     x_i <- x_i - kappa (x_i - c) + s S(x_i - c) xi_i                         a move
 
     S(D) = diag(min(|D_k|, R)) (anisotropic) or min(|D|, R) I (isotropic)
 
-The papers write kappa = lambda dt and s = sigma sqrt(dt). Only these two numbers matter, so they are the options.
+The papers write kappa = lambda dt and s = sigma sqrt(dt). A run depends on dt, lambda and sigma only through these two,
+so they are the options. With c fixed, the logarithm of a distance changes per move by
+
+=============  ====================================================================================================
+anisotropic    E log|1 - kappa + s z|: contracts for any s up to about 1.5, while the mean square already grows beyond
+               s^2 = 2 kappa: heavy-tailed jumps around a collapsing cloud
+isotropic      about -kappa + s^2 (d - 2) / 2: s^2 (d - 2) < 2 kappa, or the cloud explodes; truncation lifts that
+=============  ====================================================================================================
 """
 
 from __future__ import annotations
@@ -20,6 +27,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from scipy.optimize import brentq
 
 from blackbox.algorithm import Algorithm, Traits, algorithm, idle_members
 from blackbox.options import Field, Options
@@ -28,7 +36,6 @@ from blackbox.rng import Key, normal, normals, uniform
 from blackbox.space import Space
 
 FARTHEST = 1e100  # free coordinates stay below it, so that an unstable choice of options keeps finite squares
-BISECTIONS = 40  # of an interval of 24 decades: alpha is met to 1e-10
 HUGE = float(np.finfo(np.float64).max)
 
 
@@ -36,19 +43,20 @@ class CboOptions(Options):
     """What a user may tune. Lengths are in internal units: the unit cube for bounded parameters."""
 
     members: int | None = Field(None, ge=2)
-    """Members N, and so the largest number of evaluations in flight. None: TBD."""
+    """Members N, and so the largest number of evaluations in flight. None: 20 + d, at most 100."""
     diffusion: Literal["anisotropic", "isotropic"] = "anisotropic"
     """anisotropic: each coordinate diffuses with its own distance from the consensus; for any dimension, but made for
     separable functions. isotropic: all with the norm of the distance; invariant to rotation, for few dimensions."""
-    drift: float = Field(0.01, gt=0, le=1)
+    drift: float = Field(0.2, gt=0, le=1)
     """kappa = lambda dt, the part of the way to the consensus that one move takes."""
     noise: float | None = Field(None, ge=0)
-    """s = sigma sqrt(dt), the standard deviation of a move over the distance from the consensus."""
+    """s = sigma sqrt(dt), the standard deviation of a move over the distance from the consensus. None: 0.85 for
+    anisotropic diffusion, 0.8 sqrt(2 drift / d) for isotropic."""
     truncation: float | None = Field(None, gt=0)
     """R, the distance beyond which noise grows no further; allows more noise without divergence. None: no limit."""
     schedule: Literal["ess", "multiply"] = "ess"
-    """ess: alpha is such that a share `ess` of the members carries the weight; the scale of the objective does not matter.
-    multiply: alpha starts at `alpha` and is multiplied by `alpha_factor` per N results; in units of 1 / objective."""
+    """ess: alpha is such that a share `ess` of the members carries the weight; the scale of the objective does not
+    matter. multiply: alpha starts at `alpha` and grows by `alpha_factor` per N results, in units of 1 / objective."""
     ess: float = Field(0.1, gt=0, le=1)
     """For schedule=ess: effective sample size of the weights over the number of evaluated members."""
     alpha: float = Field(1.0, gt=0)
@@ -58,11 +66,12 @@ class CboOptions(Options):
     alpha_max: float = Field(1e5, gt=0)
     """For schedule=multiply: largest alpha."""
     spread: float = Field(1.0, gt=0)
-    """Standard deviation around the initial point at the start, for coordinates without bounds; the others start uniform."""
+    """Standard deviation of the starts around the initial point, for coordinates without bounds. Bounded coordinates
+    start uniformly, whatever their initial value."""
     tolerance: float = Field(1e-9, ge=0)
-    """Stop when no coordinate of a member is farther from the consensus (beyond 1: relative to the consensus). 0: never."""
+    """Stop when no coordinate of a member is farther from the consensus than this (beyond 1: relatively). 0: never."""
     recommends: Literal["best", "consensus"] = "best"
-    """best: the best point told. consensus: the weighted mean of the members, which averages noise of the objective out."""
+    """best: the best point told. consensus: the weighted mean of the members, which averages out noisy values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +122,8 @@ def weights(values: Vector, alpha: float) -> Vector:
     if low == math.inf or alpha == 0:
         w: Vector = (values < math.inf if low < math.inf else np.ones(len(values))).astype(np.float64)
     else:
-        w = np.exp(-alpha * _gaps(values))
+        with np.errstate(over="ignore"):
+            w = np.exp(-alpha * _gaps(values))
     w /= w.sum()
     return w
 
@@ -133,14 +143,15 @@ def alpha_of_size(values: Vector, size: float) -> float:
 
     Returns
     -------
-    alpha in units of 1 / E. 0 when all values are equal; where ties at the minimum outnumber `size`, large enough that only
-    they count.
+    alpha in units of 1 / E. 0 when all values are equal; where ties at the minimum outnumber `size`, large enough that
+    only they count.
 
     Notes
     -----
-    The effective size falls from n to the number of minimisers as alpha grows. Bisection in log alpha, because sensible
-    alphas span decades (CBXPy bisects alpha itself, in steps too coarse for a small one). E is shifted by its minimum and
-    divided by its interquartile range, so that neither the unit of the objective nor a few terrible values move the bracket.
+    The effective size falls from n to the number of minimisers as alpha grows. Its logarithm is solved for log alpha,
+    because sensible alphas span decades (CBXPy bisects alpha itself, in steps too coarse for a small one). Brent's
+    method needs a third of the evaluations of a bisection. E is shifted by its minimum and divided by its interquartile
+    range, so that neither its unit nor a few terrible values move the bracket.
     """
     gaps = np.minimum(_gaps(values), HUGE)
     ordered = np.sort(gaps)
@@ -150,21 +161,26 @@ def alpha_of_size(values: Vector, size: float) -> float:
         return 0.0
     with np.errstate(over="ignore"):
         gaps /= scale
-    low, high = math.log(1e-12), math.log(1e12)
-    for _ in range(BISECTIONS):
-        middle = 0.5 * (low + high)
-        w = np.exp(-math.exp(middle) * gaps)
-        if w.sum() ** 2 > size * np.square(w).sum():
-            low = middle
+
+        def excess(log_alpha: float) -> float:
+            w = np.exp(-math.exp(log_alpha) * gaps)
+            return math.log(effective_size(w) / size)
+
+        low, high = math.log(1e-12), math.log(1e12)
+        if excess(low) <= 0:
+            log_alpha = low
+        elif excess(high) >= 0:
+            log_alpha = high
         else:
-            high = middle
-    return math.exp(0.5 * (low + high)) / scale
+            log_alpha = float(brentq(excess, low, high, xtol=1e-10))
+    return math.exp(log_alpha) / scale
 
 
 def _gaps(values: Vector) -> Vector:
     """(n,) E_i - min E; +inf and what overflows are +inf."""
     with np.errstate(over="ignore"):
-        return values - values.min()
+        gaps: Vector = values - values.min()
+    return gaps
 
 
 # -- the method --------------------------------------------------------------------------------------------------------
@@ -172,13 +188,13 @@ def _gaps(values: Vector) -> Vector:
 
 @algorithm("cbo", Traits(members=True, parameters=frozenset({"real", "integer", "choice"})))
 class Cbo(Algorithm[CboOptions, CboState]):
-    """Global search by N members that no worker waits for: each moves when its value is in, towards the newest consensus.
+    """Global search by members that nobody waits for: each moves when its value is in, towards the newest consensus.
 
     Pinnau et al. (2017), arXiv:1604.05648, with anisotropic (arXiv:1909.09249) and truncated noise (arXiv:2310.16610).
-    Lanes are members. A batch of all N results is one synchronous sweep of the papers; smaller ones are the asynchronous
-    method, which needs as many evaluations. Noise is addressed by (step, member): a member whose evaluation was lost stays
-    where it was and is asked at another point. Anisotropic noise lives on separability: on rotated functions compare it with
-    `cma_es` before trusting it.
+    Lanes are members. A batch of all N results is one synchronous sweep of the papers; smaller ones are the
+    asynchronous method, which needs as many evaluations. Noise is addressed by (step, member): a member whose
+    evaluation was lost stays where it was and is asked elsewhere. Anisotropic noise is at home on separable functions;
+    on rotated ones it fails where `cma_es` does not.
     """
 
     Options = CboOptions
@@ -186,20 +202,18 @@ class Cbo(Algorithm[CboOptions, CboState]):
 
     def __init__(self, space: Space, options: CboOptions, key: Key, stream: int = 0) -> None:
         super().__init__(space, options, key, stream)
-        resolved = self.resolve(options, space)
-        assert resolved.members is not None and resolved.noise is not None
-        self.n_members, self.s = resolved.members, resolved.noise
+        self.n_members = options.members or default_members(space.dim)
+        self.s = default_noise(options, space.dim) if options.noise is None else options.noise
         self.starts = self.noise.child("start")  # apart from the moves, so that no draw serves twice
         self.has_bounds, self.has_free = bool(space.bounded.any()), not space.bounded.all()
 
     @classmethod
     def resolve(cls, options: CboOptions, space: Space) -> CboOptions:
-        return options.with_defaults(members=40, noise=0.5)
+        return options.with_defaults(members=default_members(space.dim), noise=default_noise(options, space.dim))
 
     @classmethod
     def memory(cls, options: CboOptions, space: Space) -> int:
-        members = cls.resolve(options, space).members or 0
-        return 8 * members * (8 * space.dim + 16)
+        return 8 * (options.members or default_members(space.dim)) * (8 * space.dim + 16)
 
     def init(self) -> CboState:
         d, n = self.space.dim, self.n_members
@@ -248,7 +262,7 @@ class Cbo(Algorithm[CboOptions, CboState]):
         told_at[member] = state.step
 
         finite = np.isfinite(values)
-        failed = () if finite.all() else set(member[~finite].tolist())
+        failed: set[int] = set() if finite.all() else set(member[~finite].tolist())
         if failed:
             values, member, vectors, asked = values[finite], member[finite], vectors[finite], asked[finite]
         if len(values):
@@ -273,7 +287,7 @@ class Cbo(Algorithm[CboOptions, CboState]):
         if n_confirmed:
             among, places = (E, x) if n_confirmed == self.n_members else (E[confirmed], x[confirmed])
             alpha = self._alpha(among, told)
-            # Summed member by member: a BLAS product would depend on the processor.
+            # Summed member by member; in a BLAS product the order would depend on the processor.
             consensus = (weights(among, alpha)[:, None] * places).sum(axis=0)
         return CboState(state.step + 1, told, x, E, asked_at, told_at, consensus, alpha, best, value)
 
@@ -321,13 +335,13 @@ class Cbo(Algorithm[CboOptions, CboState]):
         return float(away.max(initial=0.0))
 
     def _start(self, member: int, step: int) -> Vector:
-        """(d,) where a member without a value starts: uniform within bounds, normal around the initial point elsewhere."""
-        d = self.space.dim
+        """(d,) where a member without a value starts: uniform within bounds, else normal around the initial point."""
+        space, d = self.space, self.space.dim
+        in_box = uniform(self.starts, step, member, d) if self.has_bounds else np.zeros(d)
         if not self.has_free:
-            return uniform(self.starts, step, member, d)
-        around = self.space.initial + self.options.spread * normal(self.starts, step, member, d)
-        return (
-            np.where(self.space.bounded, uniform(self.starts, step, member, d), around) if self.has_bounds else around
+            return in_box
+        return np.where(
+            space.bounded, in_box, space.initial + self.options.spread * normal(self.starts, step, member, d)
         )
 
     def _inside(self, x: Matrix) -> Matrix:
@@ -335,3 +349,13 @@ class Cbo(Algorithm[CboOptions, CboState]):
         if self.has_free:
             x = np.minimum(np.maximum(x, -FARTHEST), FARTHEST)
         return self.space.fold(x) if self.has_bounds else x
+
+
+def default_members(d: int) -> int:
+    """20 + d, at most 100: fewer collapse too early, more get too few moves each out of some thousand evaluations."""
+    return min(20 + d, 100)
+
+
+def default_noise(options: CboOptions, d: int) -> float:
+    """What did best on sphere, Ackley, Rastrigin and Rosenbrock with d = 2 to 20: most noise that still contracts."""
+    return 0.85 if options.diffusion == "anisotropic" else 0.8 * math.sqrt(2 * options.drift / d)

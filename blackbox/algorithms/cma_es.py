@@ -1,8 +1,8 @@
 """CMA-ES: a normal distribution that learns its mean, step size and covariance from ranks.
 
-Hansen (2016), The CMA Evolution Strategy: A Tutorial, arXiv:1604.00772; equation numbers are the tutorial's. Where a learning
-rate follows pycma 4.5 instead, its line says so. z = C^(-1/2) y is used rotated, as B^T z = (B^T y) / D: it has the same
-length and costs one product less.
+Hansen (2016), The CMA Evolution Strategy: A Tutorial, arXiv:1604.00772; equation numbers are the tutorial's. Where a
+rate follows pycma 4.5 instead, its line says so. z = C^(-1/2) y is used rotated, as B^T z = (B^T y) / D: it has the
+same length and costs one product less.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class CmaEsOptions(Options):
     """What a user may tune."""
 
     popsize: int | None = Field(None, ge=4)
-    """Results per step. None: 4 + floor(3 ln d) (eq. 48). Choose at least half the number of workers, or many results come
-    more than one step late and are not learned from."""
+    """Results per step. None: 4 + floor(3 ln d) (eq. 48). Choose at least half the number of workers, or many results
+    come more than one step late and are not learned from."""
     sigma: float = Field(0.3, gt=0)
     """Initial standard deviation in internal units: a bounded coordinate is the unit interval."""
     tolx: float = Field(1e-11, ge=0)
@@ -147,9 +147,9 @@ def default_popsize(d: int) -> int:
 class CmaEs(Algorithm[CmaEsOptions, CmaEsState]):
     """Covariance matrix adaptation with negative weights: the default up to about two thousand dimensions.
 
-    Hansen (2016), arXiv:1604.00772. Results of the step before are learned from too, re-encoded in the current distribution
-    and clipped; still older ones carry directions of a distribution that is gone, and make it diverge. Points that the method
-    did not choose are treated alike and never push (Hansen 2011, arXiv:1110.4181).
+    Hansen (2016), arXiv:1604.00772. Results of the step before are learned from too, re-encoded in the current
+    distribution and clipped; still older ones carry directions of a distribution that is gone, and make it diverge.
+    Points that the method did not choose are treated alike and never push (Hansen 2011, arXiv:1110.4181).
     """
 
     Options = CmaEsOptions
@@ -257,7 +257,7 @@ class CmaEs(Algorithm[CmaEsOptions, CmaEsState]):
         C += (steps.T * factors).dot(steps)
 
         axes, D, decomposed = state.axes, state.D, state.decomposed
-        if step - decomposed >= 1 / (10 * d * (r.c1 + r.cmu)):
+        if step - decomposed >= 1 / (2 * d * (r.c1 + r.cmu)):  # pycma: 10; 1, 2, 4 and 10 take the same evaluations
             C, axes, D, scale = decompose(C)
             decomposed = step
             if scale != 1.0:
@@ -285,7 +285,7 @@ class CmaEs(Algorithm[CmaEsOptions, CmaEsState]):
 
     def recommend(self, state: CmaEsState) -> Vector:
         # The mean averages what it is made of and beats it, but not before the distribution has contracted somewhere.
-        return state.mean if state.sigma * state.D[-1] < self.options.sigma else state.best
+        return state.mean if 2 * state.sigma * state.D[-1] < self.options.sigma else state.best
 
     def metrics(self, state: CmaEsState) -> Mapping[str, float]:
         shortest, longest = float(state.D[0]), float(state.D[-1])
@@ -304,7 +304,7 @@ class CmaEs(Algorithm[CmaEsOptions, CmaEsState]):
         stds = state.sigma * np.sqrt(np.diag(state.C))
         bests = state.recent[: state.recorded, 0].tolist()
         spread = max(bests) - min(bests) if bests else math.inf
-        spread_with_worst = max(*bests, state.recent[0, 1]) - min(bests) if bests else math.inf
+        spread_with_worst = max(*bests, float(state.recent[0, 1])) - min(bests) if bests else math.inf
         holds = {
             "tolfacupx": state.sigma * state.D[-1] > MAX_GROWTH * o.sigma,
             "tolx": stds.max() < o.tolx and state.sigma * np.abs(state.pc).max() < o.tolx,
@@ -342,5 +342,6 @@ def decompose(C: Matrix) -> tuple[Matrix, Matrix, Vector, float]:
 
 def _improving(history: Matrix) -> bool:
     """Whether the newer half of the best or median values is better than the older half, in the median."""
-    newer, older = np.median(history[: N_HISTORY // 2], axis=0), np.median(history[N_HISTORY // 2 :], axis=0)
+    half = N_HISTORY // 2
+    newer, older = np.sort(history[:half], axis=0)[half // 2], np.sort(history[half:], axis=0)[half // 2]
     return bool((newer < older).any())

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Optional
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from blackbox.cli.show import progress
 from blackbox.errors import BlackboxError, InvalidInput
 
 app = typer.Typer(
@@ -29,11 +29,11 @@ console = Console()
 errors = Console(stderr=True)
 
 Url = Annotated[
-    Optional[str],  # noqa: UP007, UP045 -- typer reads the annotation at run time
+    Optional[str],  # noqa: UP045 -- typer reads the annotation at run time
     typer.Option(help="Address of the service; default: the environment's BLACKBOX_URL, else http://127.0.0.1:8800."),
 ]
 Key = Annotated[
-    Optional[str],  # noqa: UP007, UP045
+    Optional[str],  # noqa: UP045
     typer.Option(help="API key; default: the environment's BLACKBOX_KEY."),
 ]
 
@@ -99,11 +99,11 @@ def demo(
 
 @app.command()
 def serve(
-    host: Annotated[Optional[str], typer.Option(help="Address to listen on.")] = None,  # noqa: UP007, UP045
-    port: Annotated[Optional[int], typer.Option(help="Port; 0 takes a free one.")] = None,  # noqa: UP007, UP045
-    database: Annotated[Optional[str], typer.Option(help="Path of the SQLite file.")] = None,  # noqa: UP007, UP045
+    host: Annotated[Optional[str], typer.Option(help="Address to listen on.")] = None,  # noqa: UP045
+    port: Annotated[Optional[int], typer.Option(help="Port; 0 takes a free one.")] = None,  # noqa: UP045
+    database: Annotated[Optional[str], typer.Option(help="Path of the SQLite file.")] = None,  # noqa: UP045
     insecure_local: Annotated[
-        Optional[bool],  # noqa: UP007, UP045
+        Optional[bool],  # noqa: UP045
         typer.Option("--insecure-local", help="No keys; only on a loopback address."),
     ] = None,
 ) -> None:
@@ -122,7 +122,7 @@ def worker(
     objective: Annotated[str, typer.Argument(help="module:function; gets a dict of parameters, returns a number.")],
     url: Url = None,
     key: Key = None,
-    name: Annotated[Optional[str], typer.Option(help="Name of this worker; default: host and process.")] = None,  # noqa: UP007, UP045
+    name: Annotated[Optional[str], typer.Option(help="Name of this worker; default: host and process.")] = None,  # noqa: UP045
     concurrency: Annotated[int, typer.Option(min=1, help="Evaluations at a time, each in a process of its own.")] = 1,
     encoding: Annotated[str, typer.Option(help="values, or seed: large vectors travel as recipes.")] = "values",
 ) -> None:
@@ -152,7 +152,7 @@ def minimize(
     space: Annotated[str, typer.Option(help='JSON, or a file of it: {"x": {"type": "float", "low": -5, "high": 5}}.')],
     method: Annotated[str, typer.Option(help="A name from `blackbox algorithms`, or auto.")] = "auto",
     budget: Annotated[int, typer.Option(min=1, help="Most evaluations.")] = 1000,
-    target: Annotated[Optional[float], typer.Option(help="Stop at a value this good.")] = None,  # noqa: UP007, UP045
+    target: Annotated[Optional[float], typer.Option(help="Stop at a value this good.")] = None,  # noqa: UP045
     options: Annotated[str, typer.Option(help="JSON options of the method.")] = "{}",
     maximize: Annotated[bool, typer.Option("--maximize", help="Maximize instead.")] = False,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 evaluates in this one.")] = 0,
@@ -164,12 +164,12 @@ def minimize(
     with failing_politely():
         function = load_objective(objective)
         parameters = _json(Path(space).read_text() if Path(space).is_file() else space, "--space")
-        with _progress() as progress:
-            task = progress.add_task(method, total=budget, best="")
+        with progress(errors) as bars:
+            task = bars.add_task(method, total=budget, best="")
 
             def show(result: Any) -> None:
                 best = "" if result.fun is None else f"best {result.fun:.6g}"
-                progress.update(task, completed=result.nfev, best=best)
+                bars.update(task, completed=result.nfev, best=best)
 
             result = solve(
                 function,
@@ -197,7 +197,7 @@ def minimize(
 def studies(
     url: Url = None,
     key: Key = None,
-    brief: Annotated[Optional[str], typer.Option(help="Id of one study to describe.")] = None,  # noqa: UP007, UP045
+    brief: Annotated[Optional[str], typer.Option(help="Id of one study to describe.")] = None,  # noqa: UP045
 ) -> None:
     """The studies of a service."""
     from blackbox_client import Client
@@ -217,7 +217,7 @@ def studies(
 
 @app.command()
 def algorithms(
-    name: Annotated[Optional[str], typer.Argument(help="One method, with its options.")] = None,  # noqa: UP007, UP045
+    name: Annotated[Optional[str], typer.Argument(help="One method, with its options.")] = None,  # noqa: UP045
 ) -> None:
     """The registered methods."""
     from blackbox.algorithm import lookup, registry
@@ -248,8 +248,9 @@ def replay(
     database: Annotated[str, typer.Option(help="Path of the SQLite file; the service must not be running on it.")],
 ) -> None:
     """Replay a study's log and compare every state with the digest that was recorded."""
-    from blackbox.study import Study, perform
     from blackbox_server.store import SqlStore
+
+    from blackbox.study import Study, perform
 
     with failing_politely():
         if not Path(database).is_file():
@@ -259,13 +260,13 @@ def replay(
             opened = perform(store, Study.open(study))
             total = perform(store, opened.row()).step
             began, bad, n = time.monotonic(), [], 0
-            with _progress() as progress:
-                task = progress.add_task("replay", total=total, best="")
+            with progress(errors) as bars:
+                task = bars.add_task("replay", total=total, best="")
                 for record, digest in perform(store, opened.replay()):
                     n += 1
                     if digest != record.digest:
                         bad.append(record.step)
-                    progress.update(task, completed=n)
+                    bars.update(task, completed=n)
         finally:
             store.close()
     if bad:
@@ -273,17 +274,6 @@ def replay(
         errors.print("equal bytes are promised on the machine and wheels that wrote the log; see blackbox/README.md")
         raise typer.Exit(1)
     console.print(f"{n} steps replayed in {time.monotonic() - began:.1f} s; every digest is equal")
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[best]}"),
-        console=errors,
-    )
 
 
 def _json(text: str, what: str) -> dict[str, Any]:

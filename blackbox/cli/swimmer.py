@@ -1,7 +1,7 @@
 """The demo's job: a linear policy for Swimmer-v5, a rigid-body simulation by MuJoCo (`gymnasium[mujoco]`).
 
-18 parameters: 2 torques from 8 observations and a constant. One episode of 1000 steps is one evaluation; the value is its
-return, to be maximised. The published threshold of a solved swimmer is 325 (Mania et al. 2018, arXiv:1803.07055, table 1).
+18 parameters: 2 torques from 8 observations and a constant. One episode of 1000 steps is one evaluation; the value is
+its return, to be maximised. The published threshold of a solved swimmer is 325 (Mania et al. 2018, arXiv:1803.07055).
 """
 
 from __future__ import annotations

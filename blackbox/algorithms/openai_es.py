@@ -1,0 +1,220 @@
+"""OpenAI-ES: a noisy gradient from ranks of mirrored perturbations, then Adam. For a thousand dimensions and more.
+
+Salimans, Ho, Chen, Sidor, Sutskever (2017), Evolution Strategies as a Scalable Alternative to Reinforcement Learning,
+arXiv:1703.03864, and the authors' code (openai/evolution-strategies-starter). Lanes 2i and 2i + 1 share noise eps_i::
+
+    x_l = theta + s_l sigma eps_i,   i = floor(l / 2),   s_l = +1 for even l, -1 for odd l        ask
+    u   = centred ranks of the k told values, the best -1/2, the worst +1/2                      values are minimised
+    g   = 1/k sum_l u_l s_l eps_i                                    adam, clipup: as in the authors' code
+    g   = 1/(k sigma) sum_l u_l s_l eps_i                            sgd, momentum: a gradient of the smoothed ranks
+    theta <- theta + stepper(g + weight_decay theta)                 the decay is inside, as in the authors' code
+
+What travels is a recipe: the digest of theta, one noise address and +-sigma. A half pair, whose other lane was lost,
+counts one-sided: its u_l s_l eps_i alone has the right mean too, and where 30 % of lanes are lost, dropping half pairs
+would throw away 30 % of the results as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import pydantic
+from numpy.typing import NDArray
+
+from blackbox import recipe, steppers
+from blackbox.algorithm import Algorithm, Traits, algorithm
+from blackbox.options import Field, Options
+from blackbox.records import Pending, Points, Recipe, Results, Stop, Term, Vector
+from blackbox.rng import Key
+from blackbox.schedules import AnySchedule, Constant
+from blackbox.space import Space
+from blackbox.steppers import Adam, AnyStepper, StepperState
+from blackbox.values import centred_ranks
+
+SIGMA_RANGE = (1e-8, 1e8)  # below, the noise would be lost in a float32 near 1
+MAX_RATE = 1e8
+FARTHEST = 1e15  # |theta_j| stays below it, so that squares stay finite in float32
+
+
+class OpenAiEsOptions(Options):
+    """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
+
+    population: int | None = Field(None, ge=2, multiple_of=2)
+    """Results per step, even. None: 4 + floor(3 ln d), rounded up to even. With W workers choose at least W; with noisy
+    values, or where theta matters more than evaluations, choose a few hundred."""
+    sigma: AnySchedule = Constant(value=0.02)
+    """Standard deviation of the perturbations by step, in internal units: the default is a fiftieth of the range of a
+    bounded parameter. Where values only change in jumps, choose it larger than the jumps are apart. Kept above 1e-8."""
+    learning_rate: AnySchedule = Constant(value=0.01)
+    """Step size by step. With adam about the distance every coordinate moves per step, so about sigma / 2."""
+    stepper: AnyStepper = Adam()
+    """How a gradient becomes a move. For sgd and momentum the gradient is divided by sigma, for adam and clipup, which
+    normalise it, it is not."""
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    """Pull towards the internal origin, added to the gradient as weight_decay * theta. The authors have 0.005 for the
+    weights of policies; for bounded parameters, whose origin is the lower bound, leave it at 0."""
+    noise: Literal["normal", "rademacher"] = "normal"
+    """rademacher: random signs, an order of magnitude cheaper to draw; for 10^7 dimensions and more."""
+    stagnation: int | None = Field(None, ge=1)
+    """Stop after this many steps without a new lowest median of a step's values. None: never."""
+
+    @pydantic.field_validator("sigma", "learning_rate")
+    @classmethod
+    def _starts_positive(cls, schedule: AnySchedule) -> AnySchedule:
+        if not schedule(0) > 0:
+            raise ValueError(f"must be positive at step 0, got {schedule(0)}")
+        return schedule
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAiEsState:
+    """What changes. d is the dimension.
+
+    Attributes
+    ----------
+    step : steps closed.
+    theta : (d,) float32, the centre and the base of the open step's recipes.
+    digest : name of theta, see `recipe.digest`.
+    stepper : moments of the stepper, float32.
+    best : lowest value told so far, or None.
+    median : upper median of the finite values of the last step that had some, or None.
+    lowest : lowest of all these medians, or None.
+    idle : steps since `lowest` was found.
+    gradient_norm, move_norm : norms of g and of the last move of theta; 0 before the first one.
+    """
+
+    step: int
+    theta: NDArray[np.float32]
+    digest: str
+    stepper: StepperState
+    best: float | None
+    median: float | None
+    lowest: float | None
+    idle: int
+    gradient_norm: float
+    move_norm: float
+
+
+@algorithm("openai_es", Traits(encoding="recipe"))
+class OpenAiEs(Algorithm[OpenAiEsOptions, OpenAiEsState]):
+    """Evolution strategy on noise addresses: scales to millions of dimensions, hundreds of workers and noisy values.
+
+    Salimans et al. (2017), arXiv:1703.03864. Ties share ranks (the authors break them by order), so that a flat
+    objective gives no gradient. Results of closed steps are not told: their noise belongs to another theta. A step
+    without any finite value, or with a single result, moves nothing.
+    """
+
+    Options = OpenAiEsOptions
+    State = OpenAiEsState
+
+    def __init__(self, space: Space, options: OpenAiEsOptions, key: Key, stream: int = 0) -> None:
+        super().__init__(space, options, key, stream)
+        self.population = options.population or default_population(space.dim)
+        self.divides_by_sigma = options.stepper.type in ("sgd", "momentum")
+
+    @classmethod
+    def resolve(cls, options: OpenAiEsOptions, space: Space) -> OpenAiEsOptions:
+        return options.with_defaults(population=default_population(space.dim))
+
+    @classmethod
+    def memory(cls, options: OpenAiEsOptions, space: Space) -> int:
+        population = options.population or default_population(space.dim)
+        return 72 * space.dim + 1024 * population  # theta and moments twice, g, what the stepper works in, and recipes
+
+    def init(self) -> OpenAiEsState:
+        theta = self.space.initial.astype(np.float32)
+        np.clip(theta, -FARTHEST, FARTHEST, out=theta)
+        stepper = self.options.stepper.init(self.space.dim, np.float32)
+        return OpenAiEsState(0, theta, recipe.digest(theta), stepper, None, None, None, 0, 0.0, 0.0)
+
+    def need(self, state: OpenAiEsState) -> int:
+        return self.population
+
+    def base(self, state: OpenAiEsState) -> NDArray[np.float32]:
+        return state.theta
+
+    def ask(self, state: OpenAiEsState, lanes: Sequence[int], pending: Pending) -> Points:
+        sigma = self._sigma(state.step)
+        recipes = []
+        for lane in lanes:
+            scale = -sigma if lane % 2 else sigma
+            term = Term(self.stream, state.step, int(lane) // 2, scale, self.options.noise)
+            recipes.append(Recipe(state.digest, (term,)))
+        return Points(None, tuple(recipes), np.empty((len(recipes), 0), dtype=np.int64))
+
+    def tell(self, state: OpenAiEsState, results: Results) -> OpenAiEsState:
+        state = self._noted(state, results)
+        k, recipes = len(results), results.points.recipes
+        if k < 2 or not recipes or not np.isfinite(results.scalar).any():  # no ranking, nothing to learn
+            return replace(state, step=state.step + 1)
+        weights = centred_ranks(results.scalar) / k
+        if self.divides_by_sigma:
+            weights /= self._sigma(state.step)
+        terms = [
+            replace(term, scale=math.copysign(weight, weight * term.scale))  # u_l s_l
+            for asked, weight in zip(recipes, weights.tolist(), strict=True)
+            for term in asked.terms
+        ]
+        g = recipe.weighted_noise_sum(terms, self.key, self.space.dim)
+        gradient_norm = steppers.norm(steppers.square_sums(g))
+        if self.options.weight_decay:
+            g += self.options.weight_decay * state.theta
+        rate = min(max(self.options.learning_rate(state.step), 0.0), MAX_RATE)
+        stepper, move = self.options.stepper.step(state.stepper, g, rate)
+        theta = state.theta + move
+        np.clip(theta, -FARTHEST, FARTHEST, out=theta)
+        return replace(
+            state,
+            step=state.step + 1,
+            theta=theta,
+            digest=recipe.digest(theta),
+            stepper=stepper,
+            gradient_norm=gradient_norm,
+            move_norm=steppers.norm(steppers.square_sums(move)),
+        )
+
+    def recommend(self, state: OpenAiEsState) -> Vector:
+        return state.theta.astype(np.float64)
+
+    def metrics(self, state: OpenAiEsState) -> Mapping[str, float]:
+        found = {} if state.best is None or state.median is None else {"best": state.best, "step_median": state.median}
+        return found | {
+            "step": float(state.step),
+            "sigma": self._sigma(state.step),
+            "gradient_norm": state.gradient_norm,
+            "move_norm": state.move_norm,
+        }
+
+    def stopped(self, state: OpenAiEsState) -> Stop | None:
+        patience = self.options.stagnation
+        if patience is None or state.idle < patience:
+            return None
+        return Stop("stagnation", f"no lower median of a step for {state.idle} steps", {"idle": float(state.idle)})
+
+    def _sigma(self, step: int) -> float:
+        return min(max(self.options.sigma(step), SIGMA_RANGE[0]), SIGMA_RANGE[1])
+
+    @staticmethod
+    def _noted(state: OpenAiEsState, results: Results) -> OpenAiEsState:
+        """The state with what is recorded of the values themselves; the method looks at ranks only."""
+        values = np.sort(results.scalar[np.isfinite(results.scalar)])
+        if not len(values):
+            return replace(state, idle=state.idle + bool(len(results)))
+        lowest, median = float(values[0]), float(values[len(values) // 2])
+        improved = state.lowest is None or median < state.lowest
+        return replace(
+            state,
+            best=lowest if state.best is None else min(state.best, lowest),
+            median=median,
+            lowest=median if improved else state.lowest,
+            idle=0 if improved else state.idle + 1,
+        )
+
+
+def default_population(d: int) -> int:
+    """4 + floor(3 ln d), rounded up to even: 18 at 100 dimensions, 46 at a million."""
+    return 4 + int(3 * math.log(d)) + int(3 * math.log(d)) % 2

@@ -1,0 +1,283 @@
+"""The service: cycles per second beside a bare route, the disk's commits, and Optuna.
+
+A *cycle* is one trial asked and told by one client. The load comes from one asyncio process with raw sockets, so that the
+two cores measure the server and not a client library. Every figure of one run is taken on the same disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+SECONDS = 3.0
+SPACE = {f"x{i}": {"type": "float", "low": -5, "high": 5} for i in range(5)}
+BARE = """
+import sys
+import orjson, uvicorn
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+
+app = FastAPI()
+
+@app.post("/bare")
+async def bare(request: Request) -> Response:
+    return Response(orjson.dumps(orjson.loads(await request.body())), media_type="application/json")
+
+uvicorn.run(app, port=int(sys.argv[1]), log_level="warning", access_log=False, loop="uvloop", http="httptools")
+"""
+
+
+class Connection:
+    """One keep-alive connection that sends JSON and reads JSON."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    @classmethod
+    async def open(cls, port: int) -> Connection:
+        return cls(*await asyncio.open_connection("127.0.0.1", port))
+
+    async def post(self, path: str, body: bytes) -> Any:
+        self._writer.write(
+            b"POST %b HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+            % (path.encode(), len(body), body)
+        )
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n", 1)[0])
+        answer = await self._reader.readexactly(length)
+        if b" 20" not in head.split(b"\r\n", 1)[0]:
+            raise RuntimeError(f"{head.split(chr(13).encode(), 1)[0]!r} {answer[:500]!r}")
+        return orjson.loads(answer)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+async def rate(port: int, n_clients: int, cycle: Callable[[Connection, int], Awaitable[int]]) -> float:
+    """Trials per second that `n_clients` connections get through in `SECONDS`, each repeating `cycle`."""
+    connections = [await Connection.open(port) for _ in range(n_clients)]
+    for i, connection in enumerate(connections):
+        await cycle(connection, i)
+    done = 0
+    until = time.perf_counter() + SECONDS
+
+    async def client(connection: Connection, number: int) -> None:
+        nonlocal done
+        while time.perf_counter() < until:
+            done += await cycle(connection, number)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(client(connection, i) for i, connection in enumerate(connections)))
+    seconds = time.perf_counter() - began
+    for connection in connections:
+        connection.close()
+    return done / seconds
+
+
+def two_calls(study: str) -> Callable[[Connection, int], Awaitable[int]]:
+    """Ask, then tell."""
+
+    async def cycle(connection: Connection, number: int) -> int:
+        asked = await connection.post(f"/v1/studies/{study}/ask", b'{"worker":"w%d"}' % number)
+        trial = asked["trials"][0]
+        await connection.post(f"/v1/studies/{study}/tell", _result(trial, number))
+        return 1
+
+    return cycle
+
+
+def piggybacked(study: str, count: int = 1) -> Callable[[Connection, int], Awaitable[int]]:
+    """Tell what is in hand, and get as many new trials in the same answer."""
+    held: dict[int, list[dict[str, Any]]] = {}
+
+    async def cycle(connection: Connection, number: int) -> int:
+        if number not in held:
+            asked = await connection.post(f"/v1/studies/{study}/ask", b'{"worker":"w%d","count":%d}' % (number, count))
+            held[number] = asked["trials"]
+        results = [
+            {"trial": t["id"], "lease": t["lease"]["token"], "value": sum(x * x for x in t["params"].values())}
+            for t in held[number]
+        ]
+        body = {"worker": f"w{number}", "results": results, "ask": {"count": count}}
+        told = await connection.post(f"/v1/studies/{study}/tell", orjson.dumps(body))
+        held[number] = told["ask"]["trials"]
+        return len(results)
+
+    return cycle
+
+
+def bare_calls(
+    n_calls: int, body: bytes = b'{"worker":"w1"}', trials: int = 1
+) -> Callable[[Connection, int], Awaitable[int]]:
+    """`n_calls` requests to a route that parses and returns what it got."""
+
+    async def cycle(connection: Connection, number: int) -> int:
+        for _ in range(n_calls):
+            await connection.post("/bare", body)
+        return trials
+
+    return cycle
+
+
+def _result(trial: dict[str, Any], number: int) -> bytes:
+    value = sum(x * x for x in trial["params"].values())
+    result = {"trial": trial["id"], "lease": trial["lease"]["token"], "value": value}
+    return orjson.dumps({"worker": f"w{number}", "results": [result]})
+
+
+async def create(port: int, name: str, algorithm: str = "random_search") -> str:
+    """A new study; its id."""
+    connection = await Connection.open(port)
+    spec = {"name": name, "space": SPACE, "algorithm": {"name": algorithm}, "parallelism": {"max_leased": 10_000}}
+    made = await connection.post("/v1/studies", orjson.dumps(spec))
+    connection.close()
+    return str(made["id"])
+
+
+async def fill(port: int, study: str, n_trials: int) -> None:
+    """Ask and tell `n_trials` in large batches."""
+    cycle, connection, n = piggybacked(study, 500), await Connection.open(port), 0
+    while n < n_trials:
+        n += await cycle(connection, 0)
+    connection.close()
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[int]:
+    """`blackbox serve` on a fresh database; its port."""
+    command = [sys.executable, "-m", "blackbox.cli", "serve", "--port", "0", "--insecure-local"]
+    environment = {**os.environ, "BLACKBOX_RATE_PER_SECOND": "1000000", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [*command, "--database", str(folder / "bench.db")], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        assert process.stdout is not None
+        yield int(process.stdout.readline().rsplit(":", 1)[1])
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def bare_server() -> Iterator[int]:
+    """A FastAPI route that does nothing, on the same uvicorn."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "-c", BARE, str(port)])
+    try:
+        for _ in range(200):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def commit_seconds(folder: Path, n: int = 400) -> float:
+    """Median of a durable one-row commit on this disk."""
+    connection = sqlite3.connect(folder / "commits.db", isolation_level=None)
+    connection.execute("pragma journal_mode=wal")
+    connection.execute("pragma synchronous=full")
+    connection.execute("create table t(a integer primary key, b text)")
+    times = []
+    for i in range(n):
+        began = time.perf_counter()
+        connection.execute("begin immediate")
+        connection.execute("insert into t(b) values (?)", (f"{i:0200d}",))
+        connection.execute("commit")
+        times.append(time.perf_counter() - began)
+    connection.close()
+    return statistics.median(times)
+
+
+def optuna_rate(folder: Path) -> float:
+    """Trials per second of Optuna's ask and tell, five floats, random sampler, SQLite storage."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(
+        storage=f"sqlite:///{folder / 'optuna.db'}", sampler=optuna.samplers.RandomSampler(seed=1)
+    )
+    done, began = 0, time.perf_counter()
+    while time.perf_counter() - began < SECONDS:
+        trial = study.ask()
+        value = sum(trial.suggest_float(name, -5, 5) ** 2 for name in SPACE)
+        study.tell(trial, value)
+        done += 1
+    return done / (time.perf_counter() - began)
+
+
+def main() -> list[str]:
+    """Markdown lines."""
+    with tempfile.TemporaryDirectory(dir=os.environ.get("BLACKBOX_TEST_FOLDER")) as name:
+        folder = Path(name)
+        commit = commit_seconds(folder)
+        with bare_server() as port:
+            bare = {n: asyncio.run(rate(port, n, bare_calls(2))) for n in (1, 8, 32)}
+            bare_single = {n: asyncio.run(rate(port, n, bare_calls(1))) for n in (1, 8, 32)}
+            item = {"trial": "t_123456", "lease": "123456.1." + "0" * 24, "value": 12.345678901234567}
+            batch = orjson.dumps({"worker": "w1", "results": [item] * 32, "ask": {"count": 32}})
+            bare_batch = asyncio.run(rate(port, 4, bare_calls(1, batch, 32)))
+        with server(folder) as port:
+            cycles = {n: asyncio.run(_fresh(port, f"two-{n}", n, two_calls)) for n in (1, 8, 32)}
+            single = {n: asyncio.run(_fresh(port, f"one-{n}", n, piggybacked)) for n in (1, 8, 32)}
+            batches = asyncio.run(_fresh(port, "batch", 4, lambda study: piggybacked(study, 32)))
+            study = asyncio.run(create(port, "large"))
+            empty = asyncio.run(rate(port, 8, piggybacked(study)))
+            asyncio.run(fill(port, study, 100_000))
+            full = asyncio.run(rate(port, 8, piggybacked(study)))
+        optuna = optuna_rate(folder)
+    commits = 2 + 1 / 8  # ask, tell, and a swap for each generation of 8
+    bound = 2 * (1 / bare[1] + commits * commit)
+    lines = [
+        f"A durable commit takes {commit * 1e3:.2f} ms (median). `random_search`, five floats; trials per second:",
+        "",
+        "| clients | bare route, two calls | ask, then tell | of bare | bare route, one call | tell with ask | of bare |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for n in (1, 8, 32):
+        lines.append(
+            f"| {n} | {bare[n]:.0f} | {cycles[n]:.0f} | {cycles[n] / bare[n]:.2f} "
+            f"| {bare_single[n]:.0f} | {single[n]:.0f} | {single[n] / bare_single[n]:.2f} |"
+        )
+    lines += [
+        "",
+        "| what | measured | wanted |",
+        "| --- | --- | --- |",
+        f"| one client, a cycle | {1e3 / cycles[1]:.2f} ms | <= {bound * 1e3:.2f} ms: twice (bare cycle + {commits} commits) |",
+        f"| 32 clients, ask then tell, of bare | {cycles[32] / bare[32]:.2f} | >= 0.6 |",
+        f"| batches of 32 from 4 clients | {batches:.0f}/s, {batches / bare_batch:.2f} of bare ({bare_batch:.0f}/s) | >= 0.5 |",
+        f"| one client, tell with ask, beside Optuna with SQLite ({optuna:.0f}/s) | {single[1] / optuna:.0f} times | >= 20 |",
+        f"| 8 clients at 100,000 trials beside an empty study | {full:.0f}/s and {empty:.0f}/s: {full / empty:.2f} | >= 0.8 |",
+    ]
+    return lines
+
+
+async def _fresh(
+    port: int, name: str, n_clients: int, cycle: Callable[[str], Callable[[Connection, int], Awaitable[int]]]
+) -> float:
+    return await rate(port, n_clients, cycle(await create(port, name)))
+
+
+if __name__ == "__main__":
+    print("\n".join(main()))
+    print(json.dumps({"load": os.getloadavg()}))
