@@ -200,9 +200,10 @@ def studies(
     brief: Annotated[Optional[str], typer.Option(help="Id of one study to describe.")] = None,  # noqa: UP045
 ) -> None:
     """The studies of a service."""
-    from blackbox_client import Client
+    from blackbox_client import Client, RetryPolicy
 
-    with failing_politely_over_http(), Client(url, key) as client:
+    patience = RetryPolicy(give_up_seconds=2.0)  # a person waits for this
+    with failing_politely_over_http(), Client(url, key, retry=patience) as client:
         if brief is not None:
             console.print(client.study(brief).brief(), highlight=False, soft_wrap=True)
             return

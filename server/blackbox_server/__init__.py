@@ -1,1 +1,1 @@
-"""The service: blackbox studies over HTTP, kept in SQL."""
+"""The service: HTTP routes and SQL around the engine of `blackbox`."""

@@ -1,0 +1,198 @@
+"""API keys: who may do what, in which project.
+
+A key is `zok_<8 characters of id>_<43 characters of secret>`. The secret is 32 random bytes, so one SHA-256 is
+enough to store it; it is shown once. A key belongs to one project and sees nothing of
+another: other tenants' studies answer 404.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from blackbox.errors import FieldError, InvalidInput, nearest
+from blackbox.store import KeyRow, Store, Tx
+from blackbox_server.limits import Bucket
+from blackbox_server.problems import Forbidden, KeyNotFound, RateLimited, Unauthorized
+
+Scope = Literal["study:read", "study:evaluate", "study:admin", "project:admin", "keys:admin"]
+SCOPES: tuple[Scope, ...] = ("study:read", "study:evaluate", "study:admin", "project:admin", "keys:admin")
+IMPLIED: dict[str, frozenset[str]] = {
+    "study:read": frozenset({"study:read"}),
+    "study:evaluate": frozenset({"study:evaluate"}),
+    "study:admin": frozenset({"study:admin", "study:read", "study:evaluate"}),
+    "project:admin": frozenset({"project:admin", "study:admin", "study:read", "study:evaluate"}),
+    "keys:admin": frozenset({"keys:admin"}),
+}
+TRUSTED_SECONDS = 5.0
+"""How long a verified key is believed without reading its row again, and so how long one revoked elsewhere works."""
+
+_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks."""
+
+    key_id: str
+    name: str
+    project: str
+    scopes: frozenset[str]
+    bucket: Bucket
+
+    def may(self, scope: str) -> bool:
+        """Whether its scopes, or one that includes it, allow this."""
+        return scope in self.scopes
+
+    def require(self, scope: str) -> None:
+        """Raise unless allowed."""
+        if scope not in self.scopes:
+            raise Forbidden(f"this needs the scope {scope}, the key has {', '.join(sorted(self.scopes)) or 'none'}")
+
+
+def new_key(
+    name: str, project: str, scopes: Iterable[str], now: float, expires_at: float | None = None
+) -> tuple[str, KeyRow]:
+    """A fresh key: the text to show once, and the row to keep."""
+    identifier = "".join(secrets.choice(_BASE62) for _ in range(8))
+    secret = _base62(secrets.token_bytes(32))
+    text = f"zok_{identifier}_{secret}"
+    return text, KeyRow(identifier, name, project, _hash(text), " ".join(sorted(scopes)), now, expires_at)
+
+
+def _base62(raw: bytes) -> str:
+    number, digits = int.from_bytes(raw, "big"), []
+    for _ in range(43):  # 62^43 > 2^256
+        number, digit = divmod(number, 62)
+        digits.append(_BASE62[digit])
+    return "".join(reversed(digits))
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def checked_scopes(scopes: Iterable[str], granted_by: Principal | None = None) -> frozenset[str]:
+    """Known scopes only, and none that the giver does not have.
+
+    Raises
+    ------
+    InvalidInput, Forbidden
+    """
+    wanted = frozenset(scopes)
+    for scope in sorted(wanted):
+        if scope not in SCOPES:
+            raise InvalidInput(
+                f'there is no scope "{scope}"', hint=nearest(scope, SCOPES),
+                errors=[FieldError("/scopes", "unknown", f'there is no scope "{scope}"')],
+            )  # fmt: skip
+        if granted_by is not None and scope not in granted_by.scopes:
+            raise Forbidden(f"a key can only give scopes that it has, and it lacks {scope}")
+    return wanted
+
+
+class Keyring:
+    """The keys of a store.
+
+    Parameters
+    ----------
+    rate : requests per second and key.
+    """
+
+    def __init__(self, store: Store, rate: float) -> None:
+        self._store = store
+        self._rate = rate
+        self._trusted: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
+        self._buckets: dict[str, Bucket] = {}
+
+    def first_key(self, project: str, now: float) -> str | None:
+        """Make the administrator's key if the store has none yet; its text, to be shown once."""
+        text, row = new_key("first", project, SCOPES, now)
+
+        def work(tx: Tx) -> bool:
+            if tx.keys(None):
+                return False
+            tx.put_key(row)
+            return True
+
+        return text if self._store.write(work) else None
+
+    def local(self, project: str, now: float) -> Principal:
+        """Who asks where no keys are needed."""
+        return Principal("local", "local", project, frozenset(SCOPES), self._bucket("local", now))
+
+    def admit(self, authorization: bytes | None, now: float) -> Principal:
+        """The owner of a key.
+
+        Raises
+        ------
+        Unauthorized
+        """
+        if authorization is None:
+            raise Unauthorized("the request has no Authorization header")
+        name = hashlib.sha256(authorization).digest()  # the cache is searched by digest: its timing tells nothing
+        known = self._trusted.get(name)
+        if known is not None and known[0] > now:
+            return known[1]
+        principal = self._verified(authorization, now)
+        self._trusted[name] = (now + TRUSTED_SECONDS, principal)
+        if len(self._trusted) > 1024:
+            self._trusted.popitem(last=False)
+        return principal
+
+    def _verified(self, authorization: bytes, now: float) -> Principal:
+        scheme, _, text = authorization.decode("latin-1").strip().partition(" ")
+        parts = text.strip().split("_")
+        if scheme.lower() != "bearer" or len(parts) != 3 or parts[0] != "zok" or len(text) > 200:
+            raise Unauthorized("the Authorization header holds no key of this service")
+        row = self._store.read(lambda tx: tx.key(parts[1][:64]))
+        # The comparison also runs for unknown ids, so that its time does not tell which ones exist.
+        matches = hmac.compare_digest(_hash(text.strip()), row.hash if row is not None else bytes(32))
+        if row is None or not matches:
+            raise Unauthorized("the key is not known")
+        if row.revoked_at is not None:
+            raise Unauthorized("the key was revoked")
+        if row.expires_at is not None and row.expires_at <= now:
+            raise Unauthorized("the key has expired")
+        scopes = frozenset().union(*(IMPLIED.get(scope, frozenset()) for scope in row.scopes.split()))
+        return Principal(row.id, row.name, row.project, scopes, self._bucket(row.id, now))
+
+    def _bucket(self, key_id: str, now: float) -> Bucket:
+        return self._buckets.setdefault(key_id, Bucket(self._rate, now))
+
+    def forget(self) -> None:
+        """Believe no key without reading its row again."""
+        self._trusted.clear()
+
+
+def spend(principal: Principal, now: float) -> int:
+    """Count one request; how many are left in this moment.
+
+    Raises
+    ------
+    RateLimited
+    """
+    left = principal.bucket.take(now)
+    if left < 0:
+        raise RateLimited(f"more than {principal.bucket.rate:g} requests per second for key {principal.key_id}")
+    return left
+
+
+def revoked(tx: Tx, key_id: str, project: str | None, now: float) -> KeyRow:
+    """Revoke a key of a project (None: of any).
+
+    Raises
+    ------
+    KeyNotFound
+    """
+    row = tx.key(key_id)
+    if row is None or (project is not None and row.project != project):
+        raise KeyNotFound(f'there is no key "{key_id[:64]}"')
+    gone = row if row.revoked_at is not None else replace(row, revoked_at=now)
+    tx.put_key(gone)
+    return gone

@@ -1,0 +1,219 @@
+"""From exceptions to problem+json (RFC 9457): one table.
+
+Every problem has type, title, status, code, detail, hint, errors, retryable and request_id. `code` is stable: clients
+decide by it, people read `detail` and `hint`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import orjson
+
+from blackbox import errors
+from blackbox.errors import BlackboxError
+
+
+class MalformedJson(errors.InvalidInput):
+    """The body is not JSON, or JSON that could be read in two ways."""
+
+
+class UnsupportedMediaType(BlackboxError):
+    """The body is not said to be JSON."""
+
+
+class BodyTooLarge(BlackboxError):
+    """The body is over the limit of its route."""
+
+
+class BodyTimeout(BlackboxError):
+    """The body did not arrive in time."""
+
+
+class Unauthorized(BlackboxError):
+    """No key, or none that is known."""
+
+
+class Forbidden(BlackboxError):
+    """The key does not allow this."""
+
+
+class RouteNotFound(errors.NotFound):
+    """There is nothing at this address."""
+
+
+class KeyNotFound(errors.NotFound):
+    """No API key of that id."""
+
+
+class MethodNotAllowed(BlackboxError):
+    """The address exists, the verb does not."""
+
+
+class PreconditionFailed(BlackboxError):
+    """The resource changed since its ETag was read."""
+
+
+class RangeNotSatisfiable(BlackboxError):
+    """The range of bytes is outside the resource."""
+
+
+class RateLimited(BlackboxError):
+    """Too many requests."""
+
+
+class IdempotencyKeyRequired(errors.InvalidInput):
+    """Without a key a repeated request would count twice."""
+
+
+class IdempotencyKeyReused(errors.InvalidInput):
+    """The key belongs to another request."""
+
+
+class Row(NamedTuple):
+    """How a class of error looks on the wire."""
+
+    status: int
+    code: str
+    title: str
+    retryable: bool = False
+    hint: str = ""
+    """Used when the error brings none."""
+
+
+SCHEMA_HINT = "See /openapi.json for the fields and their ranges."
+
+TABLE: Mapping[type[Exception], Row] = {
+    errors.InvalidInput: Row(422, "invalid-input", "The input cannot be used", hint=SCHEMA_HINT),
+    errors.InvalidSpace: Row(
+        422, "invalid-space", "The search space, or a point, does not fit",
+        hint='A space looks like {"x":{"type":"float","low":-5,"high":5}}; a point names every parameter of it.',
+    ),
+    errors.InvalidOptions: Row(
+        422, "invalid-options", "The algorithm does not take these options",
+        hint="GET /v1/algorithms lists every option with its range.",
+    ),
+    errors.InvalidRegion: Row(422, "invalid-region", "The constraint set cannot be used", hint=SCHEMA_HINT),
+    errors.NonFiniteValue: Row(422, "non-finite-value", "Value is not a finite number", hint="Send finite numbers."),
+    errors.IncompatibleProblem: Row(
+        422, "incompatible-problem", "The algorithm cannot treat this problem",
+        hint="GET /v1/algorithms says what each one treats.",
+    ),
+    errors.TooLarge: Row(422, "too-large", "More than the limits allow", hint="GET /v1/limits lists them."),
+    errors.UnknownAlgorithm: Row(
+        422, "unknown-algorithm", "There is no such algorithm", hint="GET /v1/algorithms lists them."
+    ),
+    errors.NotFound: Row(404, "not-found", "Not found", hint="GET /v1 lists what there is."),
+    errors.StudyNotFound: Row(404, "study-not-found", "No such study", hint="GET /v1/studies lists yours."),
+    errors.TrialNotFound: Row(
+        404, "trial-not-found", "No such trial", hint="Use the `id` of a trial that ask or GET trials gave."
+    ),
+    errors.BlobNotFound: Row(
+        404, "base-not-found", "No such base vector",
+        hint="A base is kept while an open trial or the best one needs it: ask for a new trial and use its base.href.",
+    ),
+    errors.Conflict: Row(409, "conflict", "The request contradicts what is stored", hint="Read the resource again."),
+    errors.StudySpecMismatch: Row(
+        409, "study-spec-mismatch", "A study of this name has another spec", hint="Choose another name."
+    ),
+    errors.StudyStateError: Row(
+        409, "study-state", "The state does not allow this", hint="GET the study to see its state and reason."
+    ),
+    errors.LeaseUnknown: Row(
+        422, "lease-unknown", "The lease token was not given for this trial",
+        hint="Send the `lease.token` of the ask answer unchanged.",
+    ),
+    errors.NumericalError: Row(
+        500, "numerical-error", "The algorithm failed numerically",
+        hint="Nothing was lost; POST .../resume tells the last step again.",
+    ),
+    errors.SolverFailed: Row(
+        500, "solver-failed", "The method's solver raised an exception",
+        hint="Nothing was lost; POST .../resume tries again, or fork the study with another algorithm.",
+    ),
+    errors.SolverStalled: Row(
+        500, "solver-stalled", "The method's solver does not answer", True,
+        hint="Ask again; if it stays so fork the study with another algorithm.",
+    ),
+    errors.CodecError: Row(500, "codec-error", "A stored state cannot be read", hint="Report it with the request_id."),
+    errors.ReplayMismatch: Row(
+        500, "replay-mismatch", "A replayed state differs from the log", hint="Report it with the request_id."
+    ),
+    errors.StoreUnavailable: Row(
+        503, "store-unavailable", "The store cannot take this now", True,
+        hint="Nothing was stored; send the same request again, with the same Idempotency-Key.",
+    ),
+    MalformedJson: Row(400, "malformed-json", "The body is not valid JSON", hint="Send one JSON object in UTF-8."),
+    UnsupportedMediaType: Row(
+        415, "unsupported-media-type", "The body must be JSON", hint="Send content-type: application/json, or none."
+    ),
+    BodyTooLarge: Row(413, "body-too-large", "The body is too large", hint="Send smaller batches; GET /v1/limits."),
+    BodyTimeout: Row(408, "body-timeout", "The body did not arrive in time", True, hint="Send it again, faster."),
+    Unauthorized: Row(
+        401, "unauthorized", "A key is needed", hint='Send the header "Authorization: Bearer zok_...".'
+    ),
+    Forbidden: Row(403, "forbidden", "The key does not allow this", hint="Use a key with the scope that is named."),
+    RouteNotFound: Row(404, "route-not-found", "Nothing at this address", hint="GET /v1 lists what there is."),
+    KeyNotFound: Row(404, "key-not-found", "No such key", hint="GET /v1/keys lists yours."),
+    MethodNotAllowed: Row(405, "method-not-allowed", "Not with this method", hint="See /openapi.json."),
+    PreconditionFailed: Row(
+        412, "precondition-failed", "The resource has changed", hint="GET it again and send its new ETag in If-Match."
+    ),
+    RangeNotSatisfiable: Row(416, "range-not-satisfiable", "No such range", hint="Ask for bytes inside the resource."),
+    RateLimited: Row(
+        429, "rate-limited", "Too many requests", True, hint="Wait as Retry-After says; ask and tell in batches."
+    ),
+    IdempotencyKeyRequired: Row(
+        422, "idempotency-key-required", "An idempotency key is needed",
+        hint='Add the header "Idempotency-Key", or a "key" to each item with params: a retry must not count twice.',
+    ),
+    IdempotencyKeyReused: Row(
+        422, "idempotency-key-reused", "The idempotency key belongs to another request",
+        hint="Make a new key for each new request; repeat a request only with the same body.",
+    ),
+}  # fmt: skip
+
+INTERNAL = Row(
+    500, "internal", "The server failed", True,
+    hint="Repeat the request with the same Idempotency-Key; if it fails again report the request_id.",
+)  # fmt: skip
+
+
+def row_of(error: BaseException) -> Row:
+    """The table's row of an error: that of its nearest class."""
+    return next((TABLE[cls] for cls in type(error).__mro__ if cls in TABLE), INTERNAL)
+
+
+def problem(error: BaseException, request_id: str, prefix: str = "") -> dict[str, Any]:
+    """The problem document of an error.
+
+    Parameters
+    ----------
+    prefix : JSON pointer of the item that the error's own pointers are relative to.
+    """
+    row = row_of(error)
+    known = isinstance(error, BlackboxError)
+    return {
+        "type": f"/problems/{row.code}",
+        "title": row.title,
+        "status": row.status,
+        "code": row.code,
+        "detail": error.detail if known else "an unexpected error; the server's log has it under the request_id",  # type: ignore[attr-defined]
+        "hint": (error.hint if known else "") or row.hint,  # type: ignore[attr-defined]
+        "errors": [
+            {"pointer": prefix + fault.pointer, "code": fault.code, "message": fault.message}
+            for fault in (error.errors if known else ())  # type: ignore[attr-defined]
+        ],
+        "retryable": row.retryable,
+        "request_id": request_id,
+    }
+
+
+def encode(document: Mapping[str, Any]) -> bytes:
+    """The bytes of a problem document. What people wrote may hold half a surrogate pair, which UTF-8 cannot."""
+    try:
+        return orjson.dumps(document)
+    except TypeError:
+        clean = {k: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for k, v in document.items()}
+        return orjson.dumps({**clean, "errors": []})

@@ -1,0 +1,193 @@
+"""What the service says about itself."""
+
+# ruff: noqa: E501 -- the shell lines of llms.txt are printed as they are typed
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from blackbox.algorithm import registry, why_not
+from blackbox.space import Space
+from blackbox_server import metrics, problems
+from blackbox_server.routes.http import answer, exchange, needs, router, service, settings, tagged
+from blackbox_server.schemas import MAX_DEPTH
+
+routes = router()
+
+LLMS = """# blackbox: gradient-free optimization over HTTP
+
+Create a study, then repeat: ask for a trial, evaluate it, tell its value. JSON in and out; every error says what was
+expected and has a `hint`. All state is on the server: any number of workers may ask and tell, and may die.
+
+Set Z to the address of this server and A to your key:
+
+```bash
+Z={origin}
+A="Authorization: Bearer zok_..."
+```
+
+The whole loop, for a command ./my_job that prints a number:
+
+```bash
+S=$(curl -s $Z/v1/studies -H "$A" -d '{"name":"demo","direction":"minimize","budget":{"evaluations":50},"space":{"x":{"type":"float","low":-5,"high":5}}}' | jq -r .id)
+while T=$(curl -s $Z/v1/studies/$S/ask -H "$A" -d '{"wait_seconds":20}') && [ "$(jq -r .study.state <<<$T)" = ACTIVE ]; do
+  [ "$(jq '.trials|length' <<<$T)" = 0 ] && continue          # nothing free just now; the wait already paced us
+  X=$(jq .trials[0].params.x <<<$T); V=$(./my_job $X)
+  curl -s $Z/v1/studies/$S/tell -H "$A" -d "{\\"trial\\":$(jq .trials[0].id <<<$T),\\"value\\":$V}" >/dev/null
+done; curl -s $Z/v1/studies/$S/brief -H "$A"
+```
+
+If a point cannot be evaluated tell {"trial":"t_41","status":"infeasible"}; if your evaluator broke, {"status":"failed"};
+if you stop early, {"status":"released"}. NaN is refused. Send an Idempotency-Key with every POST that you may repeat.
+
+GET /v1/studies/$S/brief says how it goes in 2 kB and ends with the next command to run.
+GET /v1/algorithms lists the methods and their options; "auto" (the default) chooses. GET /v1/limits lists the limits.
+Reference: /openapi.json
+"""
+
+EXAMPLES = {
+    "create": {
+        "name": "demo",
+        "direction": "minimize",
+        "budget": {"evaluations": 50},
+        "space": {"x": {"type": "float", "low": -5, "high": 5}},
+    },
+    "ask": {"count": 1, "worker": "me", "wait_seconds": 20},
+    "tell": {"results": [{"trial": "t_1", "value": 0.183}], "ask": {"count": 1}},
+}
+
+
+@routes.get("/v1", **needs(None))
+async def document(request: Request) -> Response:
+    """Links and examples."""
+    links = {
+        "studies": "/v1/studies",
+        "study": "/v1/studies/{study}",
+        "algorithms": "/v1/algorithms",
+        "limits": "/v1/limits",
+        "keys": "/v1/keys",
+        "openapi": "/openapi.json",
+        "llms": "/llms.txt",
+        "healthz": "/healthz",
+        "readyz": "/readyz",
+        "metrics": "/metrics",
+    }
+    for name in ("ask", "tell", "heartbeat", "trials", "best", "events", "export", "brief", "fork"):
+        links[name] = f"/v1/studies/{{study}}/{name}"
+    return tagged(request, {"name": "blackbox", "version": "v1", "links": links, "examples": EXAMPLES})
+
+
+@routes.get("/healthz", **needs(None))
+async def healthz(request: Request) -> Response:
+    """Whether the process answers."""
+    return answer({"status": "ok"})
+
+
+@routes.get("/readyz", **needs(None))
+async def readyz(request: Request) -> Response:
+    """Whether the store answers."""
+    service(request).read(lambda tx: tx.key("readyz"))
+    return answer({"status": "ready"})
+
+
+@routes.get("/metrics", **needs(None))
+async def exposition(request: Request) -> Response:
+    """Prometheus."""
+    return Response(service(request).metrics.text(), media_type=metrics.CONTENT_TYPE)
+
+
+@routes.get("/llms.txt", **needs(None))
+async def llms(request: Request) -> Response:
+    """Text for agents: the whole loop."""
+    origin = f"{request.url.scheme}://{request.headers.get('host', '')[:100]}"
+    return PlainTextResponse(LLMS.replace("{origin}", origin))
+
+
+@routes.get("/problems/{code}", **needs(None))
+async def problem_page(request: Request) -> Response:
+    """What a problem's `type` means."""
+    code = request.path_params["code"]
+    rows = {row.code: (cls, row) for cls, row in problems.TABLE.items()}
+    if code not in rows:
+        raise problems.RouteNotFound(f"there is no problem called {code[:80]!r}")
+    cls, row = rows[code]
+    return answer(
+        {
+            "code": code, "status": row.status, "title": row.title, "retryable": row.retryable,
+            "hint": row.hint, "about": cls.__doc__,
+        }
+    )  # fmt: skip
+
+
+@routes.get("/v1/limits", **needs(""))
+async def limits(request: Request) -> Response:
+    """The limits of this key."""
+    found, own = settings(request), exchange(request)
+    return answer(
+        {
+            "body_bytes": found.max_body_bytes,
+            "vector_body_bytes": found.max_vector_body_bytes,
+            "json_depth": MAX_DEPTH,
+            "count": found.max_count,
+            "values_bytes": found.max_values_bytes,
+            "algorithm_bytes": found.max_algorithm_bytes,
+            "info_bytes": found.max_info_bytes,
+            "wait_seconds": found.max_wait_seconds,
+            "requests_per_second": found.rate_per_second,
+            "requests_left": own.left,
+            "key": {
+                "id": own.principal.key_id,
+                "name": own.principal.name,
+                "project": own.principal.project,
+                "scopes": sorted(own.principal.scopes),
+            },
+        }
+    )
+
+
+@routes.get("/v1/algorithms", **needs(""))
+async def algorithms(request: Request) -> Response:
+    """Every method: what it treats, its options as JSON schema, what it needs in memory."""
+    return tagged(request, {"algorithms": _algorithms()})
+
+
+@lru_cache(maxsize=1)
+def _algorithms() -> list[dict[str, Any]]:
+    shapes = []
+    for name, cls in registry().items():
+        traits = cls.traits
+        about = (cls.__doc__ or "").strip()
+        shapes.append(
+            {
+                "name": name,
+                "summary": about.splitlines()[0] if about else "",
+                "about": about,
+                "options": cls.Options.model_json_schema(),
+                "parameters": sorted(traits.parameters),
+                "regions": sorted(traits.regions),
+                "tells": sorted(traits.tells),
+                "max_dim": traits.max_dim,
+                "kind": traits.kind,
+                "asynchronous": not traits.sequential,
+                "injects": traits.injects,
+                "seed_encoded": traits.encoding == "recipe",
+                "memory_bytes": _memory(name),
+            }
+        )
+    return shapes
+
+
+def _memory(name: str) -> dict[str, int]:
+    """Estimate by dimension, with default options; dimensions it does not treat are left out."""
+    cls, found = registry()[name], {}
+    for dim in (10, 1000, 100_000, 1_000_000):
+        for bounds in ({}, {"low": 0.0, "high": 1.0}):
+            space = Space.from_json({"x": {"type": "vector", "dim": dim, **bounds}})
+            if why_not(cls, space) is None:
+                found[str(dim)] = int(cls.memory(cls.resolve(cls.Options(), space), space))
+                break
+    return found

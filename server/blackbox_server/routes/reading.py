@@ -1,0 +1,236 @@
+"""Reading a study: best, events, export, brief, base vectors."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from fastapi import Query
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+
+from blackbox.errors import BlobNotFound, FieldError, InvalidInput
+from blackbox.store import Tx
+from blackbox.study import Study
+from blackbox_server import limits, schemas
+from blackbox_server.problems import RangeNotSatisfiable
+from blackbox_server.routes import shapes
+from blackbox_server.routes.http import (
+    answer,
+    dumps,
+    exchange,
+    matches,
+    needs,
+    opened,
+    router,
+    service,
+    settings,
+    tagged,
+)
+from blackbox_server.service import Open, Service
+
+routes = router()
+
+
+@routes.get("/v1/studies/{study}/best", **needs("study:read"))
+async def best(
+    request: Request, view: Literal["observed", "recommended"] = "observed", k: Annotated[int, Query(ge=1, le=1)] = 1
+) -> Response:
+    """The best told trial, or what the method would deploy now."""
+    open, service_ = await opened(request), service(request)
+    study = open.study
+    limits.within_values(settings(request), study.space.dim, k)
+    shape: dict[str, Any] = {"view": view, "items": [], "estimate": None, "note": None}
+    if view == "observed":
+        found = await service_.drive(study.best())
+        if found is not None:
+            trial, params = found
+            shape["items"] = [{**shapes.trial_json(trial, service_.clock()), "params": params}]
+            shape["note"] = "one evaluation; under noise the smallest of many values is better than the point is"
+    else:
+        await service_.advance(open)
+        step, params = await service_.drive(study.recommend())
+        shape["items"] = [{"generation": step, "params": params, "value": None}]
+        shape["note"] = "the point the method would deploy; it has not necessarily been evaluated"
+    return tagged(request, shape)
+
+
+@routes.get("/v1/studies/{study}/events", **needs("study:read"))
+async def events(
+    request: Request,
+    after: Annotated[int, Query(ge=0, le=2**62)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    wait_seconds: Annotated[float, Query(ge=0, allow_inf_nan=False)] = 0.0,
+    types: Annotated[str, Query(max_length=500)] = "",
+) -> Response:
+    """The log after a sequence number; with `wait_seconds`, held until there is something."""
+    open, service_ = await opened(request), service(request)
+    wanted = {word.strip() for word in types.split(",") if word.strip()}
+    loop = asyncio.get_running_loop()
+    until = loop.time() + min(wait_seconds, settings(request).max_wait_seconds)
+    while True:
+        page, last = service_.read(partial(shapes.log_page, study=open.study.id, after=after, limit=limit))
+        page = [event for event in page if not wanted or event["type"] in wanted]
+        remaining = 0.0 if service_.stopping else until - loop.time()
+        if page or (remaining <= 0 and last == after):
+            return answer({"events": page, "next_after": str(last)})
+        if last > after:
+            after = last  # other types only: look on
+            continue
+        with service_.metrics.waiting.track_inprogress():
+            await open.log.wait(min(1.0, remaining))
+
+
+@routes.get("/v1/studies/{study}/export", **needs("study:read"))
+async def export(
+    request: Request,
+    format: Annotated[str, Query(max_length=40)] = "ndjson",
+    after_seq: Annotated[int, Query(ge=0, le=2**62)] = 0,
+) -> Response:
+    """The whole log, one JSON document a line: the study, then its events by number; results with their parameters."""
+    open, service_ = await opened(request), service(request)
+    if format != "ndjson":
+        fault = FieldError("/format", "unsupported", "ndjson")
+        raise InvalidInput(f"there is no export as {format[:40]!r}", hint="Use format=ndjson.", errors=[fault])
+    row = service_.row(open)
+    head = {
+        "type": "study",
+        "at": shapes.at(open.study.head.created_at),
+        "data": shapes.study_json(open.study.head, row),
+    }
+
+    async def lines() -> AsyncIterator[bytes]:
+        yield dumps(head) + b"\n"
+        at = after_seq
+        while True:
+            chunk, last = await service_.read_much(partial(_chunk, study=open.study, after=at))
+            if last == at:
+                return
+            yield chunk
+            at = last
+
+    return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+
+def _chunk(tx: Tx, study: Study, after: int) -> tuple[bytes, int]:
+    page, last = shapes.log_page(tx, study.id, after, 500)
+    told = [event for event in page if event["type"].startswith("trial.") and event["type"] != "trial.late"]
+    numbers = [int(event["data"]["trial"][2:]) for event in told]
+    points = tx.points(study.id, numbers) if numbers else {}
+    for event, number in zip(told, numbers, strict=True):
+        point = points[number]
+        if point.params is not None:
+            event["data"]["params"] = shapes.stored(point.params)
+        elif point.recipe is not None:
+            event["data"]["recipe"] = shapes.stored(point.recipe)
+        extra = tx.trial(study.id, number)
+        if extra is not None and extra.extra is not None:
+            event["data"]["extra"] = shapes.stored(extra.extra)
+    return b"".join(dumps(event) + b"\n" for event in page), last
+
+
+@routes.get("/v1/studies/{study}/brief", **needs("study:read"))
+async def brief(request: Request) -> Response:
+    """State, best, budget, health and the next command, in at most 2 kB of plain text."""
+    open, service_ = await opened(request), service(request)
+    await service_.advance(open)
+    host = request.headers.get("host", "")[:100]
+    text = await brief_of(service_, open, f"{request.url.scheme}://{host}")
+    return PlainTextResponse(text)
+
+
+async def brief_of(service_: Service, open: Open, origin: str) -> str:
+    """The words of a brief."""
+    study, row = open.study, service_.row(open)
+    spec, evaluations = study.spec, study.spec.budget.evaluations
+    used = f"{row.used}" if evaluations is None else f"{row.used} of {evaluations}"
+    lines = [
+        f"study {study.id} {_short(spec.name)!r}: {row.state}" + (f" ({_short(row.reason)})" if row.reason else ""),
+        f"{spec.direction} over {len(study.space)} parameters ({study.space.dim} internal dimensions) "
+        f"with {study.resolved.algorithm}",
+        f"evaluations: {used}; generation {row.step}; {row.leased} leased, {row.queued} queued",
+    ]
+    if row.best_trial is None:
+        lines.append("best: none yet")
+    else:
+        found = await service_.drive(study.best())
+        words = dumps(found[1]).decode() if found is not None and study.space.dim <= 50 else "(see GET .../best)"
+        lines.append(f"best: {row.best_value!r} at t_{row.best_trial} {words[:700]}")
+    seen = await service_.drive(study.metrics())
+    if seen:
+        lines.append("method: " + ", ".join(f"{name}={value:.4g}" for name, value in list(seen.items())[:8]))
+    failed = service_.read(lambda tx: len(tx.page(study.id, 0, 100, ["FAILED"])))
+    if failed:
+        lines.append(f"health: {'100 or more' if failed == 100 else failed} failed trials")
+    url = f"{origin}/v1/studies/{study.id}"
+    if row.state == "ACTIVE":
+        following = f'curl -s {url}/ask -H "$A" -d \'{{"wait_seconds":20}}\''
+    elif row.state in ("PAUSED", "FAILED"):
+        following = f'curl -s -X POST {url}/resume -H "$A"'
+    else:
+        following = f'curl -s "{url}/best?view=recommended" -H "$A"'
+    text = "\n".join(lines)
+    return f"{text[:1700]}\nnext: {following}\n"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+# Base vectors ---------------------------------------------------------------------------------------------------------
+
+
+@routes.get("/v1/studies/{study}/bases/{version}", **needs(""))
+async def base(request: Request) -> Response:
+    """The base vector of a generation (or of a sha256): raw little-endian float32, immutable, with range requests."""
+    principal = exchange(request).principal
+    if not principal.may("study:read"):
+        principal.require("study:evaluate")
+    open, service_ = await opened(request), service(request)
+    version, study = request.path_params["version"], open.study.id
+    digest = version.removeprefix("sha256:")
+    if re.fullmatch("[0-9a-f]{64}", digest):
+        content = await service_.read_much(lambda tx: tx.blob(study, digest))
+    else:
+        try:
+            step = schemas.trial_number(version)
+        except ValueError:
+            raise InvalidInput(f"a base is named by a generation or a sha256, got {version[:80]!r}") from None
+        found = await service_.read_much(lambda tx: tx.blob_at(study, step))
+        digest, content = found if found is not None else ("", None)
+    if content is None:
+        raise BlobNotFound(f"study {study} has no base vector {version[:80]}")
+    etag = f'"{digest}"'
+    headers = {
+        "etag": etag,
+        "cache-control": "private, max-age=31536000, immutable",
+        "accept-ranges": "bytes",
+        "x-sha256": digest,
+    }
+    if matches(request, etag):
+        return Response(status_code=304, headers=headers)
+    wanted = request.headers.get("range")
+    condition = request.headers.get("if-range")
+    if wanted is None or (condition is not None and condition != etag):
+        return Response(content, 200, headers, "application/octet-stream")
+    span = _span(wanted, len(content))
+    if span is None:
+        return Response(content, 200, headers, "application/octet-stream")
+    first, last = span
+    headers["content-range"] = f"bytes {first}-{last}/{len(content)}"
+    return Response(content[first : last + 1], 206, headers, "application/octet-stream")
+
+
+def _span(header: str, size: int) -> tuple[int, int] | None:
+    """First and last byte of a single range; None for what may be ignored (several ranges, other units)."""
+    found = re.fullmatch(r"\s*bytes\s*=\s*(\d{0,18})-(\d{0,18})\s*", header)
+    if found is None or found.group(1) == found.group(2) == "":
+        return None
+    first, last = found.groups()
+    span = (max(0, size - int(last)), size - 1) if first == "" else (int(first), min(int(last or size), size - 1))
+    if span[0] > span[1]:
+        raise RangeNotSatisfiable(f"bytes {header[:80]} of {size}")
+    return span

@@ -1,0 +1,341 @@
+"""How things look in JSON: studies, trials, leases, outcomes, events."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import orjson
+
+from blackbox.leases import Lease, Outcome
+from blackbox.recipe import seed_encoded
+from blackbox.spec import Resolved
+from blackbox.store import EventRow, LateRow, PointRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
+from blackbox.study import Asked, Study
+from blackbox_server.problems import problem
+from blackbox_server.service import LARGE_DIM, Service
+
+stored = orjson.Fragment
+"""JSON text as it was stored, to be sent as it is."""
+
+
+def at(seconds: float | None) -> datetime | None:
+    """A time as JSON has it: UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+@lru_cache(maxsize=1024)
+def resolved_of(text: str) -> Resolved:
+    """The resolved spec of a study; parsed once."""
+    return Resolved.model_validate_json(text)
+
+
+# Studies --------------------------------------------------------------------------------------------------------------
+
+
+def links(study: str) -> dict[str, str]:
+    """Where to go from a study."""
+    base = f"/v1/studies/{study}"
+    names = ("ask", "tell", "heartbeat", "trials", "best", "events", "export", "brief", "pause", "resume", "fork")
+    return {"self": base, **{name: f"{base}/{name}" for name in names}}
+
+
+def population(resolved: Resolved) -> int | None:
+    """Results per generation, where the method's options say it."""
+    for name in ("popsize", "population", "members"):
+        if isinstance(found := resolved.options.get(name), int):
+            return found
+    return None
+
+
+def study_json(head: StudyHead, row: StudyRow) -> dict[str, Any]:
+    """A study."""
+    resolved = resolved_of(head.resolved)
+    spec, size = resolved.spec, population(resolved)
+    budget = spec.budget
+    remaining = None if budget.evaluations is None else max(0, budget.evaluations - row.used)
+    affordable = remaining // size if remaining is not None and size else None
+    best = None if row.best_trial is None else {"trial": f"t_{row.best_trial}", "value": row.best_value}
+    warnings = []
+    if affordable is not None and affordable < 5 and row.step == 0:
+        warnings.append(
+            f"the budget pays for {affordable} generations of {size}; adaptive methods need more, or a smaller {size}"
+        )
+    return {
+        "id": head.id,
+        "name": head.name,
+        "project": head.project,
+        "state": row.state,
+        "reason": row.reason,
+        "created_at": at(head.created_at),
+        "spec_hash": head.spec_hash,
+        "parent": head.parent,
+        "direction": spec.direction,
+        "space": spec.space,
+        "algorithm": {
+            "requested": spec.algorithm.name,
+            "resolved": resolved.algorithm,
+            "reason": resolved.reason or None,
+            "options": resolved.options,
+            "population": size,
+        },
+        "budget": {
+            **budget.model_dump(mode="json"),
+            "used": row.used,
+            "cost": row.cost,
+            "leased": row.leased,
+            "remaining": remaining,
+            "generations_affordable": affordable,
+        },
+        "target": spec.target,
+        "lease": spec.lease.model_dump(mode="json"),
+        "parallelism": spec.parallelism.model_dump(mode="json"),
+        "seed": spec.seed,
+        "non_finite": spec.non_finite,
+        "require_lease": spec.require_lease,
+        "labels": spec.labels,
+        "generation": row.step,
+        "epoch": row.epoch,
+        "seq": str(row.seq),
+        "trials": {"made": row.trials, "queued": row.queued, "leased": row.leased},
+        "best": best,
+        "warnings": warnings,
+        "links": links(head.id),
+    }
+
+
+def study_etag(head: StudyHead, row: StudyRow) -> str:
+    """The version of a study: that of its spec, then that of its row."""
+    rest = hashlib.blake2b(repr(row).encode(), digest_size=6).hexdigest()
+    return f'"{spec_version(head)}.{rest}"'
+
+
+def spec_version(head: StudyHead) -> str:
+    """The part of the ETag that PATCH changes; If-Match compares only this, or a busy study could never be edited."""
+    return head.spec_hash.removeprefix("sha256:")[:12]
+
+
+def progress(study: Study, row: StudyRow, with_best: bool) -> dict[str, Any]:
+    """The few words about the study that come with every ask and tell."""
+    evaluations = study.spec.budget.evaluations
+    words: dict[str, Any] = {
+        "state": row.state,
+        "generation": row.step,
+        "used": row.used,
+        "leased": row.leased,
+        "remaining": None if evaluations is None else max(0, evaluations - row.used),
+    }
+    if row.reason is not None:
+        words["reason"] = row.reason
+    if with_best and row.best_trial is not None:
+        words["best"] = {"trial": f"t_{row.best_trial}", "value": row.best_value}
+    return words
+
+
+# Trials ---------------------------------------------------------------------------------------------------------------
+
+
+async def asked_json(service: Service, study: Study, asked: Asked, encoding: str, with_best: bool) -> dict[str, Any]:
+    """The answer to an ask."""
+    points = await points_json(service, study, [lease.point for lease in asked.leases], encoding)
+    seeds: dict[tuple[int, bool], str] = {}
+    times: dict[float, datetime] = {}
+    trials = []
+    for lease, point in zip(asked.leases, points, strict=True):
+        trial = lease.trial
+        place = (trial.step, trial.lane >= 0)
+        if (seed := seeds.get(place)) is None:
+            seed = seeds[place] = study.eval_seed(trial)
+        until = trial.until or 0.0
+        if (expires := times.get(until)) is None:
+            expires = times[until] = datetime.fromtimestamp(until, UTC)
+        trials.append(_leased(study, lease, point, seed, expires))
+    return {
+        "trials": trials,
+        "granted": len(trials),
+        "requested": asked.requested,
+        "reason": asked.reason,
+        "retry_after_seconds": asked.retry_after,
+        "study": progress(study, asked.row, with_best),
+    }
+
+
+def _leased(study: Study, lease: Lease, point: dict[str, Any], seed: str, expires: datetime) -> dict[str, Any]:
+    trial = lease.trial
+    until = trial.until or 0.0
+    if (base := point.get("base")) is not None:
+        base["version"] = trial.step
+        base["href"] = f"/v1/studies/{study.id}/bases/{trial.step}"
+    return {
+        "id": f"t_{trial.number}",
+        "number": trial.number,
+        "generation": trial.step,
+        "replicate": trial.replicate,
+        **point,
+        "fidelity": None,
+        "eval_seed": seed,
+        "lease": {
+            "token": lease.token,
+            "attempt": trial.attempt,
+            "expires_at": expires,
+            "heartbeat_seconds": round((until - (trial.leased_at or until)) / 3.0, 3),
+        },
+    }
+
+
+async def points_json(
+    service: Service, study: Study, points: Sequence[PointRow], encoding: str = "values"
+) -> list[dict[str, Any]]:
+    """What trials ask: their parameters, or how to make them."""
+    if encoding == "values" and all(point.params is not None for point in points):
+        return [_stored(point) for point in points]
+
+    def work() -> list[dict[str, Any]]:
+        return [_made(study, point, blobs, encoding) for point in points]
+
+    named = {base for point in points if (base := _base(point)) is not None}
+    blobs = service.read(lambda tx: _blobs(tx, study.id, named)) if named else {}
+    if encoding == "values" and study.space.dim * len(points) > LARGE_DIM:
+        return await asyncio.to_thread(work)
+    return work()
+
+
+def _stored(point: PointRow) -> dict[str, Any]:
+    shape: dict[str, Any] = {"params": stored(point.params or "{}")}
+    if point.payload is not None:
+        shape["payload"] = stored(point.payload)
+    return shape
+
+
+def _made(study: Study, point: PointRow, blobs: Mapping[str, bytes], encoding: str) -> dict[str, Any]:
+    if point.params is not None:
+        return _stored(point)
+    recipe = study.recipe(point)
+    if encoding == "seed" and recipe is not None:
+        vectors = {name: np.frombuffer(blob, dtype="<f4") for name, blob in blobs.items()}
+        shape: dict[str, Any] = dict(seed_encoded(recipe, study.key, study.space.dim, vectors))
+    else:
+        base = _base(point)
+        shape = {"params": study.params(point, None if base is None else blobs.get(base))}
+    if point.payload is not None:
+        shape["payload"] = stored(point.payload)
+    return shape
+
+
+def _base(point: PointRow) -> str | None:
+    if point.recipe is None:
+        return None
+    base: str | None = json.loads(point.recipe).get("base")
+    return base
+
+
+def _blobs(tx: Tx, study: str, names: set[str]) -> dict[str, bytes]:
+    return {name: blob for name in names if (blob := tx.blob(study, name)) is not None}
+
+
+def trial_json(trial: TrialRow, now: float) -> dict[str, Any]:
+    """A trial, without its point."""
+    shape = {
+        "id": f"t_{trial.number}",
+        "number": trial.number,
+        "state": trial.state,
+        "generation": trial.step,
+        "lane": trial.lane if trial.lane >= 0 else None,
+        "replicate": trial.replicate,
+        "source": trial.source,
+        "worker": trial.worker,
+        "attempt": trial.attempt,
+        "failures": trial.failures,
+        "lost": trial.lost,
+        "asked_at": at(trial.asked_at),
+        "leased_at": at(trial.leased_at),
+        "told_at": at(trial.told_at),
+        "lease_expires_at": at(trial.until),
+        "lapsed": trial.until is not None and trial.until < now,
+        "value": trial.value,
+        "seq": None if trial.seq is None else str(trial.seq),
+        "invalid": trial.invalid,
+    }
+    if trial.extra is not None:
+        shape["extra"] = stored(trial.extra)
+    return shape
+
+
+def outcome_json(outcome: Outcome, request_id: str, pointer: str) -> dict[str, Any]:
+    """What became of one result."""
+    shape: dict[str, Any] = {
+        "trial": None if outcome.trial is None else f"t_{outcome.trial}",
+        "outcome": outcome.outcome,
+    }
+    if outcome.best_so_far:
+        shape["best_so_far"] = True
+    if outcome.error is not None:
+        shape["problem"] = problem(outcome.error, request_id, pointer)
+    elif outcome.outcome != "applied" or outcome.state != "COMPLETED":
+        shape["state"] = outcome.state
+        if outcome.attempts_left is not None:
+            shape["attempt"] = outcome.attempt
+            shape["attempts_left"] = outcome.attempts_left
+    return shape
+
+
+# The log --------------------------------------------------------------------------------------------------------------
+
+
+def log_page(tx: Tx, study: str, after: int, limit: int) -> tuple[list[dict[str, Any]], int]:
+    """Events with a sequence number in (after, after + limit], and the last number looked at.
+
+    Results, late values, step records and study events share one gap-free sequence, so a window of numbers is a page.
+    """
+    row = tx.study(study)
+    upto = after if row is None else min(row.seq, after + limit)
+    if upto <= after:
+        return [], after
+    events: list[dict[str, Any]] = [_told_event(trial) for trial in tx.told(study, after, upto)]
+    events += [_step_event(step) for step in tx.steps_logged(study, after, limit) if step.seq <= upto]
+    events += [_study_event(event) for event in tx.events(study, after, limit) if event.seq <= upto]
+    events += [_late_event(late) for late in tx.late(study, after, limit) if late.seq <= upto]
+    events.sort(key=lambda event: int(event["seq"]))
+    return events, upto
+
+
+def _event(seq: int, kind: str, seconds: float | None, data: Any) -> dict[str, Any]:
+    return {"seq": str(seq), "type": kind, "at": at(seconds), "data": data}
+
+
+def _told_event(trial: TrialRow) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "trial": f"t_{trial.number}",
+        "value": trial.value,
+        "worker": trial.worker,
+        "generation": trial.step,
+        "attempt": trial.attempt,
+    }
+    if trial.source is not None:
+        data["source"] = trial.source
+    if trial.invalid:
+        data["invalid"] = True
+    return _event(trial.seq or 0, f"trial.{trial.state.lower()}", trial.told_at, data)
+
+
+def _step_event(step: StepRow) -> dict[str, Any]:
+    data = {
+        "generation": step.step, "upto_seq": str(step.upto_seq), "results": step.told, "why": step.why,
+        "digest": step.digest,
+    }  # fmt: skip
+    return _event(step.seq, "generation.closed", step.at, data)
+
+
+def _study_event(event: EventRow) -> dict[str, Any]:
+    return _event(event.seq, event.type, event.at, stored(event.data))
+
+
+def _late_event(late: LateRow) -> dict[str, Any]:
+    data = {"trial": f"t_{late.number}", "value": late.value, "worker": late.worker}
+    return _event(late.seq, "trial.late", late.at, data)

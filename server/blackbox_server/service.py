@@ -1,0 +1,450 @@
+"""The engine's generators, driven from an event loop.
+
+`drive` answers the effects of an operation: a write is queued with the store's writer and awaited (so the commits of
+many requests share one), a read of what is committed runs at once, an algorithm's step runs where `compute` says. On
+top: one open `Study` per id, one advance in flight per study, held asks, and answers that are remembered for a retry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import Any, Generic, TypeVar
+
+from blackbox import codec
+from blackbox import study as engine
+from blackbox.errors import StoreUnavailable, StudyNotFound
+from blackbox.leases import Report
+from blackbox.store import ACTIVE, ReplyRow, SnapshotRow, Store, StudyRow, Tx
+from blackbox.study import Asked, Read, Steps, Study, Told, Write
+from blackbox_server.compute import Computer, timed
+from blackbox_server.metrics import Metrics
+from blackbox_server.problems import IdempotencyKeyReused
+from blackbox_server.settings import Settings
+
+T = TypeVar("T")
+logger = logging.getLogger("blackbox_server")
+
+POLL_SECONDS = 1.0
+"""A held ask tries again after this long even if nothing woke it: leases lapse silently."""
+ENDED = ("completed", "cancelled", "study_failed")
+"""Reasons of an empty ask that waiting does not change."""
+LARGE_DIM = 20_000
+"""Points of more numbers than this, together, are decoded in a thread."""
+
+
+class Timing:
+    """Where a request spent its time, in seconds."""
+
+    __slots__ = ("algo", "db")
+
+    def __init__(self) -> None:
+        self.algo = 0.0
+        self.db = 0.0
+
+
+timing: ContextVar[Timing] = ContextVar("timing")
+
+
+class Line:
+    """Requests that wait for something to happen, first come first."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def wake(self, n: int | None = None) -> None:
+        """Let the first n go on (None: all)."""
+        while self._waiting and (n is None or n > 0):
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                n = None if n is None else n - 1
+
+    async def wait(self, seconds: float, gone: asyncio.Future[Any] | None = None) -> None:
+        """Until woken, or the client is gone, at most so long."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        both = (waiter,) if gone is None else (waiter, gone)
+        try:
+            await asyncio.wait(both, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiter.cancel()
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+
+
+@dataclass(slots=True, eq=False)
+class Open:
+    """A study kept open.
+
+    Attributes
+    ----------
+    asks : asks that are held until something may be granted.
+    log : reads of events that are held until the log grows.
+    advancing : set while somebody closes steps; resolved when done.
+    """
+
+    study: Study
+    asks: Line
+    log: Line
+    advancing: asyncio.Future[None] | None = None
+
+    def changed(self, freed: int | None = None) -> None:
+        """Something was told (`freed` leases), advanced, or changed state (None)."""
+        self.asks.wake(freed)
+        self.log.wake()
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """What a POST is remembered by.
+
+    Attributes
+    ----------
+    key : its Idempotency-Key; None: nothing is remembered.
+    request : digest of method, path and body.
+    """
+
+    project: str
+    key: str | None
+    request: str
+
+    @staticmethod
+    def of(project: str, key: str | None, *parts: bytes) -> Once:
+        return Once(project, key, hashlib.sha256(b"\n".join(parts)).hexdigest() if key else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[T]):
+    """The outcome of a remembered operation; `result` is None when the answer is an earlier one."""
+
+    status: int
+    body: bytes
+    result: T | None
+    replayed: bool = False
+
+
+class Service:
+    """The studies of a store, for many concurrent requests in one event loop.
+
+    Parameters
+    ----------
+    store : with `submit` where writes can be queued; else they run in place (the memory store).
+    clock : seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        computer: Computer,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.metrics = metrics
+        self.clock = clock
+        self._computer = computer
+        self._submit = getattr(store, "submit", None)
+        self._studies: OrderedDict[str, Open] = OrderedDict()
+        self.stopping = False
+
+    # Driving ----------------------------------------------------------------------------------------------------------
+
+    async def write(self, work: Callable[[Tx], T]) -> T:
+        """Run a work in a transaction; returns when it is durable."""
+        started = perf_counter()
+        try:
+            if self._submit is None:
+                return self.store.write(work)
+            answer: T = await asyncio.wrap_future(self._submit(work))
+            return answer
+        except StoreUnavailable:
+            self._studies.clear()  # nobody knows what the disk has: read everything again
+            raise
+        finally:
+            timing.get().db += perf_counter() - started
+
+    def read(self, work: Callable[[Tx], T]) -> T:
+        """Run a short work on what is committed."""
+        started = perf_counter()
+        try:
+            return self.store.read(work)
+        finally:
+            timing.get().db += perf_counter() - started
+
+    async def read_much(self, work: Callable[[Tx], T]) -> T:
+        """Run a work that reads many rows, beside the event loop."""
+        started = perf_counter()
+        try:
+            return await asyncio.to_thread(self.store.read, work)
+        finally:
+            timing.get().db += perf_counter() - started
+
+    async def drive(
+        self, steps: Steps[T], first: Callable[[Callable[[Tx], Any]], Callable[[Tx], Any]] | None = None
+    ) -> T:
+        """Drive an operation to its end.
+
+        Parameters
+        ----------
+        first : wraps the work of the operation's first write.
+        """
+        answer: Any = None
+        error: BaseException | None = None
+        while True:
+            try:
+                effect = steps.send(answer) if error is None else steps.throw(error)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            answer, error = None, None
+            try:
+                if type(effect) is Write:
+                    work = effect.work if first is None else first(effect.work)
+                    first = None
+                    answer = await self.write(work)
+                elif type(effect) is Read:
+                    answer = self.read(effect.work)
+                else:
+                    answer = await self._compute(effect)  # type: ignore[arg-type]
+            except Exception as raised:
+                error = raised
+
+    async def _compute(self, effect: engine.Compute) -> Any:
+        started = perf_counter()
+        try:
+            value, seconds = await self._computer.run(partial(timed, effect.work), effect.seconds)
+        finally:
+            timing.get().algo += perf_counter() - started
+        if effect.took is not None:
+            effect.took(seconds)
+        return value
+
+    async def once(self, call: Once, steps: Steps[T], render: Callable[[Tx, Any], tuple[int, bytes]]) -> Done[T]:
+        """Drive an operation whose answer is stored in the transaction of its effect.
+
+        A retry with the same key finds the stored answer inside the same transaction that would have done the work, so
+        there is no moment at which both, or neither, happened.
+
+        Parameters
+        ----------
+        render : (transaction, answer of the operation's first write) -> status and body of the response.
+
+        Raises
+        ------
+        IdempotencyKeyReused
+            If the key was used for another request.
+        """
+        now = self.clock()
+        rendered: tuple[int, bytes] = (200, b"{}")
+        earlier: ReplyRow | None = None
+
+        def wrap(work: Callable[[Tx], Any]) -> Callable[[Tx], Any]:
+            def run(tx: Tx) -> Any:
+                nonlocal rendered, earlier
+                if call.key is not None:
+                    earlier = tx.reply(call.project, call.key)
+                    if earlier is not None and earlier.at < now - 3600.0 * self.settings.reply_hours:
+                        earlier = None
+                    if earlier is not None:
+                        if earlier.request != call.request:
+                            raise IdempotencyKeyReused(f'the key "{call.key[:64]}" came with another request')
+                        raise _Repeated
+                answer = work(tx)
+                rendered = render(tx, answer)
+                if call.key is not None:
+                    tx.put_reply(ReplyRow(call.project, call.key, call.request, rendered[0], rendered[1].decode(), now))
+                return answer
+
+            return run
+
+        try:
+            result = await self.drive(steps, wrap)
+        except _Repeated:
+            assert earlier is not None
+            return Done(earlier.status, earlier.body.encode(), None, replayed=True)
+        return Done(*rendered, result)
+
+    async def purge(self) -> None:
+        """Forget old answers."""
+        before = self.clock() - 3600.0 * self.settings.reply_hours
+        await self.write(lambda tx: tx.purge_replies(before))
+
+    # Studies ----------------------------------------------------------------------------------------------------------
+
+    async def open(self, study: str, project: str) -> Open:
+        """The study of that id, if it belongs to the project.
+
+        Raises
+        ------
+        StudyNotFound
+            Also for a study of somebody else.
+        """
+        found = self._studies.get(study)
+        if found is None:
+            found = Open(await self.drive(Study.open(study)), Line(), Line())
+            found = self._studies.setdefault(study, found)  # another request may have been faster
+            if len(self._studies) > self.settings.open_studies:
+                self._studies.popitem(last=False)
+            self.metrics.open_studies.set(len(self._studies))
+        else:
+            self._studies.move_to_end(study)
+        if found.study.head.project != project:
+            raise StudyNotFound(f"there is no study {study}", hint="GET /v1/studies lists yours")
+        return found
+
+    def let_go(self) -> None:
+        """The server is stopping: answer every held request with what there is."""
+        self.stopping = True
+        for open in self._studies.values():
+            open.changed()
+
+    def forget(self, study: str) -> None:
+        """Close a study that was deleted or changed from outside."""
+        found = self._studies.pop(study, None)
+        if found is not None:
+            found.changed()
+
+    async def advance(self, open: Open) -> bool:
+        """Close the steps that can be closed; whether any was. One request at a time does it, the others wait."""
+        moved = False
+        while open.study.due():
+            if open.advancing is not None:
+                await open.advancing
+                moved = True
+                continue
+            open.advancing = asyncio.get_running_loop().create_future()
+            started = perf_counter()
+            steps = 0
+            try:
+                steps = await self.drive(open.study.advance(now=self.clock()))
+            except Exception:
+                # What was told is stored, so the request at hand did not fail; the next one tries again.
+                logger.exception("advance of %s failed", open.study.id)
+            finally:
+                open.advancing.set_result(None)
+                open.advancing = None
+            if steps:
+                self.metrics.steps.inc(steps)
+                self.metrics.advance_seconds.observe(perf_counter() - started)
+                open.changed()
+                moved = True
+            else:
+                break
+        return moved
+
+    async def ask(
+        self,
+        open: Open,
+        *,
+        worker: str,
+        count: int,
+        lease_seconds: float | None,
+        wait_seconds: float = 0.0,
+        key: str | None = None,
+        resume: bool = False,
+        gone: Callable[[], Awaitable[None]] | None = None,
+    ) -> Asked:
+        """Lease trials; holds the request while there are none, at most `wait_seconds`.
+
+        Parameters
+        ----------
+        gone : resolves when the client has left: nobody would evaluate what is granted after that.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + min(wait_seconds, self.settings.max_wait_seconds)
+        left: asyncio.Future[None] | None = None
+        try:
+            while True:
+                await self.advance(open)
+                asked = await self.drive(
+                    open.study.ask(
+                        now=self.clock(),
+                        worker=worker,
+                        count=count,
+                        lease_seconds=lease_seconds,
+                        key=key,
+                        resume=resume,
+                    )
+                )
+                remaining = until - loop.time()
+                if asked.leases or remaining <= 0.0 or asked.reason in ENDED or self.stopping:
+                    self.metrics.leased.inc(len(asked.leases))
+                    return asked
+                if gone is not None and left is None:
+                    left = asyncio.ensure_future(gone())
+                with self.metrics.waiting.track_inprogress():
+                    await open.asks.wait(min(POLL_SECONDS, remaining), left)
+                if left is not None and left.done():
+                    return asked
+        finally:
+            if left is not None:
+                left.cancel()
+
+    async def told(self, open: Open, told: Told) -> StudyRow:
+        """What follows a tell: count it, close steps, wake who waits. Returns the study's row after that."""
+        counts = Counter(outcome.outcome for outcome in told.outcomes)
+        for outcome, n in counts.items():
+            self.metrics.told(outcome, n)
+        freed = counts["applied"] + counts["requeued"] + counts["released"]
+        row = self.row(open) if await self.advance(open) else told.row
+        open.changed(None if row.state != ACTIVE else freed)
+        return row
+
+    async def tell(self, open: Open, reports: Sequence[Report], worker: str) -> tuple[Told, StudyRow]:
+        """Apply results and close steps; durable when it returns."""
+        told = await self.drive(open.study.tell(reports, now=self.clock(), worker=worker))
+        return told, await self.told(open, told)
+
+    def row(self, open: Open) -> StudyRow:
+        """The committed row."""
+        row = self.read(lambda tx: tx.study(open.study.id))
+        if row is None:
+            self.forget(open.study.id)
+            raise StudyNotFound(f"there is no study {open.study.id}", hint="GET /v1/studies lists yours")
+        return row
+
+
+class _Repeated(Exception):
+    """Leaves a transaction in which the answer was found already."""
+
+
+def snapshot(study: Study) -> Steps[tuple[int, int]]:
+    """Store the state of the open step now; its step and its size in bytes."""
+    while True:
+        row, state = yield from study.state()
+        encoded = codec.encode(state)
+        place = (row.epoch, row.step)
+
+        def work(tx: Tx, place: tuple[int, int] = place, encoded: bytes = encoded) -> bool:
+            current = tx.study(study.id)
+            if current is None:
+                raise StudyNotFound(f"there is no study {study.id}")
+            if (current.epoch, current.step) != place:
+                return False
+            tx.insert_snapshot(SnapshotRow(study.id, *place, encoded))
+            return True
+
+        if (yield Write(work)):
+            return row.step, len(encoded)
+
+
+def delete(study: str) -> Steps[None]:
+    """Delete a study with all its rows."""
+
+    def work(tx: Tx) -> None:
+        if tx.study(study) is None:
+            raise StudyNotFound(f"there is no study {study}", hint="GET /v1/studies lists yours")
+        tx.delete_study(study)
+
+    yield Write(work)

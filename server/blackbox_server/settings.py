@@ -1,0 +1,106 @@
+"""Every setting of the service, once: name, type, default, help. The environment prefix is `BLACKBOX_`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from ipaddress import ip_address
+from typing import Any, Self
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+from blackbox.errors import FieldError, InvalidInput, nearest
+
+PREFIX = "BLACKBOX_"
+OF_CLIENTS = ("url", "key")
+"""Variables with the same prefix that clients read; a server may be started in their environment."""
+
+
+class Settings(BaseModel):
+    """Settings of one server process."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = Field(8800, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+    database: str = "blackbox.db"
+    """Path of the SQLite file, or a postgresql:// address."""
+    insecure_local: bool = False
+    """No keys at all. Only on a loopback address. Host and Origin are checked, and POSTs must say they are JSON."""
+    root_project: str = Field("default", min_length=1, max_length=200)
+    """Project of the first key; only its key administrators make keys for other projects."""
+
+    max_body_bytes: int = Field(8 * 2**20, ge=1024)
+    """Largest request body."""
+    max_vector_body_bytes: int = Field(64 * 2**20, ge=1024)
+    """Largest request body where points are sent (trials, tell, create)."""
+    max_count: int = Field(1000, ge=1)
+    """Most trials of one ask, results of one tell, leases of one heartbeat, items of one page."""
+    max_values_bytes: int = Field(64 * 2**20, ge=1024)
+    """Most that one ask sends as numbers: dimension x count x 8 bytes."""
+    max_algorithm_bytes: int = Field(2 * 2**30, ge=2**20)
+    """Largest memory estimate of an algorithm; more is refused when a study is created."""
+    max_info_bytes: int = Field(16 * 2**10, ge=0)
+    """Largest `info` of a result."""
+    max_wait_seconds: float = Field(30.0, ge=0)
+    """Longest time an ask or a read of events is held."""
+    body_seconds: float = Field(30.0, gt=0)
+    """A body that takes longer to arrive is answered with 408."""
+    rate_per_second: float = Field(5000.0, gt=0)
+    """Requests per second and key, on average; bursts may be twice as many."""
+
+    compute_threads: int = Field(2, ge=1)
+    """Threads for algorithm steps that are too long for the event loop."""
+    inline_seconds: float = Field(0.002, ge=0)
+    """Algorithm steps expected to be shorter run in the event loop."""
+    open_studies: int = Field(256, ge=1)
+    """Studies kept open, with their decoded states."""
+    reply_hours: float = Field(24.0, gt=0)
+    """How long the answer to a POST with an Idempotency-Key is kept."""
+    shutdown_seconds: float = Field(10.0, ge=0)
+    """How long a stopping server lets requests finish."""
+
+    @pydantic.model_validator(mode="after")
+    def _keys_unless_loopback(self) -> Self:
+        if self.insecure_local and not is_loopback(self.host):
+            raise ValueError(f"insecure_local needs a loopback host, got {self.host}; use 127.0.0.1 or keys")
+        return self
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, /, **given: Any) -> Settings:
+        """Settings from `BLACKBOX_*` variables; what is given explicitly wins.
+
+        Raises
+        ------
+        InvalidInput
+            Naming the variable at fault, and the nearest one for a name that is no setting.
+        """
+        environ = os.environ if environ is None else environ
+        raw: dict[str, Any] = {}
+        for name, value in environ.items():
+            field = name.removeprefix(PREFIX).lower()
+            if not name.startswith(PREFIX) or field.startswith("test_") or field in OF_CLIENTS:
+                continue
+            if field not in cls.model_fields:
+                hint = nearest(field.upper(), map(str.upper, cls.model_fields))
+                raise InvalidInput(f"{name} is no setting of the server", hint=hint)
+            raw[field] = value
+        try:
+            return cls.model_validate({**raw, **given})
+        except pydantic.ValidationError as error:
+            faults = [FieldError("/" + "/".join(map(str, e["loc"])), e["type"], e["msg"]) for e in error.errors()]
+            words = "; ".join(f"{PREFIX}{f.pointer[1:].upper()}: {f.message}" for f in faults)
+            raise InvalidInput(words, hint="see the table of settings in server/README.md", errors=faults) from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,105 @@
+"""An example that is not run is a rumour: every Python block of the pages, and every docstring example, runs here.
+
+A block is left out where an HTML comment `<!-- not run: reason -->` stands before it. The blocks of one page share a
+namespace, in order, and find a live server without keys at BLACKBOX_URL.
+"""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import blackbox_client
+import blackbox_server
+import pytest
+from end_to_end.service import Service
+
+import blackbox
+
+ROOT = Path(__file__).parents[2]
+PAGES = (
+    "README.md",
+    "blackbox/README.md",
+    "clients/README.md",
+    "clients/python/README.md",
+    "server/README.md",
+    "tests/README.md",
+)
+BLOCK = re.compile(r"(<!--\s*not run:[^\n]*?-->\s*)?^```python\n(.*?)^```", re.S | re.M)
+
+
+def blocks(page: Path) -> list[tuple[int, str]]:
+    """(line, source) of each block that is run; the line is that of its first statement."""
+    text = page.read_text()
+    return [(text.count("\n", 0, found.start(2)) + 1, found[2]) for found in BLOCK.finditer(text) if found[1] is None]
+
+
+def program(page: Path) -> str:
+    """One program of all blocks, at the lines where they stand, so that a traceback points into the page."""
+    lines: list[str] = []
+    for line, source in blocks(page):
+        lines += [""] * (line - 1 - len(lines)) + source.splitlines()
+    return "\n".join(lines) + "\n"
+
+
+def runnable() -> list[Path]:
+    return [ROOT / name for name in PAGES if (ROOT / name).is_file() and blocks(ROOT / name)]
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with Service(tmp_path_factory.mktemp("server")) as service:
+        yield service.start().url
+
+
+@pytest.mark.parametrize("page", runnable(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_blocks_of_a_page_run(page: Path, url: str, tmp_path: Path) -> None:
+    script = tmp_path / f"{page.parent.name}-{page.stem}.py"
+    script.write_text(program(page))
+    done = subprocess.run(
+        [sys.executable, script],
+        cwd=tmp_path,
+        env={**os.environ, "BLACKBOX_URL": url, "BLACKBOX_KEY": ""},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_page_is_there_and_no_block_hides_behind_another_spelling() -> None:
+    assert [name for name in PAGES if not (ROOT / name).is_file()] == []
+    for name in PAGES:
+        text = (ROOT / name).read_text()
+        assert not re.findall(r"^```(?:py|Python|python3|pycon)\s*$", text, re.M), name
+        assert not re.findall(r"<!--\s*not run\s*(?:-->|:\s*-->)", text), f"{name}: say why a block is not run"
+
+
+def modules() -> list[str]:
+    found = []
+    for package in (blackbox, blackbox_client, blackbox_server):
+        found.append(package.__name__)
+        found += [each.name for each in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
+    return [name for name in found if not name.endswith("__main__") and ".migrations." not in name]
+
+
+def examples(module: ModuleType) -> list[doctest.DocTest]:
+    return [test for test in doctest.DocTestFinder(exclude_empty=True).find(module) if test.examples]
+
+
+@pytest.mark.parametrize("name", modules())
+def test_docstring_examples_are_true(name: str) -> None:
+    module = importlib.import_module(name)
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    said: list[str] = []
+    for test in examples(module):
+        runner.run(test, out=said.append)
+    assert runner.summarize(verbose=False).failed == 0, "".join(said)

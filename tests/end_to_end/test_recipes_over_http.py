@@ -1,0 +1,86 @@
+"""Large candidates travel as recipes: a few hundred bytes, from which the worker builds the engine's very bits."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from contextlib import closing
+from typing import Any
+
+import httpx
+import numpy as np
+from blackbox_client import Evaluation, Worker
+from blackbox_server.store import SqlStore
+from service import Service
+
+from blackbox.study import Study, perform
+
+DIM = 20_000
+POPULATION = 8
+N_STEPS = 5
+
+
+class Listening(httpx.HTTPTransport):
+    """Notes what is asked for; passes everything on to the real server."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paths: list[str] = []
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        self.paths.append(request.url.path)
+        return super().handle_request(request)
+
+
+def test_a_worker_rebuilds_the_engines_vectors_from_a_few_hundred_bytes(server: Service) -> None:
+    listening = Listening()
+    study = server.client(transport=listening).create_study(
+        name="large",
+        space={"theta": {"type": "vector", "dim": DIM, "init": 0.5}},
+        algorithm={"name": "openai_es", "options": {"population": POPULATION, "sigma": 0.05, "learning_rate": 0.05}},
+        budget=POPULATION * N_STEPS,
+    )
+    seen: dict[int, tuple[int, np.ndarray[Any, Any]]] = {}
+    sizes: list[int] = []
+
+    def objective(params: dict[str, Any], evaluation: Evaluation) -> float:
+        theta = params["theta"]
+        assert theta.dtype == np.float32
+        trial = evaluation.trial
+        seen[trial.number] = (trial.generation or 0, theta.copy())
+        candidate = {name: value for name, value in trial.raw.items() if name != "lease"}
+        sizes.append(len(json.dumps(candidate, separators=(",", ":"))))
+        return float(np.square(theta.astype(np.float64)).sum())
+
+    began = time.monotonic()
+    summary = Worker(study, objective, encoding="seed", with_trial=True, handle_signals=False).run()
+    seconds = time.monotonic() - began
+    assert (summary.applied, summary.ended) == (POPULATION * N_STEPS, "study")
+    fetched = [path for path in listening.paths if "/bases/" in path]
+    assert [int(re.findall(r"\d+$", path)[0]) for path in fetched] == list(range(N_STEPS))
+    assert max(sizes) < 600
+
+    server.terminate()
+    with closing(SqlStore(server.database)) as store:
+        engine = perform(store, Study.open(study.id))
+        for step in range(N_STEPS):
+            _, state = perform(store, engine.state(step))
+            numbers = [number for number, (generation, _) in seen.items() if generation == step]
+            assert len(numbers) == POPULATION
+            for number, (point, _) in perform(store, engine.points(numbers)).items():
+                assert point.vector is None
+                built = engine.vector(point, state.theta.astype("<f4").tobytes())
+                assert built.astype(np.float32).tobytes() == seen[number][1].tobytes()
+    print(f"\n{DIM} dimensions: at most {max(sizes)} bytes a candidate, {len(seen)} in {seconds:.2f} s")
+
+
+def test_the_same_candidate_as_numbers_is_the_same_vector(server: Service) -> None:
+    study = server.client().create_study(
+        name="both", space={"theta": {"type": "vector", "dim": 1000, "init": 0.5}}, algorithm="openai_es"
+    )
+    asked = study.ask(2, idempotency_key="k", encoding="seed")
+    as_numbers = study.ask(2, idempotency_key="k", encoding="values")
+    for seeded, plain in zip(asked.trials, as_numbers.trials, strict=True):
+        assert seeded.id == plain.id
+        assert study.arguments(seeded)["theta"].tolist() == plain.params["theta"]

@@ -1,0 +1,155 @@
+"""The command line, end to end: what it prints, how it ends, and that its errors say what to do."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from blackbox_client.client import StudyHandle
+from service import Command, Service, blackbox, until
+
+JOB = """
+import pathlib, time
+
+def evaluate(params):
+    return (params["x"] - 1.0) ** 2
+
+def slowly(params):
+    pathlib.Path(f"started-{params['x']}").touch()
+    time.sleep(1.0)
+    return evaluate(params)
+
+def broken(params):
+    raise ValueError("no such luck")
+
+not_a_function = 3
+"""
+SPACE = {"x": {"type": "float", "low": -5.0, "high": 5.0}}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "cli_job.py").write_text(JOB)
+    return tmp_path
+
+
+def line(server: Service, budget: int, name: str = "line") -> StudyHandle:
+    return server.client().create_study(name=name, space=SPACE, budget=budget, algorithm="cma_es")
+
+
+def polite(command: Command, *words: str) -> None:
+    """It failed with exit code 2, said why, and showed no traceback."""
+    assert command.ended() == 2, command.err
+    for word in words:
+        assert word in command.err
+    assert "Traceback" not in command.err
+    assert command.out == ""
+
+
+def test_workers_evaluate_a_study_to_its_end_and_its_log_replays(server: Service, folder: Path) -> None:
+    study = line(server, 60)
+    address = ("--url", server.url)
+    job = ("worker", study.id, "cli_job:evaluate", *address)
+    with Command(folder, *job, "--concurrency", "2", script=True) as two:
+        until(lambda: study.refresh().budget.used, "the first result", two)
+        one = blackbox(folder, *job, "--name", "one")
+        assert (one.ended(), two.ended()) == (0, 0), one.err + two.err
+    assert "ended: study" in one.out
+    assert "ended: study" in two.out
+    applied = [int(re.findall(r"(\d+) applied", command.out)[0]) for command in (one, two)]
+    assert all(applied)
+    assert sum(applied) == study.refresh().budget.used == 60
+    assert study.refresh().state == "COMPLETED"
+    assert study.best().items[0]["value"] < 0.1
+
+    listed = blackbox(folder, "studies", *address)
+    assert listed.ended() == 0
+    (row,) = [text for text in listed.out.splitlines() if study.id in text]
+    assert all(word in row for word in ("line", "COMPLETED", "cma_es", "60"))
+    brief = blackbox(folder, "studies", *address, "--brief", study.id)
+    assert "60 of 60" in brief.out
+    assert brief.out.rstrip().splitlines()[-1].startswith("next: curl")
+
+    polite(blackbox(folder, "replay", study.id, "--database", str(server.database)), f"id {server.process.pid}")
+    server.terminate()
+    replayed = blackbox(folder, "replay", study.id, "--database", str(server.database))
+    assert replayed.ended() == 0, replayed.err
+    assert "every digest is equal" in replayed.out
+    polite(blackbox(folder, "replay", "st_none", "--database", str(server.database)), "no study st_none")
+    polite(blackbox(folder, "replay", study.id, "--database", "absent.db"), "no file absent.db")
+    polite(blackbox(folder, "studies", *address), "no answer")
+
+
+def test_sigterm_lets_a_worker_finish_what_it_has_and_leave(server: Service, folder: Path) -> None:
+    study = line(server, 100)
+    with Command(folder, "worker", study.id, "cli_job:slowly", "--url", server.url) as worker:
+        until(lambda: list(folder.glob("started-*")), "the first evaluation", worker)
+        worker.signal(signal.SIGTERM)
+        assert worker.ended() == 0, worker.err
+        assert "1 evaluated, 1 applied" in worker.out
+    progress = study.refresh()
+    assert (progress.state, progress.budget.used, progress.budget.leased) == ("ACTIVE", 1, 0)
+
+
+def test_a_second_sigterm_gives_back_what_a_worker_has(server: Service, folder: Path) -> None:
+    study = line(server, 100)
+    with Command(folder, "worker", study.id, "cli_job:slowly", "--url", server.url, "--concurrency", "2") as worker:
+        until(lambda: len(list(folder.glob("started-*"))) == 2, "two evaluations", worker)
+        worker.signal(signal.SIGTERM)
+        worker.signal(signal.SIGTERM)
+        assert worker.ended() == 0, worker.err
+    until(lambda: study.refresh().budget.leased == 0, "the released leases")
+    assert study.refresh().raw["trials"]["queued"] + study.refresh().budget.used == 2
+
+
+def test_a_worker_says_what_is_wrong_with_its_arguments(server: Service, folder: Path) -> None:
+    study = line(server, 10)
+    address = ("--url", server.url)
+    polite(blackbox(folder, "worker", study.id, "evaluate", *address), "module:function")
+    polite(blackbox(folder, "worker", study.id, "nowhere:evaluate", *address), "cannot import nowhere")
+    polite(blackbox(folder, "worker", study.id, "cli_job:absent", *address), "no function 'absent'")
+    polite(blackbox(folder, "worker", study.id, "cli_job:not_a_function", *address), "no function 'not_a_function'")
+    polite(blackbox(folder, "worker", "st_none", "cli_job:evaluate", *address), "st_none")
+    polite(blackbox(folder, "worker", study.id, "cli_job:evaluate", "--url", "ftp://here"), "http://host:port")
+
+
+def test_algorithms_lists_the_methods_and_their_options(tmp_path: Path) -> None:
+    listed = blackbox(tmp_path, "algorithms")
+    assert listed.ended() == 0
+    assert all(name in listed.out for name in ("cma_es", "openai_es", "cbo", "nelder_mead", "random_search", "pycma"))
+    one = blackbox(tmp_path, "algorithms", "cma_es")
+    assert one.ended() == 0
+    assert all(word in one.out for word in ("popsize", "sigma", "Hansen"))
+    polite(blackbox(tmp_path, "algorithms", "cmaes"), "cma_es")
+
+
+def test_minimize_solves_a_function_at_hand(folder: Path) -> None:
+    space = json.dumps(SPACE)
+    solved = blackbox(folder, "minimize", "cli_job:evaluate", "--space", space, "--budget", "150", "--target", "1e-4")
+    assert solved.ended() == 0, solved.err
+    assert "target" in solved.out
+    (folder / "space.json").write_text(space)
+    command = ("minimize", "cli_job:evaluate", "--space", "space.json", "--method", "nelder_mead", "--budget", "40")
+    first, second = (blackbox(folder, *command, "--seed", "7") for _ in range(2))
+    assert first.out == second.out != ""
+    polite(blackbox(folder, "minimize", "cli_job:evaluate", "--space", "x in [0, 1]"), "--space is not JSON")
+    polite(blackbox(folder, "minimize", "cli_job:evaluate", "--space", '{"x": {"type": "flaot"}}'), "float")
+    polite(blackbox(folder, "minimize", "cli_job:evaluate", "--space", space, "--method", "cmaes"), "cma_es")
+
+
+def test_help_names_every_command(tmp_path: Path) -> None:
+    told = blackbox(tmp_path, "--help")
+    assert told.ended() == 0
+    names = ("demo", "serve", "worker", "minimize", "studies", "algorithms", "replay")
+    assert all(f" {name} " in told.out for name in names)
+
+
+def test_serve_says_what_is_wrong_with_its_settings(tmp_path: Path) -> None:
+    polite(blackbox(tmp_path, "serve", "--host", "0.0.0.0", "--insecure-local"), "loopback")
+    polite(blackbox(tmp_path, "serve", variables={"BLACKBOX_PROT": "80"}), "BLACKBOX_PROT", "PORT")
+    polite(blackbox(tmp_path, "serve", "--database", "absent/blackbox.db"), "absent")
+    (tmp_path / "text.db").write_text("not a database at all, but long enough to be taken for one\n" * 20)
+    polite(blackbox(tmp_path, "serve", "--database", "text.db"), "text.db")
