@@ -13,7 +13,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeVar, Union
 
 import pydantic
@@ -36,7 +36,7 @@ _CONTAINERS = (dict, list)
 
 
 def read_json(body: bytes) -> tuple[Any, bool]:
-    """The value of a JSON document, and whether all its numbers are finite.
+    """The value of a JSON document, and whether all its numbers are finite, and its integers of at most 64 bits.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def read_json(body: bytes) -> tuple[Any, bool]:
 
 
 def _survey(value: Any) -> tuple[int, bool]:
-    """How many object members there are, and whether every number is finite; refuses deep nesting."""
+    """How many object members there are, and whether every number is one we can send back; refuses depth."""
     members, finite = 0, True
     level: list[Any] = [value] if isinstance(value, _CONTAINERS) else []
     for _ in range(MAX_DEPTH):
@@ -71,6 +71,9 @@ def _survey(value: Any) -> tuple[int, bool]:
                 kind = type(item)
                 if kind is float:
                     if not -math.inf < item < math.inf:
+                        finite = False
+                elif kind is int:
+                    if not -(2**63) <= item < 2**64:
                         finite = False
                 elif kind is dict or kind is list:
                     below.append(item)
@@ -110,9 +113,11 @@ def _malformed(body: bytes, why: str) -> MalformedJson:
     return MalformedJson(f"the body is not valid JSON: {why}", hint=hint, errors=[FieldError("", "malformed", why)])
 
 
-def not_finite(value: Any, at: str = "") -> Iterator[tuple[str, float]]:
-    """JSON pointer and value of every number that is not finite."""
-    if isinstance(value, float) and not math.isfinite(value):
+def not_finite(value: Any, at: str = "") -> Iterator[tuple[str, float | int]]:
+    """JSON pointer and value of every number that is not finite, and of every integer of more than 64 bits."""
+    if (isinstance(value, float) and not math.isfinite(value)) or (
+        isinstance(value, int) and not -(2**63) <= value < 2**64
+    ):
         yield at, value
     elif isinstance(value, dict):
         for name, item in value.items():
@@ -140,27 +145,34 @@ def dotted(pointer: str) -> str:
     return words.removeprefix(".") or "the body"
 
 
-def is_result_value(pointer: str) -> bool:
-    """Whether a pointer names the value of a result (which a study may take as infeasible when it is not finite)."""
-    return re.fullmatch(r"(/results/\d+)?/value", pointer) is not None
+def refuse_not_finite(value: Any, tolerant: bool = False) -> None:
+    """Raise for numbers that are not finite, and for integers that other readers of JSON would change.
 
-
-def refuse_not_finite(value: Any, allowed: Callable[[str], bool] = lambda pointer: False) -> None:
-    """Raise for numbers that are not finite, except where they are allowed.
+    Parameters
+    ----------
+    tolerant : a result's value may be anything.
 
     Raises
     ------
     NonFiniteValue
         With a pointer to each of the first 100.
+    InvalidInput
+        If there are only integers of more than 64 bits (a seed and a result's value may be one).
     """
-    faults = []
+    endless, long = [], []
     for pointer, number in not_finite(value):
-        if not allowed(pointer):
-            faults.append(FieldError(pointer, "non_finite", f"{dotted(pointer)} is {spelled(number)}"))
-            if len(faults) == 100:
-                break
-    if faults:
-        raise NonFiniteValue("; ".join(f.message for f in faults[:3]) + ".", hint=NON_FINITE_HINT, errors=faults)
+        is_value = re.fullmatch(r"(/results/\d+)?/value", pointer) is not None
+        if isinstance(number, float):
+            if not (tolerant and is_value):
+                endless.append(FieldError(pointer, "non_finite", f"{dotted(pointer)} is {spelled(number)}"))
+        elif not is_value and pointer != "/seed":
+            long.append(FieldError(pointer, "too_long", f"{dotted(pointer)} is an integer of more than 64 bits"))
+        if len(endless) + len(long) == 100:
+            break
+    if endless:
+        raise NonFiniteValue("; ".join(f.message for f in endless[:3]) + ".", hint=NON_FINITE_HINT, errors=endless)
+    if long:
+        raise InvalidInput("; ".join(f.message for f in long[:3]) + ".", hint="Send it as text.", errors=long)
 
 
 # Fitting models -------------------------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ import logging
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -79,6 +81,43 @@ class Line:
             waiter.cancel()
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
+
+
+class Landing:
+    """Brings the futures of the store's writer into the event loop.
+
+    A commit resolves the futures of many requests at once; the loop is woken once for all of them, not once for each.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._landed: deque[tuple[asyncio.Future[Any], Future[Any]]] = deque()
+        self._calling = False
+
+    def bring(self, future: Future[T]) -> asyncio.Future[T]:
+        """What the loop can wait for."""
+        waiter: asyncio.Future[T] = self._loop.create_future()
+        future.add_done_callback(partial(self._land, waiter))
+        return waiter
+
+    def _land(self, waiter: asyncio.Future[Any], future: Future[Any]) -> None:
+        self._landed.append((waiter, future))
+        if not self._calling:
+            self._calling = True
+            with suppress(RuntimeError):  # the loop has ended, and with it who waited
+                self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._calling = False  # first: what lands from now on calls again
+        while self._landed:
+            waiter, future = self._landed.popleft()
+            if waiter.done():
+                continue
+            error = future.exception()
+            if error is not None:
+                waiter.set_exception(error)
+            else:
+                waiter.set_result(future.result())
 
 
 @dataclass(slots=True, eq=False)
@@ -154,7 +193,8 @@ class Service:
         self.metrics = metrics
         self.clock = clock
         self._computer = computer
-        self._submit = getattr(store, "submit", None)
+        self._submit: Callable[[Callable[[Tx], Any]], Future[Any]] | None = getattr(store, "submit", None)
+        self._landing = Landing()
         self._studies: OrderedDict[str, Open] = OrderedDict()
         self.stopping = False
 
@@ -166,8 +206,7 @@ class Service:
         try:
             if self._submit is None:
                 return self.store.write(work)
-            answer: T = await asyncio.wrap_future(self._submit(work))
-            return answer
+            return await self._landing.bring(self._submit(work))
         except StoreUnavailable:
             self._studies.clear()  # nobody knows what the disk has: read everything again
             raise

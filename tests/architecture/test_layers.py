@@ -15,7 +15,7 @@ import importlib, pkgutil, sys
 
 class Refusing:
     names = {"fastapi", "starlette", "uvicorn", "ray", "sqlalchemy", "alembic", "psycopg", "httpx", "typer", "rich",
-             "prometheus_client", "orjson", "plotly", "optuna", "torch", "gymnasium", "blackbox_server", "blackbox_client"}
+             "orjson", "prometheus_client", "plotly", "gymnasium", "blackbox_server", "blackbox_client"}
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in self.names:

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from service import Service
+
+from tests.end_to_end.service import Service
 
 
 @pytest.fixture

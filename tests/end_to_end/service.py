@@ -141,7 +141,6 @@ def _command(arguments: tuple[str, ...], variables: Mapping[str, str | None], fo
         os.close(descriptor)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     os.chdir(folder)
-    sys.path[:] = [path for path in sys.path if path not in ("", str(Path(__file__).parent))]
     for name, value in variables.items():
         os.environ.pop(name, None)
         if value is not None:

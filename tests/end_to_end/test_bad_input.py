@@ -5,7 +5,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from service import Service
+
+from tests.end_to_end.service import Service
 
 PAGE = Path(__file__).parents[2] / "clients" / "README.md"
 ROW = re.compile(r"^\| `(GET|POST|DELETE) (\S+)` \| (?:`(.*)` )?\| (\d+) \| `([\w-]+)` \|$", re.M)

@@ -17,9 +17,9 @@ import pytest
 from blackbox_client import BlackboxClientError, Client, RetryPolicy, completed, injected
 from blackbox_client.client import StudyHandle
 from blackbox_server.store import SqlStore
-from service import PATIENCE, Command, Service, blackbox, until
 
 from blackbox.study import Study, perform
+from tests.end_to_end.service import PATIENCE, Command, Service, blackbox, until
 from tests.engine.studies import Driver
 
 N_TRIALS = 1000

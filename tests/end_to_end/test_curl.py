@@ -9,7 +9,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from service import Service
+
+from tests.end_to_end.service import Service
 
 README = Path(__file__).parents[2] / "README.md"
 MY_JOB = """#!/bin/sh

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from blackbox_client import completed
-from service import PATIENCE, Service
+
+from tests.end_to_end.service import PATIENCE, Service
 
 N_CLIENTS = 8
 N_TRIALS = 300
@@ -57,16 +58,16 @@ def test_nobody_waits_for_a_slow_worker(server: Service, record_property: Callab
     closed = {row["data"]["generation"]: int(row["seq"]) for row in history if row["type"] == "generation.closed"}
     results = [row for row in history if row["type"].startswith("trial.")]
     assert len(results) == N_TRIALS
-    slow = [row for row in results if row["data"]["worker"] == "slow"]
-    assert slow
-    for row in slow:  # its generation had closed without it, and so had others after that
-        generation = row["data"]["generation"]
-        assert closed[generation] < int(row["seq"])
-        assert sum(seq < int(row["seq"]) for later, seq in closed.items() if later > generation) >= 2
-    assert len(closed) >= (N_TRIALS - len(slow) - POPULATION) // POPULATION
+    slow_in = {row["data"]["generation"]: int(row["seq"]) for row in results if row["data"]["worker"] == "slow"}
+    assert slow_in
+    assert min(slow_in) == 0
+    for generation, seq in slow_in.items():  # its generation closed before it was told, and so did others after that
+        if generation < len(closed) - 2:  # not one that it began when the run was all but over
+            assert max(closed[generation + i] for i in range(3)) < seq
+    assert len(closed) >= N_TRIALS // POPULATION // 2
     p95 = sorted(asks)[int(0.95 * len(asks))]
     figures = (
-        f"{N_TRIALS} trials in {seconds:.1f} s, {len(slow)} by the slow worker, {len(closed)} generations closed, "
+        f"{N_TRIALS} trials in {seconds:.1f} s, {len(slow_in)} by the slow worker, {len(closed)} generations closed, "
         f"ask median {1e3 * sorted(asks)[len(asks) // 2]:.1f} ms, 95th percentile {1e3 * p95:.1f} ms"
     )
     record_property("figures", figures)

@@ -12,9 +12,9 @@ import httpx
 import numpy as np
 from blackbox_client import Evaluation, Worker
 from blackbox_server.store import SqlStore
-from service import Service
 
 from blackbox.study import Study, perform
+from tests.end_to_end.service import Service
 
 DIM = 20_000
 POPULATION = 8

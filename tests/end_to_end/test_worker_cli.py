@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from blackbox_client.client import StudyHandle
-from service import Command, Service, blackbox, until
+
+from tests.end_to_end.service import Command, Service, blackbox, until
 
 JOB = """
 import pathlib, time

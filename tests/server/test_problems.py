@@ -84,6 +84,16 @@ def test_a_study_may_take_what_is_not_finite_as_infeasible(server: Server) -> No
     assert assert_problem(other, 422, "non-finite-value")["errors"][0]["pointer"] == "/results/0/info/loss"
 
 
+@pytest.mark.parametrize("number", [2**64, -(10**30)])
+def test_integers_that_do_not_fit_64_bits_are_refused_with_their_place(server: Server, number: int) -> None:
+    study = server.create()
+    server.ask(study)
+    answer = server.http.post(f"/v1/studies/{study}/tell", json={"trial": "t_1", "value": 1, "info": {"n": [number]}})
+    assert assert_problem(answer, 422, "invalid-input")["errors"][0]["pointer"] == "/info/n/0"
+    assert server.outcome(study, trial="t_1", value=number)["outcome"] == "applied"
+    assert server.create("seeded", seed=number) != study
+
+
 FLOATISH = st.one_of(
     st.floats(),
     st.integers(-(10**30), 10**30),
@@ -96,7 +106,7 @@ FLOATISH = st.one_of(
 
 
 @hypothesis_settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
 )
 @given(value=FLOATISH, other=FLOATISH, field=st.sampled_from(["stderr", "info", "cost", "fidelity"]))
 def test_whatever_is_told_history_stays_readable(server: Server, value: Any, other: Any, field: str) -> None:

@@ -55,8 +55,7 @@ async def tell(request: Request) -> Response:
     told, short = _long_form(value)
     body = schemas.fit(Tell, told, shorten="/results/0" if short else "")
     if not finite:
-        tolerant = open.study.spec.non_finite == "infeasible"
-        schemas.refuse_not_finite(value, lambda pointer: tolerant and schemas.is_result_value(pointer))
+        schemas.refuse_not_finite(value, tolerant=open.study.spec.non_finite == "infeasible")
     limits.within_count(settings(request), body.results, "/results")
     own, service_ = exchange(request), service(request)
     worker = body.worker or own.principal.name
