@@ -19,7 +19,7 @@ import hmac
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from blackbox.errors import BlackboxError, FieldError, LeaseUnknown, NonFiniteValue, StudyNotFound, TrialNotFound
@@ -235,7 +235,7 @@ def apply_claim(
         trial.lost += 1
         trial.extra = json.dumps({"error": {"type": "lost", "message": f"{trial.lost} leases lapsed without a result"}})
         row.leased -= 1
-        _close(tx, row, trial, FAILED, None, now)
+        _close(row, trial, FAILED, None, now)
         tx.put_trial(trial)
     for trial in chosen.stale:
         _leave(row, trial)
@@ -267,7 +267,7 @@ def _leave(row: StudyRow, trial: TrialRow) -> None:
         row.leased -= 1
 
 
-def _close(tx: Tx, row: StudyRow, trial: TrialRow, state: str, value: float | None, now: float) -> None:
+def _close(row: StudyRow, trial: TrialRow, state: str, value: float | None, now: float) -> None:
     """Give a trial its terminal state and its place in the log. The caller has taken it out of the open counters."""
     row.seq += 1
     row.used += 1
@@ -278,17 +278,158 @@ def _close(tx: Tx, row: StudyRow, trial: TrialRow, state: str, value: float | No
 # Telling --------------------------------------------------------------------------------------------------------------
 
 
-def settle(
-    tx: Tx, row: StudyRow, spec: StudySpec, secret: bytes, kind: Kind, report: Report, *, worker: str | None, now: float
-) -> Outcome:
-    """Apply one report. Never raises for a bad item: the outcome says what was wrong with it."""
-    try:
-        report = _checked(report, spec)
-        if report.trial is None:
-            return _inject(tx, row, spec, report, worker=worker, now=now)
-        return _settle(tx, row, spec, secret, kind, report, worker=worker, now=now)
-    except BlackboxError as error:
-        return Outcome(report.trial, "rejected", error=error)
+class Desk:
+    """Where the results of one tell are settled: reads their trials at once, and writes what changed at once.
+
+    Parameters
+    ----------
+    row : the study's row, changed in place; the caller writes it.
+    numbers : of the trials that the reports are about.
+    """
+
+    def __init__(
+        self,
+        tx: Tx,
+        row: StudyRow,
+        spec: StudySpec,
+        secret: bytes,
+        kind: Kind,
+        numbers: Sequence[int],
+        *,
+        worker: str | None,
+        now: float,
+    ) -> None:
+        self.tx, self.row, self.spec, self.secret, self.kind = tx, row, spec, secret, kind
+        self.worker, self.now = worker, now
+        self.trials = tx.trials(row.id, numbers) if numbers else {}
+        self._changed: dict[int, TrialRow] = {}
+
+    def settle(self, report: Report) -> Outcome:
+        """Apply one report. Never raises for a bad item: the outcome says what was wrong with it."""
+        try:
+            report = _checked(report, self.spec)
+            if report.trial is None:
+                return self._inject(report)
+            trial = self.trials.get(report.trial)
+            if trial is None:
+                raise TrialNotFound(
+                    f"study {self.row.id} has no trial t_{report.trial}; its newest is t_{self.row.trials}",
+                    hint="tell the `id` of a trial that ask gave out",
+                )
+            attempt = self._attempt(report, trial)
+            if trial.state not in OPEN_STATES:
+                return self._late(trial, report, attempt)
+            if report.status in ("released", "failed"):
+                return self._give_back(trial, report, attempt)
+            return self._apply(trial, report, attempt)
+        except BlackboxError as error:
+            return Outcome(report.trial, "rejected", error=error)
+
+    def write(self) -> None:
+        """Write the trials that changed."""
+        if self._changed:
+            self.tx.put_trials(list(self._changed.values()))
+
+    def _attempt(self, report: Report, trial: TrialRow) -> int:
+        """The attempt a report speaks for."""
+        if report.token is None:
+            if self.spec.require_lease:
+                raise LeaseUnknown(
+                    f"this study wants the lease token with every result, t_{trial.number} came without one",
+                    hint='add "lease": the `lease.token` of the ask answer',
+                )
+            return trial.attempt
+        number, attempt = read_token(self.secret, report.token)
+        if number != trial.number or attempt > trial.attempt:
+            raise LeaseUnknown(
+                f"the lease token is for t_{number}, the result for t_{trial.number}",
+                hint="send each result with the token of its own trial",
+            )
+        return attempt
+
+    def _apply(self, trial: TrialRow, report: Report, attempt: int) -> Outcome:
+        """A result for an open trial, whoever holds it now."""
+        state = {"completed": COMPLETED, "infeasible": INFEASIBLE, "stopped": STOPPED}[report.status]
+        _leave(self.row, trial)
+        trial.worker = self.worker or trial.worker
+        trial.extra = _dumped(report.extra)
+        _close(self.row, trial, state, None if state == INFEASIBLE else report.value, self.now)
+        best = improves(self.row, self.spec, trial)
+        self._changed[trial.number] = trial
+        self._spend(report)
+        return Outcome(trial.number, "applied", state, attempt, best_so_far=best)
+
+    def _give_back(self, trial: TrialRow, report: Report, attempt: int) -> Outcome:
+        """An open trial is released or its evaluation failed."""
+        left = self.spec.lease.max_attempts - trial.failures
+        if attempt < trial.attempt or (trial.state == QUEUED and report.status == "released"):
+            # Somebody else holds it, or it is free already: what this attempt did changes nothing.
+            return Outcome(trial.number, "duplicate", trial.state, attempt, left)
+        failed = report.status == "failed"
+        if failed:
+            trial.failures += 1
+            left -= 1
+            trial.extra = _dumped(report.extra)
+        _leave(self.row, trial)
+        self._changed[trial.number] = trial
+        if failed and (not report.retryable or left <= 0):
+            _close(self.row, trial, FAILED, None, self.now)
+            self._spend(report)
+            return Outcome(trial.number, "applied", FAILED, attempt, 0)
+        trial.until, trial.worker, trial.ask_key = None, None, None
+        if is_stale(trial, self.row, self.kind):
+            trial.state = SUPERSEDED
+        else:
+            trial.state = QUEUED
+            self.row.queued += 1
+        return Outcome(trial.number, "requeued" if failed else "released", trial.state, attempt + 1, left)
+
+    def _late(self, trial: TrialRow, report: Report, attempt: int) -> Outcome:
+        """A result for a closed trial: a repetition, or one more value worth keeping."""
+        if report.status == "released":
+            return Outcome(trial.number, "duplicate", trial.state, attempt)
+        said = {COMPLETED: "completed", INFEASIBLE: "infeasible", STOPPED: "stopped", FAILED: "failed"}.get(trial.state)
+        withdrawn = trial.state in (SUPERSEDED, CANCELLED)
+        if withdrawn and trial.seq is not None:
+            said = "completed" if trial.value is not None else "infeasible"
+        if said == report.status and trial.value == (report.value if report.status != "infeasible" else None):
+            return Outcome(trial.number, "duplicate", trial.state, attempt)
+        self.row.seq += 1
+        extra = _dumped(report.extra)
+        if not (withdrawn and trial.seq is None and report.status in ("completed", "infeasible")):
+            late = LateRow(self.row.id, self.row.seq, trial.number, self.worker, self.now, report.value, extra)
+            self.tx.insert_late(late)
+            return Outcome(trial.number, "late_recorded", trial.state, attempt)
+        self.row.waiting += 1
+        trial.value = report.value if report.status == "completed" else None
+        trial.seq, trial.told_at, trial.extra, trial.worker = self.row.seq, self.now, extra, self.worker or trial.worker
+        best = trial.state == SUPERSEDED and improves(self.row, self.spec, trial)
+        self._changed[trial.number] = trial
+        self._spend(report)
+        return Outcome(trial.number, "late_recorded", trial.state, attempt, best_so_far=best)
+
+    def _inject(self, report: Report) -> Outcome:
+        """A point the study did not choose, with its value: told to methods that take such points."""
+        row = self.row
+        row.trials += 1
+        number = row.trials
+        trial = TrialRow(row.id, number, row.step, -number, asked_at=self.now, worker=self.worker)
+        trial.source, trial.extra = report.source or "injected", _dumped(report.extra)
+        row.seq += 1
+        row.waiting += 1
+        trial.state = {"completed": COMPLETED, "infeasible": INFEASIBLE}.get(report.status, STOPPED)
+        trial.value, trial.seq, trial.told_at = report.value, row.seq, self.now
+        best = improves(row, self.spec, trial)
+        self.tx.insert_trials([trial], [PointRow(row.id, number, report.vector, None, report.params)])
+        return Outcome(number, "injected", trial.state, best_so_far=best)
+
+    def _spend(self, report: Report) -> None:
+        """Count the cost, and end the study when target or budget is reached."""
+        cost = report.extra.get("cost")
+        usd = cost.get("usd") if isinstance(cost, Mapping) else None
+        if isinstance(usd, int | float) and not isinstance(usd, bool) and math.isfinite(usd) and usd > 0:
+            self.row.cost += usd
+        end_if_spent(self.tx, self.row, self.spec, self.now)
 
 
 def _checked(report: Report, spec: StudySpec) -> Report:
@@ -304,10 +445,8 @@ def _checked(report: Report, spec: StudySpec) -> Report:
     if math.isfinite(report.value):
         return report
     if spec.non_finite == "infeasible":
-        return Report(
-            report.trial, report.token, "infeasible", None, {**report.extra, "reason": f"value was {report.value}"},
-            report.retryable, report.vector, report.params, report.source,
-        )  # fmt: skip
+        reason = {**report.extra, "reason": f"value was {report.value}"}
+        return replace(report, status="infeasible", value=None, extra=reason)
     raise NonFiniteValue(
         f"value is {report.value}, expected a finite number",
         hint=NON_FINITE_HINT,
@@ -315,126 +454,8 @@ def _checked(report: Report, spec: StudySpec) -> Report:
     )
 
 
-def _settle(
-    tx: Tx, row: StudyRow, spec: StudySpec, secret: bytes, kind: Kind, report: Report, *, worker: str | None, now: float
-) -> Outcome:
-    assert report.trial is not None
-    trial = tx.trial(row.id, report.trial)
-    if trial is None:
-        raise TrialNotFound(
-            f"study {row.id} has no trial t_{report.trial}; its newest is t_{row.trials}",
-            hint="tell the `id` of a trial that ask gave out",
-        )
-    attempt = _attempt(spec, secret, report, trial)
-    if trial.state in OPEN_STATES:
-        if report.status in ("released", "failed"):
-            return _give_back(tx, row, spec, kind, trial, attempt, report, now)
-        state = {"completed": COMPLETED, "infeasible": INFEASIBLE, "stopped": STOPPED}[report.status]
-        _leave(row, trial)
-        trial.worker = worker or trial.worker
-        trial.extra = json.dumps(report.extra, sort_keys=True) if report.extra else None
-        _close(tx, row, trial, state, report.value if state != INFEASIBLE else None, now)
-        best = improves(row, spec, trial)
-        tx.put_trial(trial)
-        _spend(tx, row, spec, report, now)
-        return Outcome(trial.number, "applied", trial.state, attempt, best_so_far=best)
-    if report.status == "released":
-        return Outcome(trial.number, "duplicate", trial.state, attempt)
-    return _late(tx, row, spec, trial, report, attempt, worker=worker, now=now)
-
-
-def _attempt(spec: StudySpec, secret: bytes, report: Report, trial: TrialRow) -> int:
-    """The attempt a report speaks for."""
-    if report.token is None:
-        if spec.require_lease:
-            raise LeaseUnknown(
-                f"this study wants the lease token with every result, t_{trial.number} came without one",
-                hint='add "lease": the `lease.token` of the ask answer',
-            )
-        return trial.attempt
-    number, attempt = read_token(secret, report.token)
-    if number != trial.number or attempt > trial.attempt:
-        raise LeaseUnknown(
-            f"the lease token is for t_{number}, the result for t_{trial.number}",
-            hint="send each result with the token of its own trial",
-        )
-    return attempt
-
-
-def _give_back(
-    tx: Tx, row: StudyRow, spec: StudySpec, kind: Kind, trial: TrialRow, attempt: int, report: Report, now: float
-) -> Outcome:
-    """An open trial is released or its evaluation failed."""
-    left = spec.lease.max_attempts - trial.failures
-    if attempt < trial.attempt or (trial.state == QUEUED and report.status == "released"):
-        # Somebody else holds it, or it is free already: what this attempt did changes nothing.
-        return Outcome(trial.number, "duplicate", trial.state, attempt, left)
-    failed = report.status == "failed"
-    if failed:
-        trial.failures += 1
-        left -= 1
-        trial.extra = json.dumps(report.extra, sort_keys=True) if report.extra else None
-    _leave(row, trial)
-    if failed and (not report.retryable or left <= 0):
-        _close(tx, row, trial, FAILED, None, now)
-        tx.put_trial(trial)
-        _spend(tx, row, spec, report, now)
-        return Outcome(trial.number, "applied", FAILED, attempt, 0)
-    trial.until, trial.worker, trial.ask_key = None, None, None
-    if is_stale(trial, row, kind):
-        trial.state = SUPERSEDED
-    else:
-        trial.state = QUEUED
-        row.queued += 1
-    tx.put_trial(trial)
-    return Outcome(trial.number, "requeued" if failed else "released", trial.state, attempt + 1, left)
-
-
-def _late(
-    tx: Tx,
-    row: StudyRow,
-    spec: StudySpec,
-    trial: TrialRow,
-    report: Report,
-    attempt: int,
-    *,
-    worker: str | None,
-    now: float,
-) -> Outcome:
-    """A result for a closed trial: a repetition, or one more value worth keeping."""
-    said = {COMPLETED: "completed", INFEASIBLE: "infeasible", STOPPED: "stopped", FAILED: "failed"}.get(trial.state)
-    if trial.state in (SUPERSEDED, CANCELLED) and trial.seq is not None:
-        said = "completed" if trial.value is not None else "infeasible"
-    if said == report.status and trial.value == (report.value if report.status != "infeasible" else None):
-        return Outcome(trial.number, "duplicate", trial.state, attempt)
-    row.seq += 1
-    extra = json.dumps(report.extra, sort_keys=True) if report.extra else None
-    if trial.state in (SUPERSEDED, CANCELLED) and trial.seq is None and report.status in ("completed", "infeasible"):
-        row.waiting += 1
-        trial.value = report.value if report.status == "completed" else None
-        trial.seq, trial.told_at, trial.extra, trial.worker = row.seq, now, extra, worker or trial.worker
-        best = trial.state == SUPERSEDED and improves(row, spec, trial)
-        tx.put_trial(trial)
-        _spend(tx, row, spec, report, now)
-        return Outcome(trial.number, "late_recorded", trial.state, attempt, best_so_far=best)
-    tx.insert_late(LateRow(row.id, row.seq, trial.number, worker, now, report.value, extra))
-    return Outcome(trial.number, "late_recorded", trial.state, attempt)
-
-
-def _inject(tx: Tx, row: StudyRow, spec: StudySpec, report: Report, *, worker: str | None, now: float) -> Outcome:
-    """A point the study did not choose, with its value: told to methods that take such points, and to the archive."""
-    row.trials += 1
-    number = row.trials
-    trial = TrialRow(row.id, number, row.step, -number, asked_at=now, worker=worker, source=report.source or "injected")
-    if report.extra:
-        trial.extra = json.dumps(report.extra, sort_keys=True)
-    row.seq += 1
-    row.waiting += 1
-    trial.state = {"completed": COMPLETED, "infeasible": INFEASIBLE}.get(report.status, STOPPED)
-    trial.value, trial.seq, trial.told_at = report.value, row.seq, now
-    best = improves(row, spec, trial)
-    tx.insert_trials([trial], [PointRow(row.id, number, report.vector, None, report.params)])
-    return Outcome(number, "injected", trial.state, best_so_far=best)
+def _dumped(extra: Mapping[str, Any]) -> str | None:
+    return json.dumps(extra, sort_keys=True) if extra else None
 
 
 def improves(row: StudyRow, spec: StudySpec, trial: TrialRow) -> bool:
@@ -446,15 +467,6 @@ def improves(row: StudyRow, spec: StudySpec, trial: TrialRow) -> bool:
         return False
     row.best_trial, row.best_value = trial.number, trial.value
     return True
-
-
-def _spend(tx: Tx, row: StudyRow, spec: StudySpec, report: Report, now: float) -> None:
-    """Count the cost, and end the study when target or budget is reached."""
-    cost = report.extra.get("cost")
-    usd = cost.get("usd") if isinstance(cost, Mapping) else None
-    if isinstance(usd, int | float) and not isinstance(usd, bool) and math.isfinite(usd) and usd > 0:
-        row.cost += usd
-    end_if_spent(tx, row, spec, now)
 
 
 def end_if_spent(tx: Tx, row: StudyRow, spec: StudySpec, now: float) -> None:

@@ -57,8 +57,8 @@ def minimize(
     Returns
     -------
     OptimizeResult
-        x (best evaluated point, as `fn` got it), fun, nfev, nit (closed steps), success, status, message, recommended (the
-        point the method would deploy: better than `x` under noise), algorithm, study (the `Study`) and store.
+        x (best evaluated point, as `fn` got it), fun, nfev, nit (closed steps), success, status, message, recommended
+        (the point the method would deploy: better than `x` under noise), algorithm, study (the `Study`) and store.
 
     Raises
     ------
@@ -103,9 +103,9 @@ def run(
 ) -> OptimizeResult:
     """Evaluate a study on a backend until it ends; see `minimize`.
 
-    Every free worker gets the next lane as soon as it is free; a step never waits for its slow evaluations. An exception
-    of the objective is told as a failure and raised; the death of a worker process is told as a failure that may be
-    retried, up to the study's `max_attempts`.
+    Every free worker gets the next lane as soon as it is free; a step never waits for its slow evaluations. An
+    exception of the objective is told as a failure and raised; the death of a worker process is told as a failure that
+    may be retried, up to the study's `max_attempts`.
     """
     out: dict[int, str] = {}
     try:

@@ -219,8 +219,16 @@ class Tx(Protocol):
     # trials
     def insert_trials(self, trials: Sequence[TrialRow], points: Sequence[PointRow]) -> None: ...
     def trial(self, study: str, number: int) -> TrialRow | None: ...
+    def trials(self, study: str, numbers: Sequence[int]) -> dict[int, TrialRow]:
+        """These trials by number; numbers without one are left out."""
+        ...
+
     def put_trial(self, row: TrialRow) -> None:
         """Change a trial. Its step, lane and replicate never change; nor does its seq, once it has one."""
+        ...
+
+    def put_trials(self, rows: Sequence[TrialRow]) -> None:
+        """Change several trials of one study."""
         ...
 
     def points(self, study: str, numbers: Sequence[int]) -> dict[int, PointRow]:
@@ -474,6 +482,14 @@ class _MemoryTx:
     def trial(self, study: str, number: int) -> TrialRow | None:
         trials = self._studies[study].trials
         return _trial(trials[number - 1]) if 1 <= number <= len(trials) else None
+
+    def trials(self, study: str, numbers: Sequence[int]) -> dict[int, TrialRow]:
+        found = {number: self.trial(study, number) for number in numbers}
+        return {number: trial for number, trial in found.items() if trial is not None}
+
+    def put_trials(self, rows: Sequence[TrialRow]) -> None:
+        for row in rows:
+            self.put_trial(row)
 
     def put_trial(self, row: TrialRow) -> None:
         tables = self._studies[row.study]

@@ -404,6 +404,11 @@ class Study:
             row, state = yield from self._current()
             pool = self._pool_at(row, state)
             algorithm = self.algorithm(row)
+            if self.kind == "group" and not self.traits.uses_pending and row.state == ACTIVE and not row.queued:
+                # What will very likely be missing: saves a transaction that only finds that out.
+                wanted = [lane for lane in range(row.lanes, row.lanes + count) if lane not in pool.points]
+                if wanted:
+                    yield from self._prepare(pool, algorithm, state, _Missing(wanted, NOTHING_PENDING, row.asks))
 
             def work(tx: Tx, state: Any = state, pool: _Pool = pool, algorithm: Algorithm[Any, Any] = algorithm) -> Any:
                 return self._grant(tx, algorithm, state, pool, now, worker, count, lease_seconds, key, resume)
@@ -591,39 +596,27 @@ class Study:
     def tell(self, reports: Sequence[Report], *, now: float, worker: str | None = None) -> Steps[Told]:
         """Apply results. Items succeed or fail one by one; see `Outcome`. Durable when it returns."""
 
+        numbers = [report.trial for report in reports if report.trial is not None]
+
         def work(tx: Tx) -> tuple[tuple[Outcome, ...], StudyRow, list[float]]:
             row = leases.locked(tx, self.id)
-            outcomes = []
-            for report in reports:
-                outcomes.append(
-                    leases.settle(
-                        tx, row, self.spec, self.head.secret, self.kind, report, worker=worker, now=now
-                    )
-                )  # fmt: skip
+            desk = leases.Desk(tx, row, self.spec, self.head.secret, self.kind, numbers, worker=worker, now=now)
+            outcomes = tuple(desk.settle(report) for report in reports)
+            desk.write()
             row.asks += 1
             tx.put_study(row)
-            return tuple(outcomes), row, self._seconds_taken(tx, outcomes, now)
+            applied = [desk.trials[o.trial] for o in outcomes if o.outcome == "applied" and o.trial is not None]
+            return outcomes, row, [now - trial.leased_at for trial in applied if trial.leased_at is not None]
 
         outcomes, row, seconds = yield Write(work)
         self._row = row
-        if seconds:
+        if seconds and self.spec.lease.default_seconds == "auto":
             self._durations.extend(seconds)
             if 5 <= len(self._durations) <= 20 or row.seq % 16 == 0:
                 self._auto_seconds = max(60.0, 3.0 * float(np.quantile(self._durations, 0.95)))
         if worker is not None:
             yield from self._breaker(worker, outcomes, now)
         return Told(outcomes, self._row)
-
-    def _seconds_taken(self, tx: Tx, outcomes: Sequence[Outcome], now: float) -> list[float]:
-        """Evaluation times of the first few applied results, for `lease_seconds`."""
-        if self.spec.lease.default_seconds != "auto":
-            return []
-        seconds = []
-        for outcome in outcomes[:4]:
-            trial = tx.trial(self.id, outcome.trial) if outcome.outcome == "applied" and outcome.trial else None
-            if trial is not None and trial.leased_at is not None:
-                seconds.append(now - trial.leased_at)
-        return seconds
 
     def _breaker(self, worker: str, outcomes: Sequence[Outcome], now: float) -> Steps[None]:
         """Back off a worker that fails many times in a row; pause the study when no other one does better."""
@@ -1037,8 +1030,8 @@ class Study:
 
         state = self.algorithm(row, 0).init()
         take(0, state)
-        for record, state, _ in log.replay(self._algorithms, state, records, told, self.maximize):
-            take(record.step + 1, state)
+        for record, after, _ in log.replay(self._algorithms, state, records, told, self.maximize):
+            take(record.step + 1, after)
         return vectors
 
     # Reading ----------------------------------------------------------------------------------------------------------

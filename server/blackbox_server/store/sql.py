@@ -141,6 +141,7 @@ PAGE = f"{TRIALS} AND number > ?2 ORDER BY number LIMIT ?3"
 PAGE_OF_STATES = f"{TRIALS} AND number > ?2 AND state IN (SELECT value FROM json_each(?4)) ORDER BY number LIMIT ?3"
 BEST = f"{TRIALS} AND value IS NOT NULL AND seq > 0 AND invalid = 0 AND state IN ('COMPLETED', 'SUPERSEDED')"
 LOWEST, HIGHEST = f"{BEST} ORDER BY value, seq LIMIT 1", f"{BEST} ORDER BY value DESC, seq LIMIT 1"
+SOME_TRIALS = f"{TRIALS} AND number IN (SELECT value FROM json_each(?2))"
 POINTS = f"SELECT {_columns(PointRow)} FROM points WHERE study = ?"
 POINT = f"{POINTS} AND number = ?"
 SOME_POINTS = f"{POINTS} AND number IN (SELECT value FROM json_each(?))"
@@ -286,6 +287,20 @@ class _SqlTx:
     def trial(self, study: str, number: int) -> TrialRow | None:
         found = self._execute(TRIAL, (study, number)).fetchone()
         return _trials([found])[0] if found else None
+
+    def trials(self, study: str, numbers: Sequence[int]) -> dict[int, TrialRow]:
+        if len(numbers) == 1:
+            found = self.trial(study, numbers[0])
+            return {} if found is None else {found.number: found}
+        rows = self._execute(SOME_TRIALS, (study, json.dumps(list(numbers))))
+        return {trial.number: trial for trial in _trials(rows)}
+
+    def put_trials(self, rows: Sequence[TrialRow]) -> None:
+        for row in rows:
+            _no_nan(row.value, row.until, row.asked_at, row.leased_at, row.told_at)
+        changed = self.connection.executemany(PUT_TRIAL, [PUT_TRIAL_ARGUMENTS(row) for row in rows]).rowcount
+        if rows and changed != len(rows):
+            raise TrialNotFound(f"of {len(rows)} trials of {rows[0].study} only {changed} exist")
 
     def put_trial(self, row: TrialRow) -> None:
         _no_nan(row.value, row.until, row.asked_at, row.leased_at, row.told_at)
