@@ -285,6 +285,7 @@ class Study:
         self._row: StudyRow | None = None
         self._cached: _Cached | None = None
         self._pool: _Pool | None = None
+        self._window: tuple[tuple[int, int, int], list[log.Told]] | None = None
         self._durations: deque[float] = deque(maxlen=200)
         self._auto_seconds = FIRST_LEASE_SECONDS
         self._streaks: dict[str, int] = {}
@@ -328,10 +329,18 @@ class Study:
 
     def due(self) -> bool:
         """Whether enough results are waiting that a step may close. Cheap: no effect, from what was last seen."""
-        row, cached = self._row, self._cached
-        if row is None or cached is None or (cached.epoch, cached.step) != (row.epoch, row.step):
+        return self._row is None or self._due(self._row)
+
+    def _due(self, row: StudyRow) -> bool:
+        cached = self._cached
+        if cached is None or (cached.epoch, cached.step) != (row.epoch, row.step):
             return True
         return row.waiting > 0 and row.waiting >= self.algorithm(row).need(cached.state)
+
+    @property
+    def seen(self) -> StudyRow | None:
+        """The committed row as last seen here; others may have moved on."""
+        return None if self._row is None else replace(self._row)
 
     def state(self, at_step: int | None = None) -> Steps[tuple[StudyRow, Any]]:
         """The decoded state at a step (default: the open one), from the cache, a snapshot or a replay of the log."""
@@ -598,7 +607,7 @@ class Study:
 
         numbers = [report.trial for report in reports if report.trial is not None]
 
-        def work(tx: Tx) -> tuple[tuple[Outcome, ...], StudyRow, list[float]]:
+        def work(tx: Tx) -> tuple[tuple[Outcome, ...], StudyRow, list[float], list[log.Told] | None]:
             row = leases.locked(tx, self.id)
             desk = leases.Desk(tx, row, self.spec, self.head.secret, self.kind, numbers, worker=worker, now=now)
             outcomes = tuple(desk.settle(report) for report in reports)
@@ -606,10 +615,15 @@ class Study:
             row.asks += 1
             tx.put_study(row)
             applied = [desk.trials[o.trial] for o in outcomes if o.outcome == "applied" and o.trial is not None]
-            return outcomes, row, [now - trial.leased_at for trial in applied if trial.leased_at is not None]
+            seconds = [now - trial.leased_at for trial in applied if trial.leased_at is not None]
+            # Read here what `advance` will want: the rows are at hand, and it need not open a transaction for them.
+            window = _told(tx, self.id, row.upto_seq, MAX_SEQ) if self._due(row) else None
+            return outcomes, row, seconds, window
 
-        outcomes, row, seconds = yield Write(work)
+        outcomes, row, seconds, window = yield Write(work)
         self._row = row
+        if window is not None:
+            self._window = (_place(row), window)
         if seconds and self.spec.lease.default_seconds == "auto":
             self._durations.extend(seconds)
             if 5 <= len(self._durations) <= 20 or row.seq % 16 == 0:
@@ -650,7 +664,12 @@ class Study:
             algorithm = self.algorithm(row)
             if row.state == FAILED or row.waiting == 0 or row.waiting < algorithm.need(state):
                 return total
-            seen, told = yield Read(partial(_waiting, study=self.id, after_seq=row.upto_seq))
+            window, self._window = self._window, None
+            if window is not None and window[0] == _place(row):
+                seen, told = row, window[1]
+            else:
+                window = None
+                seen, told = yield Read(partial(_waiting, study=self.id, after_seq=row.upto_seq))
             if seen is None:
                 raise StudyNotFound(f"study {self.id} was deleted")
             if _place(seen) != _place(row):
@@ -663,6 +682,8 @@ class Study:
             except Exception as error:
                 yield from self._fail(error, now)
                 return total
+            if not closed and window is not None and row.waiting > len(told):
+                continue  # more was told since
             if not closed:
                 self._row = seen
                 return total

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from blackbox.algorithm import Algorithm, Traits, algorithm
 from blackbox.inversion import Finished, Inversion
@@ -191,4 +190,6 @@ def solve(
         "maxfev": np.inf,
     }
     with np.errstate(over="ignore", invalid="ignore"):  # of differences between values of 1e308
+        from scipy.optimize import minimize  # half a second to import: not for studies of other methods
+
         return minimize(within, simplex[0], method="Nelder-Mead", options=options)

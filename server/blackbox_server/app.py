@@ -21,6 +21,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from blackbox.algorithm import registry
 from blackbox.errors import BlackboxError, FieldError, InvalidInput, nearest
 from blackbox.store import Store
 from blackbox_server.auth import Keyring
@@ -136,6 +137,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        registry()  # imports every method now, not at somebody's first request
         opened = store if store is not None else open_store(settings)
         computer = Threads(settings.compute_threads, settings.inline_seconds)
         state = app.state

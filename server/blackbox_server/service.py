@@ -436,7 +436,7 @@ class Service:
         for outcome, n in counts.items():
             self.metrics.told(outcome, n)
         freed = counts["applied"] + counts["requeued"] + counts["released"]
-        row = self.row(open) if await self.advance(open) else told.row
+        row = (open.study.seen if await self.advance(open) else None) or told.row
         open.changed(None if row.state != ACTIVE else freed)
         return row
 

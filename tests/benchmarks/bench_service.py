@@ -79,7 +79,8 @@ async def rate(port: int, n_clients: int, cycle: Callable[[Connection, int], Awa
     async def client(connection: Connection, number: int) -> None:
         nonlocal done
         while time.perf_counter() < until:
-            done += await cycle(connection, number)
+            n = await cycle(connection, number)  # awaited first: `done += await` would add to an old `done`
+            done += n
 
     began = time.perf_counter()
     await asyncio.gather(*(client(connection, i) for i, connection in enumerate(connections)))
@@ -153,7 +154,8 @@ async def fill(port: int, study: str, n_trials: int) -> None:
     """Ask and tell `n_trials` in large batches."""
     cycle, connection, n = piggybacked(study, 500), await Connection.open(port), 0
     while n < n_trials:
-        n += await cycle(connection, 0)
+        told = await cycle(connection, 0)
+        n += told
     connection.close()
 
 
