@@ -5,9 +5,9 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import pytest  # noqa: E402 -- the thread limits must be set before NumPy is imported
+import pytest
 
-from blackbox.store import MemoryStore  # noqa: E402
+from blackbox.store import MemoryStore
 
 
 @pytest.fixture(params=["memory", "sqlite"])

@@ -87,7 +87,7 @@ def load_objective(name: str) -> Callable[..., Any]:
 
 @app.command()
 def demo(
-    episodes: Annotated[int, typer.Option(min=20, help="Episodes for each of the two methods.")] = 220,
+    episodes: Annotated[int, typer.Option(min=20, help="Episodes for each of the two methods.")] = 240,
     seed: Annotated[int, typer.Option(help="Seed of both methods.")] = 1,
 ) -> None:
     """The main job: a physics simulator optimized over HTTP by two worker processes. Ends by itself."""

@@ -59,8 +59,8 @@ def run(console: Console, episodes: int, seed: int) -> None:
         client = stack.enter_context(Client(url))
         console.print(f"service on {url}, {N_WORKERS} worker processes, Swimmer-v5: 18 parameters, 1 episode = 1 value")
         outcomes = [
-            _optimize(console, client, "cma_es", {"sigma": 1.0}, episodes, seed),
-            _optimize(console, client, "random_search", {"sigma": 1.0}, episodes, seed),
+            _optimize(console, client, "cma_es", {"sigma": 0.6}, episodes, seed),
+            _optimize(console, client, "random_search", {"sigma": 0.6}, episodes, seed),
         ]
         brief = client.study(next(s.id for s in client.studies() if s.name == "cma_es")).brief()
     console.print(_table(outcomes))

@@ -1,7 +1,7 @@
 """`python -m tests.benchmarks [name ...]`: run the measurements and write their tables into BENCHMARKS.md.
 
-Every `bench_*.py` has a `main() -> list[str]` that returns the lines of its section and compares, in one run, with a named
-peer or a physical limit. A section that is not run keeps its last figures.
+Every `bench_*.py` has a `main() -> list[str]` that returns the lines of its section and compares, in one run, with a
+named peer or a physical limit. A section that is not run keeps its last figures.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ def main(wanted: list[str]) -> None:
         sections[name] = body + "\n\n"
         print(body, flush=True)
     head = (
-        "# Benchmarks\n\nRatios within one run, beside a named peer or a physical limit; machines are noisy, so absolute figures"
-        " are for orientation.\n`make bench` writes this page; `python -m tests.benchmarks NAME` one section of it.\n\n"
+        "# Benchmarks\n\n"
+        "Ratios within one run, beside a named peer or a physical limit; machines are noisy, so absolute figures are for\n"
+        "orientation. `make bench` writes this page; `python -m tests.benchmarks NAME` one section of it.\n\n"
     )
     PAGE.write_text(head + "".join(f"<!-- {n} -->\n{sections[n]}<!-- end -->\n\n" for n in ORDER if n in sections))
 

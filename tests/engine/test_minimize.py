@@ -1,6 +1,5 @@
 """The in-process front door and its backends."""
 
-
 import numpy as np
 import pytest
 

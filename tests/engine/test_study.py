@@ -315,10 +315,14 @@ def test_a_swap_is_refused_when_the_row_has_moved_on(store):
     while not isinstance(effect, Write):
         effect = steps.send(store.read(effect.work) if isinstance(effect, Read) else effect.work())
     assert a.do(a.study.advance(now=a.now)) == 1
-    with pytest.raises(StopIteration) as end:
-        effect = steps.send(store.write(effect.work))
+
+    def finish():
+        effect_ = steps.send(store.write(effect.work))
         while True:
-            effect = steps.send(store.read(effect.work))
+            effect_ = steps.send(store.read(effect_.work))
+
+    with pytest.raises(StopIteration) as end:
+        finish()
     assert end.value.value == 0
     assert a.row().step == 1
     a.check_log()
