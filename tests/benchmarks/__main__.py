@@ -45,8 +45,8 @@ def main(wanted: list[str]) -> None:
         print(body, flush=True)
     head = (
         "# Benchmarks\n\n"
-        "Ratios within one run, beside a named peer or a physical limit; machines are noisy, so absolute figures are for\n"
-        "orientation. `make bench` writes this page; `python -m tests.benchmarks NAME` one section of it.\n\n"
+        "Ratios within one run, beside a named peer or a physical limit; machines are noisy, so absolute figures are\n"
+        "for orientation. `make bench` writes this page; `python -m tests.benchmarks NAME` one section of it.\n\n"
     )
     PAGE.write_text(head + "".join(f"<!-- {n} -->\n{sections[n]}<!-- end -->\n\n" for n in ORDER if n in sections))
 

@@ -737,9 +737,9 @@ def test_the_archive_holds_every_told_point_with_its_replicates(store):
     assert (len(archive), numbers[0]) == (21, lease.trial.number)
     assert (archive.mean[0], archive.n[0], archive.stderr[0]) == (-2.0, 2, 1.0)
     assert numbers[archive.best()[0]] == lease.trial.number
+    recipes = start(store, "openai_es", name="recipes")
     with pytest.raises(IncompatibleProblem, match="recipes"):
-        r = start(store, "openai_es", name="r")
-        r.do(r.study.archive())
+        recipes.do(recipes.study.archive())
 
 
 def test_a_past_state_can_be_looked_at(store):
