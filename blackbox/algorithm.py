@@ -241,7 +241,7 @@ def why_not(cls: type[Algorithm[Any, Any]], space: Space) -> str | None:
         return f"it takes {', '.join(sorted(traits.parameters))} parameters, the space has {', '.join(sorted(foreign))}"
     if traits.max_dim is not None and space.dim > traits.max_dim:
         return f"it takes at most {traits.max_dim} internal dimensions, the space has {space.dim}"
-    region = "box" if bool(space.bounded.any()) else "free"
+    region = "box" if any(parameter.is_bounded for parameter in space.values()) else "free"
     if region not in traits.regions:
         return f"it takes regions of kind {', '.join(sorted(traits.regions))}, the space is of kind {region}"
     return None

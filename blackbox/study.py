@@ -148,11 +148,26 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class Wish:
+    """What an ask wants; see `Study.ask`."""
+
+    worker: str = "anonymous"
+    count: int = 1
+    lease_seconds: float | None = None
+    key: str | None = None
+    resume: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Told:
-    """The answer to a tell: an outcome per report, and the study's row after it."""
+    """The answer to a tell: an outcome per report, the study's row after it, and what was asked along with it.
+
+    `asked` is None when nothing was asked, or when a step has to close before something can be granted: ask again then.
+    """
 
     outcomes: tuple[Outcome, ...]
     row: StudyRow
+    asked: Asked | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,32 +424,40 @@ class Study:
         key : an idempotency key. Asking again with it returns those of its leases that are still live.
         resume : give the worker its own live leases first.
         """
+        wish = Wish(worker, count, lease_seconds, key, resume)
         while True:
-            row, state = yield from self._current()
-            pool = self._pool_at(row, state)
-            algorithm = self.algorithm(row)
-            if self.kind == "group" and not self.traits.uses_pending and row.state == ACTIVE and not row.queued:
-                # What will very likely be missing: saves a transaction that only finds that out.
-                wanted = [lane for lane in range(row.lanes, row.lanes + count) if lane not in pool.points]
-                if wanted:
-                    yield from self._prepare(pool, algorithm, state, _Missing(wanted, NOTHING_PENDING, row.asks))
-
-            def work(tx: Tx, state: Any = state, pool: _Pool = pool, algorithm: Algorithm[Any, Any] = algorithm) -> Any:
-                return self._grant(tx, algorithm, state, pool, now, worker, count, lease_seconds, key, resume)
-
-            answer = yield Write(work)
+            pool, granting = yield from self._granting(wish, now)
+            answer = yield Write(granting)
             if isinstance(answer, Asked):
-                self._row = answer.row
-                pool.base_stored = pool.base_stored or any(
-                    lease.point.recipe and lease.trial.step == pool.step for lease in answer.leases
-                )
-                return answer
+                return self._granted(pool, answer)
             if answer is _STALE:
                 yield from self.row()
             elif answer is _STALLED:
                 yield from self._close_empty(now)
             else:
-                yield from self._prepare(pool, algorithm, state, answer)
+                row, state = yield from self._current()
+                if (pool.epoch, pool.step) == (row.epoch, row.step):
+                    yield from self._prepare(pool, self.algorithm(row), state, answer)
+
+    def _granting(self, wish: Wish, now: float) -> Steps[tuple[_Pool, Callable[[Tx], Asked | _Missing | object]]]:
+        """The work of an ask, with the points computed that it will very likely need."""
+        row, state = yield from self._current()
+        pool, algorithm = self._pool_at(row, state), self.algorithm(row)
+        if self.kind == "group" and not self.traits.uses_pending and row.state == ACTIVE and not row.queued:
+            # Saves a transaction that only finds out what is missing.
+            wanted = [lane for lane in range(row.lanes, row.lanes + wish.count) if lane not in pool.points]
+            if wanted:
+                yield from self._prepare(pool, algorithm, state, _Missing(wanted, NOTHING_PENDING, row.asks))
+                pool = self._pool or pool
+        return pool, partial(self._grant, algorithm=algorithm, state=state, pool=pool, now=now, wish=wish)
+
+    def _granted(self, pool: _Pool, asked: Asked) -> Asked:
+        """Take note of what an ask's transaction did."""
+        self._row = asked.row
+        pool.base_stored = pool.base_stored or any(
+            lease.point.recipe and lease.trial.step == pool.step for lease in asked.leases
+        )
+        return asked
 
     def _pool_at(self, row: StudyRow, state: Any) -> _Pool:
         pool = self._pool
@@ -489,19 +512,10 @@ class Study:
         return ready
 
     def _grant(
-        self,
-        tx: Tx,
-        algorithm: Algorithm[Any, Any],
-        state: Any,
-        pool: _Pool,
-        now: float,
-        worker: str,
-        count: int,
-        lease_seconds: float | None,
-        key: str | None,
-        resume: bool,
+        self, tx: Tx, *, algorithm: Algorithm[Any, Any], state: Any, pool: _Pool, now: float, wish: Wish
     ) -> Asked | _Missing | object:
         """One ask inside a transaction. Returns `_Missing`, `_STALE` or `_STALLED` before it has changed anything."""
+        worker, count, key = wish.worker, wish.count, wish.key
         row = leases.locked(tx, self.id)
         leases.end_if_spent(tx, row, self.spec, now)
         if row.state != ACTIVE:
@@ -512,7 +526,7 @@ class Study:
         if self._backed_off.get(worker, 0.0) > now:
             return Asked((), count, "worker_backed_off", self._backed_off[worker] - now, row)
         chosen = leases.claim(
-            tx, row, self.spec, self.kind, worker=worker, count=count, now=now, key=key, resume=resume
+            tx, row, self.spec, self.kind, worker=worker, count=count, now=now, key=key, resume=wish.resume
         )
         lanes: Sequence[int] = ()
         reason = chosen.reason
@@ -528,7 +542,7 @@ class Study:
             missing = [lane for lane in lanes if lane not in pool.points]
             if missing:
                 return _Missing(missing, pending, row.asks)
-        seconds = self.lease_seconds(lease_seconds)
+        seconds = self.lease_seconds(wish.lease_seconds)
         trials = leases.apply_claim(tx, row, chosen, worker=worker, now=now, seconds=seconds, key=key)
         stored = tx.points(self.id, [trial.number for trial in trials]) if trials else {}
         if lanes:
@@ -602,12 +616,21 @@ class Study:
 
     # Tell -------------------------------------------------------------------------------------------------------------
 
-    def tell(self, reports: Sequence[Report], *, now: float, worker: str | None = None) -> Steps[Told]:
-        """Apply results. Items succeed or fail one by one; see `Outcome`. Durable when it returns."""
+    def tell(
+        self, reports: Sequence[Report], *, now: float, worker: str | None = None, wish: Wish | None = None
+    ) -> Steps[Told]:
+        """Apply results. Items succeed or fail one by one; see `Outcome`. Durable when it returns.
 
+        Parameters
+        ----------
+        wish : what to ask in the same transaction, if no step has to close before.
+        """
         numbers = [report.trial for report in reports if report.trial is not None]
+        pool, granting = None, None
+        if wish is not None:
+            pool, granting = yield from self._granting(wish, now)
 
-        def work(tx: Tx) -> tuple[tuple[Outcome, ...], StudyRow, list[float], list[log.Told] | None]:
+        def work(tx: Tx) -> tuple[tuple[Outcome, ...], StudyRow, list[float], list[log.Told] | None, Any]:
             row = leases.locked(tx, self.id)
             desk = leases.Desk(tx, row, self.spec, self.head.secret, self.kind, numbers, worker=worker, now=now)
             outcomes = tuple(desk.settle(report) for report in reports)
@@ -618,10 +641,15 @@ class Study:
             seconds = [now - trial.leased_at for trial in applied if trial.leased_at is not None]
             # Read here what `advance` will want: the rows are at hand, and it need not open a transaction for them.
             window = _told(tx, self.id, row.upto_seq, MAX_SEQ) if self._due(row) else None
-            return outcomes, row, seconds, window
+            asked = granting(tx) if granting is not None and window is None else None
+            return outcomes, row, seconds, window, asked
 
-        outcomes, row, seconds, window = yield Write(work)
+        outcomes, row, seconds, window, asked = yield Write(work)
         self._row = row
+        if pool is not None and isinstance(asked, Asked):
+            self._granted(pool, asked)
+        else:
+            asked = None
         if window is not None:
             self._window = (_place(row), window)
         if seconds and self.spec.lease.default_seconds == "auto":
@@ -630,7 +658,7 @@ class Study:
                 self._auto_seconds = max(60.0, 3.0 * float(np.quantile(self._durations, 0.95)))
         if worker is not None:
             yield from self._breaker(worker, outcomes, now)
-        return Told(outcomes, self._row)
+        return Told(outcomes, self._row or row, asked)
 
     def _breaker(self, worker: str, outcomes: Sequence[Outcome], now: float) -> Steps[None]:
         """Back off a worker that fails many times in a row; pause the study when no other one does better."""
@@ -822,7 +850,10 @@ class Study:
         return self._transition(CANCELLED, "by request", now, (ACTIVE, PAUSED, FAILED))
 
     def edit(self, *, budget: Budget | None = None, labels: dict[str, str] | None = None) -> Steps[StudyHead]:
-        """Change the budget or the labels. A completed study whose budget grew is active again."""
+        """Change the budget or the labels. A completed study whose budget grew is active again.
+
+        The hash stays that of the spec as created, so that the script that created the study still finds it.
+        """
         changes: dict[str, Any] = {}
         if budget is not None:
             changes["budget"] = budget
@@ -830,7 +861,7 @@ class Study:
             changes["labels"] = labels
         spec = self.spec.model_copy(update=changes)
         resolved = self.resolved.model_copy(update={"spec": spec})
-        head = replace(self.head, resolved=resolved.model_dump_json(), spec_hash=spec_hash(spec))
+        head = replace(self.head, resolved=resolved.model_dump_json())
 
         def work(tx: Tx) -> StudyRow:
             row = leases.locked(tx, self.id)
@@ -1165,7 +1196,8 @@ class Study:
     @cached_property
     def seed_encodable(self) -> bool:
         """Whether candidates can travel as recipes: one unbounded vector, whose internal point is the point itself."""
-        return self.traits.encoding == "recipe" and self.space.is_single_vector and not bool(self.space.bounded.any())
+        bounded = any(parameter.is_bounded for parameter in self.space.values())
+        return self.traits.encoding == "recipe" and self.space.is_single_vector and not bounded
 
 
 _WORD = {PAUSED: "paused", COMPLETED: "completed", CANCELLED: "cancelled", FAILED: "study_failed"}

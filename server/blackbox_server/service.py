@@ -26,7 +26,7 @@ from blackbox import study as engine
 from blackbox.errors import StoreUnavailable, StudyNotFound
 from blackbox.leases import Report
 from blackbox.store import ACTIVE, ReplyRow, SnapshotRow, Store, StudyRow, Tx
-from blackbox.study import Asked, Read, Steps, Study, Told, Write
+from blackbox.study import Asked, Read, Steps, Study, Told, Wish, Write
 from blackbox_server.compute import Computer, timed
 from blackbox_server.metrics import Metrics
 from blackbox_server.problems import IdempotencyKeyReused
@@ -385,37 +385,36 @@ class Service:
     async def ask(
         self,
         open: Open,
+        wish: Wish,
         *,
-        worker: str,
-        count: int,
-        lease_seconds: float | None,
         wait_seconds: float = 0.0,
-        key: str | None = None,
-        resume: bool = False,
         gone: Callable[[], Awaitable[None]] | None = None,
+        asked: Asked | None = None,
     ) -> Asked:
         """Lease trials; holds the request while there are none, at most `wait_seconds`.
 
         Parameters
         ----------
         gone : resolves when the client has left: nobody would evaluate what is granted after that.
+        asked : what a tell was granted already.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + min(wait_seconds, self.settings.max_wait_seconds)
         left: asyncio.Future[None] | None = None
         try:
             while True:
-                await self.advance(open)
-                asked = await self.drive(
-                    open.study.ask(
-                        now=self.clock(),
-                        worker=worker,
-                        count=count,
-                        lease_seconds=lease_seconds,
-                        key=key,
-                        resume=resume,
+                if asked is None:
+                    await self.advance(open)
+                    asked = await self.drive(
+                        open.study.ask(
+                            now=self.clock(),
+                            worker=wish.worker,
+                            count=wish.count,
+                            lease_seconds=wish.lease_seconds,
+                            key=wish.key,
+                            resume=wish.resume,
+                        )
                     )
-                )
                 remaining = until - loop.time()
                 if asked.leases or remaining <= 0.0 or asked.reason in ENDED or self.stopping:
                     self.metrics.leased.inc(len(asked.leases))
@@ -426,6 +425,7 @@ class Service:
                     await open.asks.wait(min(POLL_SECONDS, remaining), left)
                 if left is not None and left.done():
                     return asked
+                asked = None
         finally:
             if left is not None:
                 left.cancel()
@@ -440,9 +440,11 @@ class Service:
         open.changed(None if row.state != ACTIVE else freed)
         return row
 
-    async def tell(self, open: Open, reports: Sequence[Report], worker: str) -> tuple[Told, StudyRow]:
-        """Apply results and close steps; durable when it returns."""
-        told = await self.drive(open.study.tell(reports, now=self.clock(), worker=worker))
+    async def tell(
+        self, open: Open, reports: Sequence[Report], worker: str, wish: Wish | None = None
+    ) -> tuple[Told, StudyRow]:
+        """Apply results, ask in the same transaction where that can be, and close steps; durable when it returns."""
+        told = await self.drive(open.study.tell(reports, now=self.clock(), worker=worker, wish=wish))
         return told, await self.told(open, told)
 
     def row(self, open: Open) -> StudyRow:

@@ -17,7 +17,7 @@ from blackbox.errors import (
 )
 from blackbox.leases import Report
 from blackbox.store import MemoryStore
-from blackbox.study import Read, Study, Write, create, perform
+from blackbox.study import Read, Study, Wish, Write, create, perform
 from tests.engine.studies import Driver, sphere, start
 
 # Leases ---------------------------------------------------------------------------------------------------------------
@@ -159,6 +159,32 @@ def test_no_worker_waits_while_all_lanes_of_a_step_are_out(store):
     leases = [d.lease(f"w{i}") for i in range(40)]
     assert [lease.trial.lane for lease in leases] == list(range(40))
     assert {lease.trial.step for lease in leases} == {0}
+
+
+def test_a_tell_asks_along_in_the_same_transaction_unless_a_step_has_to_close_first(store):
+    d = start(store)
+    need = d.study.algorithm(d.row()).need(d.do(d.study.state())[1])
+    writes = []
+    lease = d.lease()
+    for i in range(1, 2 * need + 1):
+        steps = d.study.tell(
+            [Report(lease.trial.number, lease.token, value=float(i))], now=d.now, worker="w", wish=Wish("w")
+        )
+        effect = steps.send(None)
+        writes.append(0)
+        try:
+            while True:
+                writes[-1] += isinstance(effect, Write)
+                run = store.write if isinstance(effect, Write) else store.read if isinstance(effect, Read) else None
+                effect = steps.send(effect.work() if run is None else run(effect.work))
+        except StopIteration as end:
+            told = end.value
+        assert told.outcomes[0].outcome == "applied"
+        assert (told.asked is None) == (i % need == 0)
+        lease = d.lease() if told.asked is None else told.asked.leases[0]
+    assert set(writes) == {1}
+    d.check_log()
+    assert d.replayed_equal() == 2
 
 
 def test_a_forged_token_is_refused_and_changes_nothing(store):

@@ -142,6 +142,29 @@ def test_trials_are_paged_filtered_cancelled_and_run_again(each_store: Server) -
     assert_problem(server.http.post(f"{path}/t_1/requeue"), 409, "study-state")
 
 
+def test_the_k_best_points_come_with_what_is_known_of_their_values(each_store: Server) -> None:
+    study = each_store.create(algorithm="random_search", direction="maximize")
+    for value in (1.0, 3.0, 2.0):
+        trial = each_store.ask(study)["trials"][0]
+        each_store.tell(study, {"trial": trial["id"], "value": value, "stderr": 0.1})
+    each_store.tell(study, {"trial": "t_2", "value": 1.0})
+    answer = each_store.http.get(f"/v1/studies/{study}/best", params={"k": 2}).json()
+    assert [(item["id"], item["estimate"]) for item in answer["items"]] == [
+        ("t_2", {"mean": 2.0, "n": 2, "stderr": 1.0}),
+        ("t_3", {"mean": 2.0, "n": 1, "stderr": 0.1}),
+    ]
+    assert "t_3 is the one to trust" in answer["note"]
+
+
+def test_an_edited_study_is_still_found_by_the_script_that_created_it(server: Server) -> None:
+    spec = {"name": "edited", "space": SPACE}
+    study = server.http.post("/v1/studies", json=spec).json()["id"]
+    server.http.patch(f"/v1/studies/{study}", json={"budget": {"evaluations": 7}})
+    again = server.http.post("/v1/studies", json=spec)
+    assert (again.status_code, again.json()["id"]) == (200, study)
+    assert again.json()["budget"]["evaluations"] == 7
+
+
 def test_a_result_taken_back_is_no_longer_the_best(each_store: Server) -> None:
     server = each_store
     study = server.create()

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from blackbox.errors import BlackboxError, FieldError, InvalidInput, TooLarge
 from blackbox.leases import Outcome, Report
 from blackbox.store import StudyRow, Tx
-from blackbox.study import Study
+from blackbox.study import Asked, Study, Wish
 from blackbox_server import limits, schemas
 from blackbox_server.problems import IdempotencyKeyRequired, problem
 from blackbox_server.routes import shapes
@@ -43,7 +43,8 @@ async def ask(request: Request) -> Response:
     """Lease up to `count` trials."""
     wanted, _ = await body_of(request, Ask)
     open = await opened(request)
-    return answer(await _ask(request, service(request), open, wanted, wanted.worker))
+    wish = _wish(request, open, wanted, wanted.worker)
+    return answer(await _ask(request, service(request), open, wanted, wish))
 
 
 @routes.post("/v1/studies/{study}/tell", **needs("study:evaluate", Tell))
@@ -58,19 +59,21 @@ async def tell(request: Request) -> Response:
         schemas.refuse_not_finite(value, tolerant=open.study.spec.non_finite == "infeasible")
     limits.within_count(settings(request), body.results, "/results")
     own, service_ = exchange(request), service(request)
+    wish = None if body.ask is None else _wish(request, open, body.ask, body.ask.worker or body.worker)
+    asked: Asked | None = None
     worker = body.worker or own.principal.name
     if any(item.params is not None for item in body.results):
         outcomes = await _tell_injected(request, service_, open, body, worker, raw, short)
         row = service_.row(open)
     else:
-        outcomes, row = await _tell(own, service_, open, body.results, worker, short)
+        outcomes, row, asked = await _tell(own, service_, open, body.results, worker, short, wish)
     shape: dict[str, Any] = {
         "applied": sum(outcome["outcome"] == "applied" for outcome in outcomes),
         "results": outcomes,
         "study": shapes.progress(open.study, row, own.principal.may("study:read")),
     }
-    if body.ask is not None:
-        shape["ask"] = await _ask(request, service_, open, body.ask, body.ask.worker or body.worker)
+    if body.ask is not None and wish is not None:
+        shape["ask"] = await _ask(request, service_, open, body.ask, wish, asked)
         shape["study"] = shape["ask"].pop("study")
     return answer(shape)
 
@@ -99,24 +102,26 @@ async def heartbeat(request: Request) -> Response:
 # Asking ---------------------------------------------------------------------------------------------------------------
 
 
-async def _ask(request: Request, service_: Service, open: Open, wanted: Ask, worker: str | None) -> dict[str, Any]:
+def _wish(request: Request, open: Open, wanted: Ask, worker: str | None) -> Wish:
+    """What an ask wants, within the limits: looked at before anything is told, or a stored tell would answer 422."""
     study, own = open.study, exchange(request)
-    limits.within_count(service_.settings, wanted.count, "/count")
+    limits.within_count(settings(request), wanted.count, "/count")
     if wanted.encoding == "seed":
         _check_seed_encodable(study)
     else:
-        limits.within_values(service_.settings, study.space.dim, wanted.count)
-    asked = await service_.ask(
-        open,
-        worker=worker or own.principal.name,
-        count=wanted.count,
-        lease_seconds=None if wanted.lease_seconds == "auto" else wanted.lease_seconds,
-        wait_seconds=wanted.wait_seconds,
-        key=_ask_key(own, idempotency_key(request)),
-        resume=wanted.resume,
-        gone=_Gone(request).wait,
+        limits.within_values(settings(request), study.space.dim, wanted.count)
+    seconds = None if wanted.lease_seconds == "auto" else wanted.lease_seconds
+    key = _ask_key(own, idempotency_key(request))
+    return Wish(worker or own.principal.name, wanted.count, seconds, key, wanted.resume)
+
+
+async def _ask(
+    request: Request, service_: Service, open: Open, wanted: Ask, wish: Wish, asked: Asked | None = None
+) -> dict[str, Any]:
+    asked = await service_.ask(open, wish, wait_seconds=wanted.wait_seconds, gone=_Gone(request).wait, asked=asked)
+    return await shapes.asked_json(
+        service_, open.study, asked, wanted.encoding, exchange(request).principal.may("study:read")
     )
-    return await shapes.asked_json(service_, study, asked, wanted.encoding, own.principal.may("study:read"))
 
 
 def _ask_key(own: Exchange, key: str | None) -> str | None:
@@ -158,8 +163,8 @@ def _long_form(value: Any) -> tuple[Any, bool]:
 
 
 async def _tell(
-    own: Exchange, service_: Service, open: Open, items: list[Result], worker: str, short: bool
-) -> tuple[list[dict[str, Any]], StudyRow]:
+    own: Exchange, service_: Service, open: Open, items: list[Result], worker: str, short: bool, wish: Wish | None
+) -> tuple[list[dict[str, Any]], StudyRow, Asked | None]:
     reports: list[Report] = []
     refused: dict[int, BlackboxError] = {}
     for i, item in enumerate(items):
@@ -167,7 +172,7 @@ async def _tell(
             reports.append(report(open.study, item, service_.settings.max_info_bytes))
         except BlackboxError as error:
             refused[i] = error
-    told, row = await service_.tell(open, reports, worker)
+    told, row = await service_.tell(open, reports, worker, wish)
     outcomes = iter(told.outcomes)
     shape = [
         shapes.outcome_json(
@@ -177,7 +182,7 @@ async def _tell(
         )
         for i, item in enumerate(items)
     ]
-    return shape, row
+    return shape, row, told.asked
 
 
 async def _tell_injected(
@@ -200,7 +205,7 @@ async def _tell_injected(
             )
     for i, item in enumerate(body.results):
         if item.params is None:
-            outcomes += (await _tell(own, service_, open, [item], worker, True))[0]
+            outcomes += (await _tell(own, service_, open, [item], worker, True, None))[0]
         else:
             content = orjson.dumps(item.model_dump(exclude_none=True))
             call = Once.of(own.principal.project, f"{open.study.id}/item/{item.key}", content)

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from functools import partial
+from math import isnan
 from typing import Annotated, Any, Literal
 
 from fastapi import Query
@@ -14,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from blackbox.errors import BlobNotFound, FieldError, InvalidInput
 from blackbox.store import Tx
-from blackbox.study import Study
+from blackbox.study import Study, perform
 from blackbox_server import limits, schemas
 from blackbox_server.problems import RangeNotSatisfiable
 from blackbox_server.routes import shapes
@@ -37,14 +38,30 @@ routes = router()
 
 @routes.get("/v1/studies/{study}/best", **needs("study:read"))
 async def best(
-    request: Request, view: Literal["observed", "recommended"] = "observed", k: Annotated[int, Query(ge=1, le=1)] = 1
+    request: Request, view: Literal["observed", "recommended"] = "observed", k: Annotated[int, Query(ge=1, le=100)] = 1
 ) -> Response:
-    """The best told trial, or what the method would deploy now."""
+    """The best told trial, or the k best points with what is known of their values, or what the method would deploy."""
     open, service_ = await opened(request), service(request)
     study = open.study
     limits.within_values(settings(request), study.space.dim, k)
     shape: dict[str, Any] = {"view": view, "items": [], "estimate": None, "note": None}
-    if view == "observed":
+    if view == "observed" and k > 1:
+        # A scan of the whole history, so not in the event loop; one best point is kept up to date and costs nothing.
+        archive, numbers = await asyncio.to_thread(perform, service_.store, study.archive())
+        rows = archive.best(k)
+        points = await service_.drive(study.points([numbers[row] for row in rows]))
+        sign = -1.0 if study.maximize else 1.0
+        for row in rows:
+            error = float(archive.stderr[row])
+            mean = {"mean": sign * float(archive.mean[row]), "n": int(archive.n[row])}
+            stderr = None if isnan(error) else error
+            params = study.params(*points[numbers[row]])
+            shape["items"].append({"id": f"t_{numbers[row]}", "params": params, "estimate": {**mean, "stderr": stderr}})
+        incumbent = archive.incumbent()
+        shape["note"] = "by mean value; equal points are replicates of one another" + (
+            "" if incumbent is None else f"; t_{numbers[incumbent]} is the one to trust, noise considered"
+        )
+    elif view == "observed":
         found = await service_.drive(study.best())
         if found is not None:
             trial, params = found

@@ -64,9 +64,7 @@ def study_json(head: StudyHead, row: StudyRow) -> dict[str, Any]:
     best = None if row.best_trial is None else {"trial": f"t_{row.best_trial}", "value": row.best_value}
     warnings = []
     if affordable is not None and affordable < 5 and row.step == 0:
-        warnings.append(
-            f"the budget pays for {affordable} generations of {size}; adaptive methods need more, or a smaller {size}"
-        )
+        warnings.append(f"the budget pays for {affordable} generations of {size}; adaptive methods need more")
     return {
         "id": head.id,
         "name": head.name,
@@ -118,7 +116,7 @@ def study_etag(head: StudyHead, row: StudyRow) -> str:
 
 def spec_version(head: StudyHead) -> str:
     """The part of the ETag that PATCH changes; If-Match compares only this, or a busy study could never be edited."""
-    return head.spec_hash.removeprefix("sha256:")[:12]
+    return hashlib.blake2b(head.resolved.encode(), digest_size=6).hexdigest()
 
 
 def progress(study: Study, row: StudyRow, with_best: bool) -> dict[str, Any]:
