@@ -37,7 +37,7 @@ def main(wanted: list[str]) -> None:
             continue
         module = importlib.import_module(f"tests.benchmarks.{name}")
         print(f"{name} ...", flush=True)
-        title = (module.__doc__ or name).strip().splitlines()[0].rstrip(".")
+        title = (module.__doc__ or name).strip().splitlines()[0].split(": `")[0].rstrip(".")
         lines = module.main()
         machine = f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}"
         body = "\n".join([f"## {title}", "", f"`python -m tests.benchmarks {name}` on {machine}.", "", *lines])
