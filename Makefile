@@ -33,10 +33,10 @@ lint: .venv/.dev
 	$(BIN)/lint-imports
 
 quick: .venv/.dev            ## what a developer runs all the time
-	$(BIN)/pytest -n 2 -m 'not slow'
+	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow'
 
 test: lint                   ## everything CI runs
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 bench: .venv/.bench          ## measurements; writes tests/benchmarks/BENCHMARKS.md
 	$(BIN)/python -m tests.benchmarks

@@ -12,11 +12,12 @@ import numpy as np
 
 from blackbox import backends
 from blackbox.backends import Backend
+from blackbox.effects import perform
 from blackbox.errors import InvalidInput, InvalidSpace
 from blackbox.leases import Report
 from blackbox.space import Parameter, Space
 from blackbox.store import ACTIVE, COMPLETED, FAILED, MemoryStore, Store
-from blackbox.study import Asked, Study, create, perform
+from blackbox.study import Asked, Study, create
 
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult  # half a second to import: only when a result is made

@@ -16,16 +16,17 @@ import json
 import math
 import secrets
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
 
-from blackbox import codec, leases, log
+from blackbox import codec, history, leases, log
 from blackbox.algorithm import Algorithm, build, lookup
 from blackbox.archive import Archive
+from blackbox.effects import Compute, Read, Steps, Write
 from blackbox.errors import (
     Conflict,
     IncompatibleProblem,
@@ -54,11 +55,9 @@ from blackbox.store import (
     OPEN_STATES,
     PAUSED,
     QUEUED,
-    SUPERSEDED,
     PointRow,
     SnapshotRow,
     StepRow,
-    Store,
     StudyHead,
     StudyRow,
     TrialRow,
@@ -69,63 +68,12 @@ T = TypeVar("T")
 
 PARAMS_STORED_UPTO = 1000
 """Decoded parameters are stored with a trial up to this dimension; above, they are decoded when somebody reads them."""
-MAX_SEQ = 2**62
 MAX_REBUILT_BYTES = 2**30
 SNAPSHOT_SECONDS = 0.25
 SNAPSHOT_STEPS = 256
 FIRST_LEASE_SECONDS = 600.0
 FAILURES_UNTIL_BACKOFF = 20
 BACKOFF_SECONDS = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """Run a work in a write transaction; the answer comes when it is durable."""
-
-    work: Callable[[Tx], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """Run a work on what was committed."""
-
-    work: Callable[[Tx], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Compute:
-    """Run an algorithm; a service may do this in another thread when `seconds` (an estimate) is long."""
-
-    work: Callable[[], Any]
-    seconds: float = 0.0
-    took: Callable[[float], None] | None = None
-    """Called by a driver that has a clock, with the seconds it took."""
-
-
-Effect = Write | Read | Compute
-Steps = Generator[Effect, Any, T]
-
-
-def perform(store: Store, steps: Steps[T]) -> T:
-    """Drive an operation to its end in this thread."""
-    answer: Any = None
-    error: BaseException | None = None
-    while True:
-        try:
-            effect = steps.send(answer) if error is None else steps.throw(error)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        answer, error = None, None
-        try:
-            if isinstance(effect, Write):
-                answer = store.write(effect.work)
-            elif isinstance(effect, Read):
-                answer = store.read(effect.work)
-            else:
-                answer = effect.work()
-        except Exception as raised:
-            error = raised
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,7 +335,7 @@ class Study:
             start, state = 0, self.algorithm(row, 0).init()
         while start < step:
             until = min(step, start + SNAPSHOT_STEPS)
-            records, told = yield Read(partial(_history, study=self.id, first=start, before=until))
+            records, told = yield Read(partial(history.stretch, study=self.id, first=start, before=until))
             for record, after, _ in log.replay(self._algorithms, state, records, told, self.maximize):
                 state, start = after, record.step + 1
             if start < until:
@@ -640,7 +588,7 @@ class Study:
             applied = [desk.trials[o.trial] for o in outcomes if o.outcome == "applied" and o.trial is not None]
             seconds = [now - trial.leased_at for trial in applied if trial.leased_at is not None]
             # Read here what `advance` will want: the rows are at hand, and it need not open a transaction for them.
-            window = _told(tx, self.id, row.upto_seq, MAX_SEQ) if self._due(row) else None
+            window = history.results(tx, self.id, row.upto_seq, history.MAX_SEQ) if self._due(row) else None
             asked = granting(tx) if granting is not None and window is None else None
             return outcomes, row, seconds, window, asked
 
@@ -697,7 +645,7 @@ class Study:
                 seen, told = row, window[1]
             else:
                 window = None
-                seen, told = yield Read(partial(_waiting, study=self.id, after_seq=row.upto_seq))
+                seen, told = yield Read(partial(history.waiting, study=self.id, after_seq=row.upto_seq))
             if seen is None:
                 raise StudyNotFound(f"study {self.id} was deleted")
             if _place(seen) != _place(row):
@@ -751,7 +699,7 @@ class Study:
                 self._drop_bases(tx, row)
             if snapshot:
                 tx.insert_snapshot(SnapshotRow(self.id, row.epoch, step, last.encoded))
-                tx.keep_snapshots(self.id, row.epoch, _worth_keeping(tx.snapshot_steps(self.id, row.epoch)))
+                tx.keep_snapshots(self.id, row.epoch, history.worth_keeping(tx.snapshot_steps(self.id, row.epoch)))
             if stop is not None:
                 leases.finish(tx, row, COMPLETED, stop.reason, now)
             tx.put_study(row)
@@ -779,7 +727,7 @@ class Study:
         """Close a step in which nothing is out and nothing can be handed out (all its members failed for good)."""
         row, state = yield from self._current()
         algorithm = self.algorithm(row)
-        told: list[log.Told] = yield Read(lambda tx: _told(tx, self.id, row.upto_seq, row.seq))
+        told: list[log.Told] = yield Read(lambda tx: history.results(tx, self.id, row.upto_seq, row.seq))
         results = log.batch(algorithm, state, told, self.maximize)
         upto = told[-1][0].seq if told else row.upto_seq
         closed = log.close(algorithm, state, results, upto or 0, len(told), "stalled")
@@ -791,7 +739,9 @@ class Study:
         while True:
             row, state = yield from self.state()
             algorithm = self.algorithm(row)
-            told: list[log.Told] = yield Read(partial(_told, study=self.id, after_seq=row.upto_seq, upto_seq=row.seq))
+            told: list[log.Told] = yield Read(
+                partial(history.results, study=self.id, after_seq=row.upto_seq, upto_seq=row.seq)
+            )
             results = log.batch(algorithm, state, told, self.maximize)
             upto = told[-1][0].seq if told else row.upto_seq
             closed = log.close(algorithm, state, results, upto or 0, len(told), why)
@@ -1016,14 +966,14 @@ class Study:
 
     def _replayed(self, row: StudyRow, first: int) -> Steps[list[tuple[StepRow, Any, str]]]:
         state = yield from self._state_at(row, first)
-        records, told = yield Read(lambda tx: _history(tx, self.id, first, row.step))
+        records, told = yield Read(lambda tx: history.stretch(tx, self.id, first, row.step))
         self.algorithm(row)
         return list(log.replay(self._algorithms, state, records, told, self.maximize))
 
     def replay(self) -> Steps[Iterator[tuple[StepRow, str]]]:
         """Every recorded step with the digest that a replay from the beginning gives; equal where nothing is wrong."""
         row = yield from self.row()
-        records, told = yield Read(lambda tx: _history(tx, self.id, 0, row.step))
+        records, told = yield Read(lambda tx: history.stretch(tx, self.id, 0, row.step))
         state = self.algorithm(row, 0).init()
         replayed = log.replay(self._algorithms, state, records, told, self.maximize)
         return ((record, digest) for record, _, digest in replayed)
@@ -1054,7 +1004,7 @@ class Study:
         def work(tx: Tx) -> StudyHead:
             if tx.find(head.project, name) is not None:
                 raise StudySpecMismatch(f'a study named "{name}" exists', hint="choose another name")
-            _copy_history(tx, self.id, head, at, None if algorithm is not None else stream, row, self.maximize, rebuilt)
+            history.copy(tx, self.id, head, at, None if algorithm is not None else stream, row, self.maximize, rebuilt)
             return head
 
         made: StudyHead = yield Write(work)
@@ -1062,8 +1012,8 @@ class Study:
 
     def _rebuilt(self, row: StudyRow) -> Steps[dict[int, bytes]]:
         """Internal points of all told recipes, by number. Their bases are long dropped; a replay makes them again."""
-        records, told = yield Read(partial(_history, study=self.id, first=0, before=row.step))
-        everything: list[log.Told] = yield Read(partial(_told, study=self.id, after_seq=0, upto_seq=row.seq))
+        records, told = yield Read(partial(history.stretch, study=self.id, first=0, before=row.step))
+        everything: list[log.Told] = yield Read(partial(history.results, study=self.id, after_seq=0, upto_seq=row.seq))
         if (size := len(everything) * self.space.dim * 8) > MAX_REBUILT_BYTES:
             raise TooLarge(
                 f"{len(everything)} told points of {self.space.dim} dimensions are {size / 1e9:.1f} GB as numbers",
@@ -1105,8 +1055,8 @@ class Study:
                 hint="the best trial and the recommended point are there all the same",
             )
         row = yield from self.row()
-        told: list[log.Told] = yield Read(partial(_told, study=self.id, after_seq=0, upto_seq=row.seq))
-        late = yield Read(lambda tx: tx.late(self.id, 0, MAX_SEQ))
+        told: list[log.Told] = yield Read(partial(history.results, study=self.id, after_seq=0, upto_seq=row.seq))
+        late = yield Read(lambda tx: tx.late(self.id, 0, history.MAX_SEQ))
         vectors = {trial.number: point.vector for trial, point in told}
         rows = [
             (trial.number, trial.value, trial.extra) for trial, _ in told if not trial.invalid and trial.state != FAILED
@@ -1114,7 +1064,7 @@ class Study:
         rows += [(item.number, item.value, item.extra) for item in late if item.number in vectors]
         sign = -1.0 if self.maximize else 1.0
         values = np.array([np.nan if value is None else sign * value for _, value, _ in rows])
-        errors = np.array([_stderr(extra) for _, _, extra in rows])
+        errors = np.array([history.stderr(extra) for _, _, extra in rows])
         points = np.array([np.frombuffer(vectors[n] or b"", dtype="<f8") for n, _, _ in rows])
         archive = Archive.of(points.reshape(len(rows), self.space.dim), values, errors)
         return archive, [rows[i][0] for i in archive.first]
@@ -1210,103 +1160,6 @@ def _cancelled(trial: TrialRow) -> None:
 def _place(row: StudyRow) -> tuple[int, int, int]:
     """What a swap compares."""
     return row.step, row.epoch, row.upto_seq
-
-
-def _told(tx: Tx, study: str, after_seq: int, upto_seq: int) -> list[log.Told]:
-    trials = tx.told(study, after_seq, upto_seq)
-    points = tx.points(study, [trial.number for trial in trials]) if trials else {}
-    return [(trial, points[trial.number]) for trial in trials]
-
-
-def _waiting(tx: Tx, study: str, after_seq: int) -> tuple[StudyRow | None, list[log.Told]]:
-    return tx.study(study), _told(tx, study, after_seq, MAX_SEQ)
-
-
-def _history(tx: Tx, study: str, first: int, before: int) -> tuple[list[StepRow], list[log.Told]]:
-    """Step records first .. before - 1 and the results they consumed (or passed over)."""
-    records = tx.steps(study, first, before)
-    if not records:
-        return [], []
-    earlier = tx.steps(study, first - 1, first) if first else []
-    return records, _told(tx, study, earlier[0].upto_seq if earlier else 0, records[-1].upto_seq)
-
-
-def _worth_keeping(steps: Sequence[int]) -> list[int]:
-    """The two newest snapshots, and older ones at exponentially growing distances."""
-    kept: list[int] = []
-    for step in sorted(steps, reverse=True):
-        if len(kept) < 2 or kept[0] - step >= 2 * (kept[0] - kept[-1]):
-            kept.append(step)
-    return kept
-
-
-def _copy_history(
-    tx: Tx,
-    parent: str,
-    head: StudyHead,
-    at: int,
-    stream: int | None,
-    seen: StudyRow,
-    maximize: bool,
-    rebuilt: Mapping[int, bytes],
-) -> None:
-    """Rows of a fork: with a stream the log itself, without one the parent's results as injected points."""
-    records = tx.steps(parent, 0, at)
-    last, upto = (records[-1].seq, records[-1].upto_seq) if records else (0, 0)
-    if stream is None:
-        upto = 0  # another algorithm has consumed nothing yet
-    row = StudyRow(head.id)
-    trials: list[TrialRow] = []
-    points: list[PointRow] = []
-    for trial, point in _told(tx, parent, 0, seen.seq if stream is None else last):
-        row.trials += 1
-        moved = replace(trial, study=head.id, number=row.trials, ask_key=None)
-        if stream is None:
-            row.seq += 1
-            moved.seq, moved.step, moved.lane, moved.source = row.seq, 0, -row.trials, f"fork of {parent}"
-        elif trial.lane < 0:
-            moved.lane = -row.trials
-        row.waiting += (moved.seq or 0) > upto
-        trials.append(moved)
-        points.append(replace(point, study=head.id, number=row.trials))
-        if trial.number in rebuilt:
-            points[-1] = replace(points[-1], vector=rebuilt[trial.number], recipe=None, note=b"")
-    if stream is not None:
-        row.step, row.seq, row.upto_seq, row.epoch = at, last, upto, seen.epoch
-        lineage = [entry for entry in json.loads(seen.lineage) if entry[0] < at]
-        row.lineage = json.dumps([*lineage, [at, stream]], separators=(",", ":"))
-        row.used = sum(not t.invalid and (t.lane >= 0 or t.source == "enqueued") for t in trials)
-    sign = -1.0 if maximize else 1.0
-    valued = [(sign * t.value, t.number) for t in trials if t.value is not None and _can_be_best(t)]
-    best = trials[min(valued)[1] - 1] if valued else None
-    if best is not None:
-        row.best_trial, row.best_value = best.number, best.value
-    tx.insert_study(head, row)
-    if trials:
-        tx.insert_trials(trials, points)
-    if stream is None:
-        return
-    tx.insert_steps([replace(record, study=head.id) for record in records])
-    for event in tx.events(parent, 0, last):
-        if event.seq <= last:
-            tx.insert_event(replace(event, study=head.id))
-    snapshot = tx.snapshot(parent, seen.epoch, at)
-    if snapshot is not None:
-        tx.insert_snapshot(replace(snapshot, study=head.id, epoch=row.epoch))
-    for step in {at} if best is None else {at, best.step}:
-        blob = tx.blob_at(parent, step)
-        if blob is not None:
-            tx.put_blob(head.id, blob[0], step, blob[1])
-
-
-def _stderr(extra: str | None) -> float:
-    """The told standard error of a value, NaN where there is none."""
-    told = json.loads(extra).get("stderr") if extra else None
-    return float(told) if isinstance(told, int | float) else math.nan
-
-
-def _can_be_best(trial: TrialRow) -> bool:
-    return not trial.invalid and trial.state in (COMPLETED, SUPERSEDED)
 
 
 def _plain(params: Mapping[str, Any]) -> dict[str, Any]:

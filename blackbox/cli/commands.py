@@ -251,7 +251,8 @@ def replay(
     """Replay a study's log and compare every state with the digest that was recorded."""
     from blackbox_server.store import SqlStore
 
-    from blackbox.study import Study, perform
+    from blackbox.effects import perform
+    from blackbox.study import Study
 
     with failing_politely():
         if not Path(database).is_file():

@@ -22,11 +22,11 @@ from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 from blackbox import codec
-from blackbox import study as engine
+from blackbox.effects import Compute, Read, Steps, Write
 from blackbox.errors import StoreUnavailable, StudyNotFound
 from blackbox.leases import Report
 from blackbox.store import ACTIVE, ReplyRow, SnapshotRow, Store, StudyRow, Tx
-from blackbox.study import Asked, Read, Steps, Study, Told, Wish, Write
+from blackbox.study import Asked, Study, Told, Wish
 from blackbox_server.compute import Computer, timed
 from blackbox_server.metrics import Metrics
 from blackbox_server.problems import IdempotencyKeyReused
@@ -259,7 +259,7 @@ class Service:
             except Exception as raised:
                 error = raised
 
-    async def _compute(self, effect: engine.Compute) -> Any:
+    async def _compute(self, effect: Compute) -> Any:
         started = perf_counter()
         try:
             value, seconds = await self._computer.run(partial(timed, effect.work), effect.seconds)

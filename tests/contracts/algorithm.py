@@ -24,6 +24,7 @@ import pytest
 
 from blackbox import codec
 from blackbox.algorithm import Algorithm, lookup, why_not
+from blackbox.effects import perform
 from blackbox.leases import Report
 from blackbox.options import Options, parse_options
 from blackbox.recipe import materialise
@@ -33,7 +34,7 @@ from blackbox.rng import Key
 from blackbox.space import Choice, Integer, Real, Space
 from blackbox.space import Vector as Vectors
 from blackbox.store import MemoryStore
-from blackbox.study import Study, create, perform
+from blackbox.study import Study, create
 
 Method = Algorithm[Any, Any]
 

@@ -13,7 +13,8 @@ import numpy as np
 from blackbox_client import Evaluation, Worker
 from blackbox_server.store import SqlStore
 
-from blackbox.study import Study, perform
+from blackbox.effects import perform
+from blackbox.study import Study
 from tests.end_to_end.service import Service
 
 DIM = 20_000

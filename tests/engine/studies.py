@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from blackbox.effects import perform
 from blackbox.leases import Lease, Outcome, Report
 from blackbox.store import Store
-from blackbox.study import Asked, Study, create, perform
+from blackbox.study import Asked, Study, create
 
 
 def sphere(x: Any) -> float:

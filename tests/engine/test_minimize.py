@@ -5,9 +5,10 @@ import pytest
 
 import blackbox
 from blackbox import backends
+from blackbox.effects import perform
 from blackbox.errors import InvalidInput, InvalidSpace
 from blackbox.store import MemoryStore
-from blackbox.study import Study, create, perform
+from blackbox.study import Study, create
 from tests.engine import objectives_for_processes as objectives
 
 

@@ -18,13 +18,13 @@ import pytest
 from blackbox import recipe
 from blackbox.algorithm import lookup, resolve_options
 from blackbox.algorithms.openai_es import FARTHEST, OpenAiEs, OpenAiEsState, default_population
+from blackbox.effects import perform
 from blackbox.errors import InvalidOptions
 from blackbox.leases import Report
 from blackbox.records import NOTHING_PENDING, Points, Results
 from blackbox.rng import Key, normal, normals, rademacher
 from blackbox.space import Real, Space, Vector
 from blackbox.store import SUPERSEDED
-from blackbox.study import perform
 from tests.contracts.algorithm import Case, box, new_study
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "openai_es.json"

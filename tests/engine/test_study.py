@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 
+from blackbox.effects import Read, Write, perform
 from blackbox.errors import (
     IncompatibleProblem,
     InvalidInput,
@@ -17,7 +18,7 @@ from blackbox.errors import (
 )
 from blackbox.leases import Report
 from blackbox.store import MemoryStore
-from blackbox.study import Read, Study, Wish, Write, create, perform
+from blackbox.study import Study, Wish, create
 from tests.engine.studies import Driver, sphere, start
 
 # Leases ---------------------------------------------------------------------------------------------------------------
@@ -703,7 +704,10 @@ def test_a_sequential_run_goes_on_after_a_result_was_taken_back(store):
 
 def test_a_fork_keeps_the_past_and_has_a_future_of_its_own(store):
     d = start(store)
-    d.evaluate(70)
+    d.evaluate(20)
+    d.tell(d.lease("slow"), 1.0)
+    d.do(d.study.tell([Report(7, value=-1.0), Report(7, value=-2.0)], now=d.now))  # late, beside the first value
+    d.evaluate(49)
     head = d.do(d.study.fork("branch", now=d.now, step=5))
     branch = Driver(store, Study(head), d.now)
     assert branch.row().step == 5

@@ -13,9 +13,10 @@ from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
+from blackbox.effects import perform
 from blackbox.errors import BlobNotFound, FieldError, InvalidInput
 from blackbox.store import Tx
-from blackbox.study import Study, perform
+from blackbox.study import Study
 from blackbox_server import limits, schemas
 from blackbox_server.problems import RangeNotSatisfiable
 from blackbox_server.routes import shapes

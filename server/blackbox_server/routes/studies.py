@@ -10,11 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from blackbox import study as engine
+from blackbox.effects import Steps
 from blackbox.errors import InvalidInput
 from blackbox.space import Space
 from blackbox.spec import StudySpec, parse_spec, resolve
 from blackbox.store import StudyHead, StudyRow, Tx
-from blackbox.study import Steps, Study
+from blackbox.study import Study
 from blackbox_server import limits, schemas
 from blackbox_server import service as services
 from blackbox_server.problems import PreconditionFailed
