@@ -27,7 +27,7 @@ class Settings(BaseModel):
     port: int = Field(8800, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
     database: str = "blackbox.db"
-    """Path of the SQLite file, or a postgresql:// address."""
+    """Path of the SQLite file, or sqlite:///path."""
     insecure_local: bool = False
     """No keys at all. Only on a loopback address. Host and Origin are checked, and POSTs must say they are JSON."""
     root_project: str = Field("default", min_length=1, max_length=200)
