@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,18 @@ def test_every_setting_has_a_help_text_and_stands_in_the_readme() -> None:
 # A real process -------------------------------------------------------------------------------------------------------
 
 
+_started: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_server_outlives_its_test() -> Iterator[None]:
+    yield
+    while _started:
+        process = _started.pop()
+        process.kill()
+        process.wait()
+
+
 def _start(tmp_path: Path, **settings: Any) -> tuple[subprocess.Popen[str], str, str | None]:
     code = (
         "import json, sys\nfrom blackbox_server.app import run\nfrom blackbox_server.settings import Settings\n"
@@ -115,6 +127,7 @@ def _start(tmp_path: Path, **settings: Any) -> tuple[subprocess.Popen[str], str,
         [sys.executable, "-c", code, json.dumps(given)], stdout=subprocess.PIPE, text=True, cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": ""},
     )  # fmt: skip
+    _started.append(process)
     assert process.stdout is not None
     url = process.stdout.readline().rpartition(" ")[2].strip()
     assert url.startswith("http://127.0.0.1:"), url
