@@ -162,9 +162,7 @@ _STALE = object()
 _STALLED = object()
 
 
-def create(
-    store_project: str, raw: Mapping[str, Any] | StudySpec, now: float, key_entropy: bytes | None = None
-) -> Steps[tuple[StudyHead, bool]]:
+def create(project: str, raw: Mapping[str, Any] | StudySpec, now: float) -> Steps[tuple[StudyHead, bool]]:
     """Create a study, or find the one of the same name and spec.
 
     Returns
@@ -181,10 +179,10 @@ def create(
     spec = raw if isinstance(raw, StudySpec) else parse_spec(raw)
     wanted = spec_hash(spec)
     resolved, _ = resolve(spec)
-    head = _new_head(store_project, resolved, wanted, now, entropy=key_entropy)
+    head = _new_head(project, resolved, wanted, now)
 
     def work(tx: Tx) -> tuple[StudyHead, bool]:
-        existing = tx.find(store_project, spec.name)
+        existing = tx.find(project, spec.name)
         if existing is None:
             row = StudyRow(head.id)
             tx.insert_study(head, row)
@@ -204,20 +202,9 @@ def create(
     return made
 
 
-def _new_head(
-    project: str,
-    resolved: Resolved,
-    hashed: str,
-    now: float,
-    *,
-    parent: str | None = None,
-    entropy: bytes | None = None,
-) -> StudyHead:
-    random = entropy or secrets.token_bytes(26)
-    return StudyHead(
-        _identifier(now, random[:10]), project, resolved.spec.name, resolved.model_dump_json(), hashed,
-        random[10:26].ljust(16, b"\0"), now, parent,
-    )  # fmt: skip
+def _new_head(project: str, resolved: Resolved, hashed: str, now: float, parent: str | None = None) -> StudyHead:
+    study, secret = _identifier(now, secrets.token_bytes(10)), secrets.token_bytes(16)
+    return StudyHead(study, project, resolved.spec.name, resolved.model_dump_json(), hashed, secret, now, parent)
 
 
 def _identifier(now: float, random: bytes) -> str:
@@ -624,7 +611,7 @@ class Study:
         failing = [name for name, streak in self._streaks.items() if streak >= FAILURES_UNTIL_BACKOFF]
         if len(failing) >= 2 or len(failing) == len(self._streaks):
             reason = f"{', '.join(sorted(failing))} failed {FAILURES_UNTIL_BACKOFF} times in a row"
-            yield from self._transition(PAUSED, reason, now)
+            yield from self._end(PAUSED, reason, now)
 
     # Advance ----------------------------------------------------------------------------------------------------------
 
@@ -726,35 +713,44 @@ class Study:
     def _close_empty(self, now: float) -> Steps[None]:
         """Close a step in which nothing is out and nothing can be handed out (all its members failed for good)."""
         row, state = yield from self._current()
-        algorithm = self.algorithm(row)
-        told: list[log.Told] = yield Read(lambda tx: history.results(tx, self.id, row.upto_seq, row.seq))
-        results = log.batch(algorithm, state, told, self.maximize)
-        upto = told[-1][0].seq if told else row.upto_seq
-        closed = log.close(algorithm, state, results, upto or 0, len(told), "stalled")
-        yield from self._swap(row, algorithm, [closed], now)
+        yield from self._close(row, state, "stalled", now)
 
     def close(self, *, now: float, why: str = "closed") -> Steps[int]:
         """Close the open step with what is there (a deadline or quorum decided elsewhere); returns the new step."""
         yield from self.advance(now=now)
         while True:
             row, state = yield from self.state()
-            algorithm = self.algorithm(row)
-            told: list[log.Told] = yield Read(
-                partial(history.results, study=self.id, after_seq=row.upto_seq, upto_seq=row.seq)
-            )
-            results = log.batch(algorithm, state, told, self.maximize)
-            upto = told[-1][0].seq if told else row.upto_seq
-            closed = log.close(algorithm, state, results, upto or 0, len(told), why)
-            if (yield from self._swap(row, algorithm, [closed], now)):
+            if (yield from self._close(row, state, why, now)):
                 return row.step + 1
+
+    def _close(self, row: StudyRow, state: Any, why: str, now: float) -> Steps[bool]:
+        """Close the open step with whatever has been told; False when somebody else moved on meanwhile."""
+        algorithm = self.algorithm(row)
+        told: list[log.Told] = yield Read(lambda tx: history.results(tx, self.id, row.upto_seq, row.seq))
+        results = log.batch(algorithm, state, told, self.maximize)
+        upto = told[-1][0].seq if told else row.upto_seq
+        closed = log.close(algorithm, state, results, upto or 0, len(told), why)
+        return (yield from self._swap(row, algorithm, [closed], now))
 
     def _fail(self, error: Exception, now: float) -> Steps[None]:
         reason = f"{type(error).__name__}: {error}"[:500]
-        yield from self._transition(FAILED, reason, now)
+        yield from self._end(FAILED, reason, now)
         if not isinstance(error, ArithmeticError | ValueError | np.linalg.LinAlgError | NumericalError):
             raise error
 
     # The study's own state --------------------------------------------------------------------------------------------
+
+    def _end(self, state: str, reason: str, now: float) -> Steps[None]:
+        """Pause or fail a study from inside an operation. One that has ended meanwhile is left as it is: what was told
+        is stored, so the operation must not fail for that."""
+
+        def work(tx: Tx) -> StudyRow:
+            row = leases.locked(tx, self.id)
+            leases.finish(tx, row, state, reason, now)
+            tx.put_study(row)
+            return row
+
+        self._row = yield Write(work)
 
     def _transition(
         self, state: str, reason: str | None, now: float, allowed: Sequence[str] = (ACTIVE,)

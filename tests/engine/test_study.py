@@ -278,6 +278,14 @@ def test_a_worker_that_keeps_failing_is_backed_off_and_alone_pauses_the_study(st
     assert d.ask().leases
 
 
+def test_failures_that_use_up_the_budget_complete_the_study_and_are_answered(store):
+    d = start(store, budget={"evaluations": 20}, lease={"max_attempts": 1})
+    outcomes = [d.tell(d.lease(), status="failed") for _ in range(20)]
+    assert {o.state for o in outcomes} == {"FAILED"}
+    assert (d.row().state, d.row().reason) == ("COMPLETED", "budget")
+    d.check_log()
+
+
 def test_one_failing_worker_among_good_ones_does_not_pause_the_study(store):
     d = start(store)
     d.tell(d.lease("good"), 1.0, worker="good")
