@@ -37,7 +37,6 @@ def test_a_distribution_declares_exactly_its_packages(name: str) -> None:
     assert hatch["dev-mode-exact"] is True
 
 
-@pytest.mark.skipif(importlib.util.find_spec("hatchling") is None, reason="needs hatchling")
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_a_wheel_holds_exactly_its_packages(name: str, tmp_path: Path) -> None:
     folder, packages = DISTRIBUTIONS[name]
