@@ -674,7 +674,7 @@ def new_study(case: Case, seed: str = "7", **spec: Any) -> tuple[MemoryStore, St
         "seed": seed,
         **spec,
     }
-    head, _ = perform(store, create("contracts", raw, 0.0, b"0123456789" * 3))
+    head, _ = perform(store, create("contracts", raw, 0.0))
     return store, Study(head)
 
 
