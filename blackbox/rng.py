@@ -286,32 +286,41 @@ def normals(key: Key, step: int, lanes: Sequence[int] | NDArray[np.int64], dim: 
     InvalidInput
         As `normal`.
     """
-    rows: Sequence[int]
-    if isinstance(lanes, range):
-        rows = lanes
-    else:
-        rows = lanes.tolist() if isinstance(lanes, np.ndarray) else list(map(index, lanes))
-    n = len(rows)
-    dim, step, *_ = _checked(16, dim, step, max(rows) if rows else 0, 0, None)
-    if rows and min(rows) < 0:
-        raise InvalidInput(f"lanes must not be negative, got {min(rows)}")
-    out = np.empty((n, dim), dtype=np.float32)
+    rows = _rows(lanes)
+    dim, step, *_ = _checked(16, dim, step, max(rows, default=0), 0, None)
+    out = np.empty((len(rows), dim), dtype=np.float32)
     stride = _stride(dim, 16)
     if stride - -(-dim // 16) > _WASTE:  # a call per lane is cheaper than drawing the gaps between lanes
         for i, lane in enumerate(rows):
             normal(key, step, lane, dim, out=out[i])
         return out
     table = quantiles()
-    at_once = max(1, CHUNK // (16 * stride))
-    if isinstance(lanes, range) and lanes.step == 1:  # the common case, without looking at every lane
+    for a, b in _runs(rows, CHUNK // (16 * stride)):
+        words = _generator.draw(key, NORMAL, dim, step, rows[a] * stride, (b - a) * stride)
+        table.take(words.view(_U16).reshape(b - a, 16 * stride)[:, :dim], out=out[a:b], mode="clip")
+    return out
+
+
+def _rows(lanes: Sequence[int] | NDArray[np.int64]) -> Sequence[int]:
+    """The lanes as integers of Python."""
+    if isinstance(lanes, range):
+        rows: Sequence[int] = lanes
+    else:
+        rows = lanes.tolist() if isinstance(lanes, np.ndarray) else list(map(index, lanes))
+    if rows and min(rows) < 0:
+        raise InvalidInput(f"lanes must not be negative, got {min(rows)}")
+    return rows
+
+
+def _runs(rows: Sequence[int], at_once: int) -> Iterator[tuple[int, int]]:
+    """The runs of neighbouring lanes as (start, stop) of rows, cut to at most `at_once`."""
+    n, at_once = len(rows), max(1, at_once)
+    if isinstance(rows, range) and rows.step == 1:  # the common case, without looking at every lane
         cuts = list(range(at_once, n, at_once))
     else:
         cuts = [i for i in range(1, n) if rows[i] != rows[i - 1] + 1 or i % at_once == 0]
-    for a, b in zip([0, *cuts], [*cuts, n], strict=True):
-        if a < b:
-            words = _generator.draw(key, NORMAL, dim, step, rows[a] * stride, (b - a) * stride)
-            table.take(words.view(_U16).reshape(b - a, 16 * stride)[:, :dim], out=out[a:b], mode="clip")
-    return out
+    if n:
+        yield from zip([0, *cuts], [*cuts, n], strict=True)
 
 
 # Other kinds ----------------------------------------------------------------------------------------------------------
@@ -369,6 +378,29 @@ def uniform(key: Key, step: int, lane: int, dim: int, start: int = 0, count: int
     for a, b in pieces(start, count):
         words = _words(key, UNIFORM, 4, dim, step, lane, a, b - a)[a % 4 :][: b - a]
         np.multiply(words >> np.uint64(11), 2.0**-53, out=out[a - start : b - start])
+    return out
+
+
+def uniforms(key: Key, step: int, lanes: Sequence[int] | NDArray[np.int64], dim: int) -> NDArray[np.float64]:
+    """Numbers in [0, 1) of several lanes; runs of neighbouring lanes are drawn in one go.
+
+    Parameters and errors as `normals`.
+
+    Returns
+    -------
+    (n, dim) float64; row i equals `uniform(key, step, lanes[i], dim)` bit for bit.
+    """
+    rows = _rows(lanes)
+    dim, step, *_ = _checked(4, dim, step, max(rows, default=0), 0, None)
+    out = np.empty((len(rows), dim), dtype=np.float64)
+    stride = _stride(dim, 4)
+    if stride - -(-dim // 4) > _WASTE:
+        for i, lane in enumerate(rows):
+            out[i] = uniform(key, step, lane, dim)
+        return out
+    for a, b in _runs(rows, CHUNK // (4 * stride)):
+        words = _generator.draw(key, UNIFORM, dim, step, rows[a] * stride, (b - a) * stride)
+        np.multiply(words.reshape(b - a, 4 * stride)[:, :dim] >> np.uint64(11), 2.0**-53, out=out[a:b])
     return out
 
 

@@ -74,6 +74,15 @@ SNAPSHOT_STEPS = 256
 FIRST_LEASE_SECONDS = 600.0
 FAILURES_UNTIL_BACKOFF = 20
 BACKOFF_SECONDS = 30.0
+AT_ONCE_SECONDS = 0.002
+"""Steps that take less than this are closed inside the transaction that brought their last result: one of their own
+would cost more, and meanwhile every ask would find the step gone that it was made for."""
+LANES_AHEAD = 256
+AHEAD_NUMBERS = 2**16
+"""Coordinates that may be computed for asks that may come."""
+MEASURED_EVERY = 64
+"""Times that steps are closed at once before they are computed outside again, and measured: a method may become slower
+as it goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +125,8 @@ class Told:
     outcomes: tuple[Outcome, ...]
     row: StudyRow
     asked: Asked | None = None
+    n_closed: int = 0
+    """Steps that this tell closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +141,15 @@ class _Prepared:
 
 
 @dataclass(slots=True)
-class _Pool:
-    """Points computed at one state. They are pure in (state, lane), so they may be kept until the step closes."""
+class _Turn:
+    """An open step as this instance knows it: its place in the log, its state, and the points computed so far.
 
-    epoch: int
-    step: int
+    Points are pure in (state, lane), so they may be kept until the step closes.
+    """
+
+    place: tuple[int, int, int]
+    algorithm: Algorithm[Any, Any]
+    state: Any
     asks: int = -1
     """For methods whose asks depend on what is in flight: the counter these points were computed at."""
     points: dict[int, _Prepared] = field(default_factory=dict)
@@ -146,9 +161,20 @@ class _Pool:
 class _Missing:
     """A grant needs points that were not computed yet. Nothing was changed."""
 
+    turn: _Turn
     lanes: Sequence[int]
     pending: Pending
     asks: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Moved:
+    """What a transaction did that closed steps."""
+
+    row: StudyRow
+    turn: _Turn
+    n_steps: int
+    snapshot: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,14 +260,24 @@ class Study:
         self._lineage = ""
         self._row: StudyRow | None = None
         self._cached: _Cached | None = None
-        self._pool: _Pool | None = None
+        self._turn: _Turn | None = None
+        self._next: _Turn | None = None
+        """The step that a transaction of ours opened. The works after it in that transaction see it before it is
+        committed; nobody else sees the row it goes with."""
         self._window: tuple[tuple[int, int, int], list[log.Told]] | None = None
         self._durations: deque[float] = deque(maxlen=200)
         self._auto_seconds = FIRST_LEASE_SECONDS
         self._streaks: dict[str, int] = {}
         self._backed_off: dict[str, float] = {}
-        self._tell_seconds = 0.0
-        self._ask_seconds = 0.0
+        self._tell_seconds: float | None = None
+        self._step_seconds = math.inf
+        """What one step of the last measurement took."""
+        self._lane_seconds: float | None = None
+        """What one lane of the last measured ask took."""
+        self._at_once = 0
+        """Times that steps may be closed at once before the next measurement."""
+        self._asking = 0
+        """Lanes that the asks under way want."""
         self._since_snapshot = 0.0
 
     @staticmethod
@@ -282,10 +318,16 @@ class Study:
         return self._row is None or self._due(self._row)
 
     def _due(self, row: StudyRow) -> bool:
-        cached = self._cached
-        if cached is None or (cached.epoch, cached.step) != (row.epoch, row.step):
-            return True
-        return row.waiting > 0 and row.waiting >= self.algorithm(row).need(cached.state)
+        turn = self._turn_at(row)
+        return turn is None or 0 < row.waiting >= turn.algorithm.need(turn.state)
+
+    def _turn_at(self, row: StudyRow) -> _Turn | None:
+        """What is known of the step that is open in this row."""
+        place = _place(row)
+        for turn in (self._next, self._turn):
+            if turn is not None and turn.place == place:
+                return turn
+        return None
 
     @property
     def seen(self) -> StudyRow | None:
@@ -360,67 +402,89 @@ class Study:
         resume : give the worker its own live leases first.
         """
         wish = Wish(worker, count, lease_seconds, key, resume)
-        while True:
-            pool, granting = yield from self._granting(wish, now)
-            answer = yield Write(granting)
-            if isinstance(answer, Asked):
-                return self._granted(pool, answer)
-            if answer is _STALE:
-                yield from self.row()
-            elif answer is _STALLED:
-                yield from self._close_empty(now)
-            else:
-                row, state = yield from self._current()
-                if (pool.epoch, pool.step) == (row.epoch, row.step):
-                    yield from self._prepare(pool, self.algorithm(row), state, answer)
+        self._asking += count
+        try:
+            while True:
+                yield from self._ready_for(wish)
+                answer = yield Write(lambda tx: self._grant(tx, leases.locked(tx, self.id), wish, now))
+                if isinstance(answer, Asked):
+                    return self._granted(answer)
+                if isinstance(answer, _Missing):
+                    yield from self._prepare(answer)
+                elif answer is _STALE:
+                    yield from self.row()
+                else:
+                    yield from self._close_empty(now)
+        finally:
+            self._asking -= count
 
-    def _granting(self, wish: Wish, now: float) -> Steps[tuple[_Pool, Callable[[Tx], Asked | _Missing | object]]]:
-        """The work of an ask, with the points computed that it will very likely need."""
+    def _ready_for(self, wish: Wish) -> Steps[None]:
+        """Compute the points that an ask will very likely need: it saves a transaction that only finds them missing."""
         row, state = yield from self._current()
-        pool, algorithm = self._pool_at(row, state), self.algorithm(row)
+        turn = self._turn_of(row, state)
         if self.kind == "group" and not self.traits.uses_pending and row.state == ACTIVE and not row.queued:
-            # Saves a transaction that only finds out what is missing.
-            wanted = [lane for lane in range(row.lanes, row.lanes + wish.count) if lane not in pool.points]
-            if wanted:
-                yield from self._prepare(pool, algorithm, state, _Missing(wanted, NOTHING_PENDING, row.asks))
-                pool = self._pool or pool
-        return pool, partial(self._grant, algorithm=algorithm, state=state, pool=pool, now=now, wish=wish)
+            wanted = [lane for lane in range(row.lanes, row.lanes + wish.count) if lane not in turn.points]
+            if wanted and not self._asks_at_once(len(wanted)):
+                yield from self._prepare(_Missing(turn, wanted, NOTHING_PENDING, row.asks))
 
-    def _granted(self, pool: _Pool, asked: Asked) -> Asked:
+    def _granted(self, asked: Asked) -> Asked:
         """Take note of what an ask's transaction did."""
         self._row = asked.row
-        pool.base_stored = pool.base_stored or any(
-            lease.point.recipe and lease.trial.step == pool.step for lease in asked.leases
-        )
+        turn = self._turn_at(asked.row)
+        if turn is not None and any(lease.trial.step == turn.state.step for lease in asked.leases):
+            turn.base_stored = True
         return asked
 
-    def _pool_at(self, row: StudyRow, state: Any) -> _Pool:
-        pool = self._pool
-        if pool is None or (pool.epoch, pool.step) != (row.epoch, row.step):
-            pool = self._pool = _Pool(row.epoch, row.step)
-            base = self.algorithm(row).base(state)
-            if base is not None:
-                pool.base = (base_digest(base), np.ascontiguousarray(base, dtype="<f4").tobytes())
-        return pool
+    def _turn_of(self, row: StudyRow, state: Any) -> _Turn:
+        """The turn of a committed row, which is kept."""
+        turn = self._turn_at(row) or _Turn(_place(row), self.algorithm(row), state)
+        self._turn = turn
+        return turn
 
-    def _prepare(self, pool: _Pool, algorithm: Algorithm[Any, Any], state: Any, missing: _Missing) -> Steps[None]:
-        """Compute the points of some lanes into the pool."""
-        lanes = list(missing.lanes)
-        if self.kind == "group" and not self.traits.uses_pending:
-            # Whole tiles: others will want the neighbours, and a dense method computes them at once anyway.
-            lanes = [lane for lane in range(lanes[0] // 8 * 8, -(-(lanes[-1] + 1) // 8) * 8) if lane not in pool.points]
+    def _asks_at_once(self, n_lanes: int) -> bool:
+        """Whether so many points are computed so quickly that it may happen inside a transaction."""
+        return self._at_once > 0 and self._lane_seconds is not None and n_lanes * self._lane_seconds < AT_ONCE_SECONDS
 
-        def work() -> list[_Prepared]:
-            return self._ready(algorithm.ask(state, lanes, missing.pending))
+    def _prepare(self, missing: _Missing) -> Steps[None]:
+        """Compute the points of some lanes into their turn."""
+        turn = missing.turn
+        lanes = self._lanes_to_compute(missing)
+        first = not turn.points
 
-        prepared = yield Compute(work, self._ask_seconds, self._ask_took)
+        def work() -> tuple[list[_Prepared], tuple[str, bytes] | None]:
+            return self._computed(turn, lanes, missing.pending), self._base(turn) if first else turn.base
+
+        def took(seconds: float) -> None:
+            self._lane_seconds = seconds / len(lanes)
+
+        prepared, base = yield Compute(work, (self._lane_seconds or 0.0) * len(lanes), took)
+        turn.base = base
         if self.traits.uses_pending:
-            # A new pool: the writer's thread may be granting from the old one.
-            pool = self._pool = replace(pool, points={}, asks=missing.asks)
-        pool.points.update(zip(lanes, prepared, strict=True))
+            # A new turn: the writer's thread may be granting from the old one.
+            turn = replace(turn, points={}, asks=missing.asks)
+            if self._next is missing.turn:
+                self._next = turn
+            if self._turn is missing.turn:
+                self._turn = turn
+        turn.points.update(zip(lanes, prepared, strict=True))
 
-    def _ask_took(self, seconds: float) -> None:
-        self._ask_seconds = seconds
+    def _lanes_to_compute(self, missing: _Missing) -> list[int]:
+        """The missing lanes, and their neighbours where others will want them."""
+        lanes = list(missing.lanes)
+        if self.kind != "group" or self.traits.uses_pending:
+            return lanes
+        # Whole tiles, because a dense method computes them at once anyway; and a lane for every ask under way, or each
+        # of them would find out alone that the one before it has taken what was there.
+        more = min(self._asking, LANES_AHEAD, AHEAD_NUMBERS // self.space.dim)
+        stop = -(-(lanes[-1] + 1 + more) // 8) * 8
+        return [lane for lane in range(lanes[0] // 8 * 8, stop) if lane not in missing.turn.points]
+
+    def _computed(self, turn: _Turn, lanes: Sequence[int], pending: Pending) -> list[_Prepared]:
+        return self._ready(turn.algorithm.ask(turn.state, lanes, pending))
+
+    def _base(self, turn: _Turn) -> tuple[str, bytes] | None:
+        base = turn.algorithm.base(turn.state)
+        return None if base is None else (base_digest(base), np.ascontiguousarray(base, dtype="<f4").tobytes())
 
     def _tell_took(self, seconds: float) -> None:
         self._tell_seconds = seconds
@@ -446,19 +510,21 @@ class Study:
             )
         return ready
 
-    def _grant(
-        self, tx: Tx, *, algorithm: Algorithm[Any, Any], state: Any, pool: _Pool, now: float, wish: Wish
-    ) -> Asked | _Missing | object:
-        """One ask inside a transaction. Returns `_Missing`, `_STALE` or `_STALLED` before it has changed anything."""
+    def _grant(self, tx: Tx, row: StudyRow, wish: Wish, now: float) -> Asked | _Missing | object:
+        """One ask inside a transaction. Writes the row with its answer; `_Missing`, `_STALE` and `_STALLED` come before
+        it has changed anything."""
         worker, count, key = wish.worker, wish.count, wish.key
-        row = leases.locked(tx, self.id)
         leases.end_if_spent(tx, row, self.spec, now)
         if row.state != ACTIVE:
             tx.put_study(row)
             return Asked((), count, _WORD[row.state], 5.0 if row.state == PAUSED else None, row)
-        if row.epoch != pool.epoch or (row.step != pool.step and self.kind != "members"):
+        turn = self._turn_at(row)
+        if turn is None and self.kind == "members" and self._turn is not None and self._turn.place[1] == row.epoch:
+            turn = self._turn  # a member's next point may come from a state that is a few results old
+        if turn is None:
             return _STALE
         if self._backed_off.get(worker, 0.0) > now:
+            tx.put_study(row)
             return Asked((), count, "worker_backed_off", self._backed_off[worker] - now, row)
         chosen = leases.claim(
             tx, row, self.spec, self.kind, worker=worker, count=count, now=now, key=key, resume=wish.resume
@@ -466,22 +532,23 @@ class Study:
         lanes: Sequence[int] = ()
         reason = chosen.reason
         if chosen.n_new:
-            pending = self._pending(tx, row, pool.step)
-            lanes = algorithm.lanes(state, pending, chosen.n_new)
+            pending = self._pending(tx, row, turn.state.step)
+            lanes = turn.algorithm.lanes(turn.state, pending, chosen.n_new)
             if len(lanes) < chosen.n_new:
                 reason = "sequential_method" if self.kind == "sequential" else "all_members_in_flight"
                 if not lanes and not (chosen.live or chosen.lapsed or chosen.queued) and row.leased + row.queued == 0:
                     return _STALLED
-            if self.traits.uses_pending and lanes and pool.asks != row.asks:
-                return _Missing(lanes, pending, row.asks)
-            missing = [lane for lane in lanes if lane not in pool.points]
+            old = self.traits.uses_pending and turn.asks != row.asks
+            missing = lanes if old else [lane for lane in lanes if lane not in turn.points]
             if missing:
-                return _Missing(missing, pending, row.asks)
+                lacking = _Missing(turn, missing, pending, row.asks)
+                if old or not self._add_at_once(lacking):
+                    return lacking
         seconds = self.lease_seconds(wish.lease_seconds)
         trials = leases.apply_claim(tx, row, chosen, worker=worker, now=now, seconds=seconds, key=key)
         stored = tx.points(self.id, [trial.number for trial in trials]) if trials else {}
         if lanes:
-            trials += self._insert(tx, row, pool, lanes, stored, worker=worker, now=now, seconds=seconds, key=key)
+            trials += self._insert(tx, row, turn, lanes, stored, worker=worker, now=now, seconds=seconds, key=key)
         row.asks += 1
         if chosen.lost:
             leases.end_if_spent(tx, row, self.spec, now)
@@ -494,11 +561,24 @@ class Study:
             return Asked(granted, count, None, None, row)
         return Asked(granted, count, reason, 1.0, row)
 
+    def _add_at_once(self, missing: _Missing) -> bool:
+        """Compute points here and now, if the method is quick; an error of its own is raised outside instead."""
+        turn, lanes = missing.turn, self._lanes_to_compute(missing)
+        if not self._asks_at_once(len(lanes)):
+            return False
+        try:
+            if not turn.points:
+                turn.base = self._base(turn)
+            turn.points.update(zip(lanes, self._computed(turn, lanes, missing.pending), strict=True))
+        except Exception:
+            return False
+        return True
+
     def _insert(
         self,
         tx: Tx,
         row: StudyRow,
-        pool: _Pool,
+        turn: _Turn,
         lanes: Sequence[int],
         stored: dict[int, PointRow],
         *,
@@ -511,15 +591,15 @@ class Study:
         trials, points = [], []
         for lane in lanes:
             row.trials += 1
-            trial = TrialRow(self.id, row.trials, pool.step, lane, asked_at=now)
+            trial = TrialRow(self.id, row.trials, turn.state.step, lane, asked_at=now)
             leases.lease_to(trial, worker=worker, now=now, seconds=seconds, key=key)
-            ready = pool.points[lane]
+            ready = turn.points[lane]
             point = PointRow(self.id, row.trials, ready.vector, ready.recipe, ready.params, ready.note, ready.payload)
             trials.append(trial)
             points.append(point)
             stored[trial.number] = point
-        if pool.base is not None and not pool.base_stored:
-            tx.put_blob(self.id, pool.base[0], pool.step, pool.base[1])
+        if turn.base is not None and not turn.base_stored:
+            tx.put_blob(self.id, turn.base[0], turn.state.step, turn.base[1])
         tx.insert_trials(trials, points)
         row.leased += len(trials)
         if self.kind == "group":
@@ -561,39 +641,49 @@ class Study:
         wish : what to ask in the same transaction, if no step has to close before.
         """
         numbers = [report.trial for report in reports if report.trial is not None]
-        pool, granting = None, None
         if wish is not None:
-            pool, granting = yield from self._granting(wish, now)
+            self._asking += wish.count
+            try:
+                yield from self._ready_for(wish)
+            finally:
+                self._asking -= wish.count
 
-        def work(tx: Tx) -> tuple[tuple[Outcome, ...], StudyRow, list[float], list[log.Told] | None, Any]:
+        def work(tx: Tx) -> tuple[Any, ...]:
             row = leases.locked(tx, self.id)
             desk = leases.Desk(tx, row, self.spec, self.head.secret, self.kind, numbers, worker=worker, now=now)
             outcomes = tuple(desk.settle(report) for report in reports)
             desk.write()
             row.asks += 1
-            tx.put_study(row)
             applied = [desk.trials[o.trial] for o in outcomes if o.outcome == "applied" and o.trial is not None]
             seconds = [now - trial.leased_at for trial in applied if trial.leased_at is not None]
-            # Read here what `advance` will want: the rows are at hand, and it need not open a transaction for them.
-            window = history.results(tx, self.id, row.upto_seq, history.MAX_SEQ) if self._due(row) else None
-            asked = granting(tx) if granting is not None and window is None else None
-            return outcomes, row, seconds, window, asked
+            window, moved, asked = None, None, None
+            if self._due(row):
+                # Read here what `advance` will want: the rows are at hand, and it need not open a transaction for them.
+                window = history.results(tx, self.id, row.upto_seq, history.MAX_SEQ)
+                moved = self._move_at_once(tx, row, window, now)
+            if wish is not None and (window is None or moved is not None):
+                asked = self._grant(tx, row, wish, now)
+            if not isinstance(asked, Asked):
+                tx.put_study(row)
+            return outcomes, row, seconds, window, moved, asked
 
-        outcomes, row, seconds, window, asked = yield Write(work)
+        outcomes, row, seconds, window, moved, asked = yield from self._written(work)
         self._row = row
-        if pool is not None and isinstance(asked, Asked):
-            self._granted(pool, asked)
+        if moved is not None:
+            self._moved(moved)
+        elif window is not None:
+            self._window = (_place(row), window)
+        if isinstance(asked, Asked):
+            self._granted(asked)
         else:
             asked = None
-        if window is not None:
-            self._window = (_place(row), window)
         if seconds and self.spec.lease.default_seconds == "auto":
             self._durations.extend(seconds)
             if 5 <= len(self._durations) <= 20 or row.seq % 16 == 0:
                 self._auto_seconds = max(60.0, 3.0 * float(np.quantile(self._durations, 0.95)))
         if worker is not None:
             yield from self._breaker(worker, outcomes, now)
-        return Told(outcomes, self._row or row, asked)
+        return Told(outcomes, self._row or row, asked, 0 if moved is None else moved.n_steps)
 
     def _breaker(self, worker: str, outcomes: Sequence[Outcome], now: float) -> Steps[None]:
         """Back off a worker that fails many times in a row; pause the study when no other one does better."""
@@ -640,11 +730,16 @@ class Study:
                 continue
             try:
                 closed: list[log.Closed] = yield Compute(
-                    partial(log.advance, algorithm, state, told, self.maximize), self._tell_seconds, self._tell_took
+                    partial(log.advance, algorithm, state, told, self.maximize),
+                    self._tell_seconds or 0.0,
+                    self._tell_took,
                 )
             except Exception as error:
                 yield from self._fail(error, now)
                 return total
+            if closed and self._tell_seconds is not None:
+                self._step_seconds = self._tell_seconds / len(closed)
+                self._at_once = MEASURED_EVERY
             if not closed and window is not None and row.waiting > len(told):
                 continue  # more was told since
             if not closed:
@@ -659,47 +754,84 @@ class Study:
         self, seen: StudyRow, algorithm: Algorithm[Any, Any], closed: Sequence[log.Closed], now: float
     ) -> Steps[bool]:
         """Move the row from step t to t + k, if it is still at t."""
-        last = closed[-1]
-        state, step = last.state, last.step + 1
-        stop = algorithm.stopped(state)
-        oldest = algorithm.oldest(state)
-        snapshot = step // SNAPSHOT_STEPS > closed[0].step // SNAPSHOT_STEPS or self._since_snapshot > SNAPSHOT_SECONDS
 
-        def work(tx: Tx) -> StudyRow | None:
+        def work(tx: Tx) -> _Moved | None:
             row = leases.locked(tx, self.id)
             if _place(row) != _place(seen):
                 return None
-            records = []
-            for item in closed:
-                row.seq += 1
-                records.append(
-                    StepRow(self.id, item.step, item.upto_seq, item.why, item.digest, row.seq, now, item.told)
-                )
-            tx.insert_steps(records)
-            row.step, row.upto_seq, row.lanes = step, last.upto_seq, 0
-            row.waiting -= last.consumed
-            if self.kind == "group" and row.leased + row.queued:
-                queued, leased = tx.supersede(self.id, step, oldest)
-                row.queued -= queued
-                row.leased -= leased
-            if self.traits.encoding == "recipe":
-                self._drop_bases(tx, row)
-            if snapshot:
-                tx.insert_snapshot(SnapshotRow(self.id, row.epoch, step, last.encoded))
-                tx.keep_snapshots(self.id, row.epoch, history.worth_keeping(tx.snapshot_steps(self.id, row.epoch)))
-            if stop is not None:
-                leases.finish(tx, row, COMPLETED, stop.reason, now)
+            moved = self._move(tx, row, algorithm, closed, now)
             tx.put_study(row)
-            return row
+            return moved
 
-        row: StudyRow | None = yield Write(work)
-        if row is None:
+        moved: _Moved | None = yield from self._written(work)
+        if moved is None:
             return False
-        self._row = row
-        self._cached = _Cached(row.epoch, step, state)
-        if snapshot:
-            self._since_snapshot = 0.0
+        self._row = moved.row
+        self._moved(moved)
         return True
+
+    def _move_at_once(self, tx: Tx, row: StudyRow, told: Sequence[log.Told], now: float) -> _Moved | None:
+        """Close what can be closed in the transaction that brought the results, if the method is quick.
+
+        What the method raises is left for `advance` to meet again: a result that came must be stored.
+        """
+        turn = self._turn_at(row)
+        if turn is None or row.state == FAILED or self._at_once <= 0:
+            return None
+        if len(told) / turn.algorithm.need(turn.state) * self._step_seconds > AT_ONCE_SECONDS:
+            return None
+        try:
+            closed = log.advance(turn.algorithm, turn.state, told, self.maximize)
+        except Exception:
+            return None
+        if not closed:
+            return None
+        self._at_once -= 1
+        return self._move(tx, row, turn.algorithm, closed, now)
+
+    def _move(
+        self, tx: Tx, row: StudyRow, algorithm: Algorithm[Any, Any], closed: Sequence[log.Closed], now: float
+    ) -> _Moved:
+        """Record closed steps and move the row, which the caller writes."""
+        last = closed[-1]
+        state, step = last.state, last.step + 1
+        records = []
+        for item in closed:
+            row.seq += 1
+            records.append(StepRow(self.id, item.step, item.upto_seq, item.why, item.digest, row.seq, now, item.told))
+        tx.insert_steps(records)
+        row.step, row.upto_seq, row.lanes = step, last.upto_seq, 0
+        row.waiting -= last.consumed
+        if self.kind == "group" and row.leased + row.queued:
+            queued, leased = tx.supersede(self.id, step, algorithm.oldest(state))
+            row.queued -= queued
+            row.leased -= leased
+        if self.traits.encoding == "recipe":
+            self._drop_bases(tx, row)
+        snapshot = step // SNAPSHOT_STEPS > closed[0].step // SNAPSHOT_STEPS or self._since_snapshot > SNAPSHOT_SECONDS
+        if snapshot:
+            tx.insert_snapshot(SnapshotRow(self.id, row.epoch, step, last.encoded))
+            tx.keep_snapshots(self.id, row.epoch, history.worth_keeping(tx.snapshot_steps(self.id, row.epoch)))
+        stop = algorithm.stopped(state)
+        if stop is not None:
+            leases.finish(tx, row, COMPLETED, stop.reason, now)
+        self._next = _Turn(_place(row), self.algorithm(row), state)
+        return _Moved(row, self._next, len(closed), snapshot)
+
+    def _written(self, work: Callable[[Tx], Any]) -> Steps[Any]:
+        """Run a work that may open a step; of one that was undone nothing is remembered."""
+        try:
+            return (yield Write(work))
+        except Exception:
+            self._next = None
+            raise
+
+    def _moved(self, moved: _Moved) -> None:
+        """Take note of a move that is committed."""
+        self._turn = moved.turn
+        self._cached = _Cached(moved.turn.place[1], moved.turn.state.step, moved.turn.state)
+        if moved.snapshot:
+            self._since_snapshot = 0.0
 
     def _drop_bases(self, tx: Tx, row: StudyRow) -> None:
         """Forget base vectors that no open trial, and not the best one, names."""

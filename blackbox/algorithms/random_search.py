@@ -14,7 +14,7 @@ import numpy as np
 from blackbox.algorithm import Algorithm, Traits, algorithm
 from blackbox.options import Field, Options
 from blackbox.records import Pending, Points, Results, Vector, dense
-from blackbox.rng import normals, uniform
+from blackbox.rng import normals, uniforms
 
 
 class RandomSearchOptions(Options):
@@ -66,7 +66,7 @@ class RandomSearch(Algorithm[RandomSearchOptions, RandomSearchState]):
 
     def ask(self, state: RandomSearchState, lanes: Sequence[int], pending: Pending) -> Points:
         space, d = self.space, self.space.dim
-        in_box = np.array([uniform(self.noise, state.step, lane, d) for lane in lanes]).reshape(len(lanes), d)
+        in_box = uniforms(self.noise, state.step, lanes, d)
         if space.bounded.all():
             return dense(in_box)
         around = space.initial + self.options.sigma * normals(self.noise, state.step, lanes, d)

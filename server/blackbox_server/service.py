@@ -437,7 +437,9 @@ class Service:
             self.metrics.told(outcome, n)
         freed = counts["applied"] + counts["requeued"] + counts["released"]
         row = (open.study.seen if await self.advance(open) else None) or told.row
-        open.changed(None if row.state != ACTIVE else freed)
+        if told.n_closed:
+            self.metrics.steps.inc(told.n_closed)
+        open.changed(None if told.n_closed or row.state != ACTIVE else freed)
         return row
 
     async def tell(

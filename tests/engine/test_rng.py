@@ -295,17 +295,19 @@ def test_a_slice_equals_that_slice_of_the_whole(kind: str, dim: int, cut: tuple[
 @settings(deadline=None, max_examples=60)
 @given(dim=st.integers(1, 3000), lanes=st.lists(st.integers(0, 40), max_size=12))
 def test_a_lane_alone_equals_the_same_lane_in_a_batch(dim: int, lanes: list[int]) -> None:
-    together = rng.normals(KEY, 9, lanes, dim)
-    assert together.shape == (len(lanes), dim)
-    for lane, row in zip(lanes, together, strict=True):
-        np.testing.assert_array_equal(row, rng.normal(KEY, 9, lane, dim))
-    np.testing.assert_array_equal(rng.normals(KEY, 9, np.array(lanes, dtype=np.int64), dim), together)
+    for many, one in ((rng.normals, rng.normal), (rng.uniforms, rng.uniform)):
+        together = many(KEY, 9, lanes, dim)
+        assert together.shape == (len(lanes), dim)
+        for lane, row in zip(lanes, together, strict=True):
+            np.testing.assert_array_equal(row, one(KEY, 9, lane, dim))
+        np.testing.assert_array_equal(many(KEY, 9, np.array(lanes, dtype=np.int64), dim), together)
 
 
 def test_long_runs_of_lanes_are_cut_without_changing_a_bit() -> None:
-    together = rng.normals(KEY, 9, range(10, 700), 256)
-    for lane in (10, 265, 266, 267, 521, 522, 699):
-        np.testing.assert_array_equal(together[lane - 10], rng.normal(KEY, 9, lane, 256))
+    for many, one in ((rng.normals, rng.normal), (rng.uniforms, rng.uniform)):
+        together = many(KEY, 9, range(10, 700), 256)
+        for lane in (10, 265, 266, 267, 521, 522, 699):
+            np.testing.assert_array_equal(together[lane - 10], one(KEY, 9, lane, 256))
 
 
 def test_a_slice_costs_only_its_own_blocks() -> None:
@@ -353,6 +355,8 @@ def test_impossible_addresses_are_refused() -> None:
                 draw(KEY, *bad)
     with pytest.raises(InvalidInput, match="lanes must not be negative"):
         rng.normals(KEY, 0, [3, -1], 5)
+    with pytest.raises(InvalidInput, match="lanes must not be negative, got -1"):
+        rng.uniforms(KEY, 0, [3, -1], 5)
     for low, high in [(3, 3), (4, 3), (-(1 << 63), 1), (0, (1 << 63) + 1)]:
         with pytest.raises(InvalidInput, match="low < high"):
             rng.integers(KEY, 0, 0, 5, low, high)

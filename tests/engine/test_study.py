@@ -21,6 +21,13 @@ from blackbox.store import MemoryStore
 from blackbox.study import Study, Wish, create
 from tests.engine.studies import Driver, sphere, start
 
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["closes-outside", "closes-at-once"])
+def measures(request, monkeypatch):
+    """Every rule holds whether steps are closed by `advance` or in the transaction of the tell."""
+    monkeypatch.setattr(Driver, "measures", request.param)
+
+
 # Leases ---------------------------------------------------------------------------------------------------------------
 
 
@@ -162,30 +169,124 @@ def test_no_worker_waits_while_all_lanes_of_a_step_are_out(store):
     assert {lease.trial.step for lease in leases} == {0}
 
 
-def test_a_tell_asks_along_in_the_same_transaction_unless_a_step_has_to_close_first(store):
+def test_a_tell_asks_along_in_the_same_transaction_unless_a_step_has_to_close_outside_first(store):
     d = start(store)
     need = d.study.algorithm(d.row()).need(d.do(d.study.state())[1])
-    writes = []
     lease = d.lease()
-    for i in range(1, 2 * need + 1):
+    for i in range(1, 3 * need + 1):
+        d.now += 1.0
         steps = d.study.tell(
             [Report(lease.trial.number, lease.token, value=float(i))], now=d.now, worker="w", wish=Wish("w")
         )
-        effect = steps.send(None)
-        writes.append(0)
-        try:
-            while True:
-                writes[-1] += isinstance(effect, Write)
-                run = store.write if isinstance(effect, Write) else store.read if isinstance(effect, Read) else None
-                effect = steps.send(effect.work() if run is None else run(effect.work))
-        except StopIteration as end:
-            told = end.value
+        writes, told = written(d, steps)
+        assert len(writes) == 1
         assert told.outcomes[0].outcome == "applied"
-        assert (told.asked is None) == (i % need == 0)
+        closes = i % need == 0
+        outside = not d.measures or i == need  # the first step is closed outside, to see how long it takes
+        assert told.n_closed == int(closes and not outside)
+        assert (told.asked is None) == (closes and outside)
         lease = d.lease() if told.asked is None else told.asked.leases[0]
-    assert set(writes) == {1}
+    assert lease.trial.step == 3
+    d.check_log()
+    assert d.replayed_equal() == 3
+
+
+def written(d, steps):
+    """The works that an operation wrote, and its answer."""
+    works = []
+
+    def counted(effect):
+        if not isinstance(effect, Write):
+            return effect
+        works.append(effect.work)
+        return effect
+
+    def watched():
+        answer = None
+        while True:
+            try:
+                effect = steps.send(answer)
+            except StopIteration as stop:
+                return stop.value
+            answer = yield counted(effect)
+
+    return works, d.do(watched())
+
+
+def started(steps):
+    """An operation brought to its first write: itself, and the work."""
+    effect = next(steps)
+    while not isinstance(effect, Write):
+        effect = steps.send(effect.work())
+    return steps, effect.work
+
+
+def finished(steps, answer):
+    """What an operation returns that needs nothing after its write."""
+    with pytest.raises(StopIteration) as end:
+        steps.send(answer)
+    return end.value.value
+
+
+def test_works_of_one_transaction_see_the_step_that_an_earlier_one_of_them_closed(store, monkeypatch):
+    monkeypatch.setattr(Driver, "measures", True)
+    d = start(store, "random_search", options={"popsize": 4})
+    d.evaluate(4)
+    leases = [d.lease(f"w{i}") for i in range(4)]
+    reports = [Report(lease.trial.number, lease.token, value=1.0) for lease in leases]
+    tells = [started(d.study.tell([report], now=d.now, worker="w")) for report in reports]
+    asks = [started(d.study.ask(now=d.now, worker=f"v{i}")) for i in range(12)]
+    answers = store.write(lambda tx: [work(tx) for _, work in tells + asks])  # one group of the writer
+    told = [finished(steps, answer) for (steps, _), answer in zip(tells, answers[:4], strict=True)]
+    assert [t.n_closed for t in told] == [0, 0, 0, 1]
+    granted = [finished(steps, answer) for (steps, _), answer in zip(asks, answers[4:], strict=True)]
+    assert [(g.leases[0].trial.step, g.leases[0].trial.lane) for g in granted] == [(2, lane) for lane in range(12)]
     d.check_log()
     assert d.replayed_equal() == 2
+
+
+def test_a_step_closed_in_a_transaction_that_is_undone_was_never_closed(store, monkeypatch):
+    monkeypatch.setattr(Driver, "measures", True)
+    d = start(store, "random_search", options={"popsize": 2})
+    d.evaluate(3)
+    other = d.reopened()
+    lease = d.lease()
+    steps, work = started(d.study.tell([Report(lease.trial.number, lease.token, value=-7.0)], now=d.now, worker="w"))
+
+    def undone(tx):
+        assert work(tx)[1].step == 2
+        raise RuntimeError("the disk is full")
+
+    with pytest.raises(RuntimeError, match="disk is full") as failed:
+        store.write(undone)
+    with pytest.raises(RuntimeError, match="disk is full"):
+        steps.throw(failed.value)
+    other.tell(lease, 5.0)  # the same place in the log, with another value
+    other.do(other.study.advance(now=d.now))
+    assert d.row().step == 2
+    assert d.do(d.study.state())[1].value == other.do(other.study.state())[1].value > -7.0
+    d.evaluate(3)
+    assert d.replayed_equal() == 3
+
+
+def test_what_a_quick_method_raises_does_not_cost_the_result_that_came(store, monkeypatch):
+    monkeypatch.setattr(Driver, "measures", True)
+    d = start(store, "random_search", options={"popsize": 2})
+    d.evaluate(3)
+    lease = d.lease()
+
+    def broken(state, results):
+        raise ZeroDivisionError("no such number")
+
+    monkeypatch.setattr(d.study.algorithm(d.row()), "tell", broken)
+    assert d.tell(lease, 1.0).outcome == "applied"
+    d.do(d.study.advance(now=d.now))
+    assert (d.row().state, d.row().used, d.row().step) == ("FAILED", 4, 1)
+    monkeypatch.undo()
+    d.do(d.study.resume(now=d.now))
+    d.do(d.study.advance(now=d.now))
+    assert d.row().step == 2
+    d.check_log()
 
 
 def test_a_forged_token_is_refused_and_changes_nothing(store):
