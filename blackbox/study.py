@@ -449,6 +449,8 @@ class Study:
         """Compute the points of some lanes into their turn."""
         turn = missing.turn
         lanes = self._lanes_to_compute(missing)
+        if not lanes:
+            return  # another ask that missed them was faster
         first = not turn.points
 
         def work() -> tuple[list[_Prepared], tuple[str, bytes] | None]:

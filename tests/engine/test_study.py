@@ -245,6 +245,28 @@ def test_works_of_one_transaction_see_the_step_that_an_earlier_one_of_them_close
     assert d.replayed_equal() == 2
 
 
+def test_asks_that_miss_the_same_points_all_get_some(store):
+    d = start(store, "random_search", dim=70_000, options={"popsize": 64})  # too large to compute any ahead
+    d.do(d.study.state())
+    asks = [started(d.study.ask(now=d.now, worker=f"v{i}", count=8)) for i in range(4)]
+    answers = store.write(lambda tx: [work(tx) for _, work in asks])  # the first one takes what is there
+    granted = [finished(asks[0][0], answers[0])]
+    for (steps, _), answer in zip(asks[1:], answers[1:], strict=True):
+        granted.append(d.do(resumed(steps, answer)))
+    assert sorted(lease.trial.lane for asked in granted for lease in asked.leases) == list(range(32))
+    d.check_log()
+
+
+def resumed(steps, answer):
+    """The rest of an operation whose first write gave this answer."""
+    while True:
+        try:
+            effect = steps.send(answer)
+        except StopIteration as stop:
+            return stop.value
+        answer = yield effect
+
+
 def test_a_step_closed_in_a_transaction_that_is_undone_was_never_closed(store, monkeypatch):
     monkeypatch.setattr(Driver, "measures", True)
     d = start(store, "random_search", options={"popsize": 2})
