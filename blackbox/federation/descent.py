@@ -90,10 +90,10 @@ class DescentState:
     t : local steps taken.
     rate : step size of this round.
     stepper : of this round.
-    slope : (d,) sum of this round's gradient estimates; empty where the method does not need it.
+    slope : (d,) sum of this round's gradient estimates; empty where scalars are sent.
     correction : (d,) added to every gradient of this round; empty: none.
-    control : (d,) own control variate as the coordinator counted it; empty: none.
-    proposed : (d,) the control variate of the last contribution, not yet counted; empty: none.
+    control : (d,) own control variate; empty: none.
+    made : round of the control variate; -1: none.
     """
 
     work: Work
@@ -106,7 +106,7 @@ class DescentState:
     slope: Vector
     correction: Vector
     control: Vector
-    proposed: Vector
+    made: int
 
 
 NOTHING = np.empty(0)
@@ -146,7 +146,7 @@ class DescentParticipant(Participant[O, DescentState], Generic[O]):
         origin = np.zeros(self.space.dim)
         stepper = StepperState(0, NOTHING, NOTHING)
         return DescentState(
-            idle(self.space.dim), origin, origin, NOTHING, 0, 0.0, stepper, NOTHING, NOTHING, NOTHING, NOTHING
+            idle(self.space.dim), origin, origin, NOTHING, 0, 0.0, stepper, NOTHING, NOTHING, NOTHING, -1
         )
 
     @property
@@ -172,19 +172,15 @@ class DescentParticipant(Participant[O, DescentState], Generic[O]):
             # a coefficient vector a stands for a move of length sqrt(d) |a|
             rate=rate / math.sqrt(d) if self.scalars and isinstance(options.stepper, ClipUp) else rate,
             stepper=options.stepper.init(n),
+            slope=np.zeros(0 if self.scalars else d),
+            correction=NOTHING,
         )
         return self.probe(begun)
 
     def learn(self, state: DescentState, values: Vector) -> DescentState:
         assert self.options.stepper is not None
-        weights = self.slopes(values)
-        if self.scalars:
-            q = self.options.directions
-            gradient = np.zeros(len(state.coefficients))
-            gradient[state.t * q : (state.t + 1) * q] = weights
-        else:
-            gradient = weights @ self.frame(state.work.round, state.t)
-        if len(state.slope):
+        gradient = self.gradient(state, values)
+        if not self.scalars:
             state = replace(state, slope=state.slope + gradient)
         stepper, move = self.options.stepper.step(state.stepper, gradient + self.pull(state), state.rate)
         state = replace(state, t=state.t + 1, stepper=stepper)
@@ -217,6 +213,17 @@ class DescentParticipant(Participant[O, DescentState], Generic[O]):
     def at_rest(state: DescentState) -> DescentState:
         """The state whose phase is done."""
         return replace(state, work=replace(state.work, points=state.work.points[:0]))
+
+    def gradient(self, state: DescentState, values: Vector) -> Vector:
+        """The estimate at z, (d,) or (L,) coefficients of the shared directions."""
+        weights = self.slopes(values)
+        if not self.scalars:
+            estimate: Vector = weights @ self.frame(state.work.round, state.t)
+            return estimate
+        q = self.options.directions
+        coefficients = np.zeros(len(state.coefficients))
+        coefficients[state.t * q : (state.t + 1) * q] = weights
+        return coefficients
 
     def slopes(self, values: Vector) -> Vector:
         """(q,) weights of the directions in the gradient estimate: s / |R| y_i, 0 where a value is missing."""
