@@ -48,7 +48,8 @@ class DescentOptions(FederationOptions):
     stepper: AnyStepper | None = None
     """How local gradients become moves; starts afresh every round. None: adam; clipup where scalars are sent."""
     rate: AnySchedule = Constant(value=0.01)
-    """Local step size by round. With adam about what every coordinate moves per local step, in internal units."""
+    """Local step size by round. With adam about what every coordinate moves per local step, in internal units; with
+    clipup the length of the whole step, or where scalars are sent the root mean square over the coordinates."""
 
     @pydantic.field_validator("rate")
     @classmethod
@@ -169,8 +170,7 @@ class DescentParticipant(Participant[O, DescentState], Generic[O]):
             z=broadcast.x,
             coefficients=np.zeros(n if self.scalars else 0),
             t=0,
-            # a coefficient vector a stands for a move of length sqrt(d) |a|
-            rate=rate / math.sqrt(d) if self.scalars and isinstance(options.stepper, ClipUp) else rate,
+            rate=rate,
             stepper=options.stepper.init(n),
             slope=np.zeros(0 if self.scalars else d),
             correction=NOTHING,

@@ -215,7 +215,7 @@ class Federation(ABC, Generic[O]):
     def broadcast(self, state: FederationState) -> Broadcast:
         """What participants need for the open phase."""
         phase = self.phases[state.phase].name
-        return Broadcast(self.terms, state.round, phase, state.version, {"x": state.x, **state.shared})
+        return Broadcast(self.terms, state.step, state.round, phase, state.version, {"x": state.x, **state.shared})
 
     def invited(self, state: FederationState, client: str) -> bool:
         """Whether the client takes part in the open round, drawn with probability `participation`."""
@@ -449,6 +449,7 @@ class Work:
     Attributes
     ----------
     round, phase : of the broadcast at work; -1 and "" before the first.
+    broadcast : its step; -1 before the first.
     step : batches begun, ever: the address of private randomness.
     points : (k, d) what is to be evaluated now; none: the phase is done.
     evaluations : spent on this phase.
@@ -457,6 +458,7 @@ class Work:
 
     round: int
     phase: str
+    broadcast: int
     step: int
     points: Matrix
     evaluations: int
@@ -465,7 +467,7 @@ class Work:
 
 def idle(dim: int) -> Work:
     """Before the first broadcast."""
-    return Work(-1, "", 0, np.empty((0, dim)), 0, 0)
+    return Work(-1, "", -1, 0, np.empty((0, dim)), 0, 0)
 
 
 class ParticipantState(Protocol):
@@ -548,15 +550,17 @@ class Participant(ABC, Generic[O, S]):
         if broadcast.terms != self.terms:
             raise InvalidInput(f"the broadcast has the terms {broadcast.terms!r}, this participant {self.terms!r}")
         work = state.work
-        if (broadcast.round, broadcast.phase) == (work.round, work.phase):
+        if broadcast.step == work.broadcast:
             return state
-        if broadcast.round < work.round:
-            raise InvalidInput(f"the broadcast is of round {broadcast.round}, this participant is in {work.round}")
+        if broadcast.step < work.broadcast:
+            raise InvalidInput(
+                f"the broadcast of step {broadcast.step} is old, this participant is at {work.broadcast}"
+            )
         if "x" not in broadcast.vectors or broadcast.x.shape != (self.space.dim,):
             raise InvalidInput(f"a broadcast needs x of {self.space.dim} numbers")
         if not all(np.isfinite(v).all() for v in broadcast.vectors.values()):
             raise InvalidInput("the vectors of a broadcast must be finite")
-        begun = Work(broadcast.round, broadcast.phase, work.step + 1, np.empty((0, self.space.dim)), 0, work.total)
+        begun = Work(broadcast.round, broadcast.phase, broadcast.step, work.step + 1, work.points[:0], 0, work.total)
         return self.begin(_with_work(state, begun), broadcast)
 
     def ask(self, state: S) -> Matrix:

@@ -124,6 +124,7 @@ class Broadcast:
     Attributes
     ----------
     terms : digest of the invitation.
+    step : phases closed before this one; it grows from broadcast to broadcast.
     round : rounds completed before this one.
     phase : name of the phase; a round has one or two.
     version : updates applied to x.
@@ -132,6 +133,7 @@ class Broadcast:
     """
 
     terms: str
+    step: int
     round: int
     phase: str
     version: int
@@ -152,6 +154,7 @@ class Broadcast:
         """Small JSON: vectors are named by digest, their bytes are `blobs`."""
         return {
             "terms": self.terms,
+            "step": self.step,
             "round": self.round,
             "phase": self.phase,
             "version": self.version,
@@ -186,7 +189,7 @@ class Broadcast:
             if vector.shape != (ref.length,) or vector.dtype.str != ref.dtype or recipe.digest(vector) != ref.sha256:
                 raise InvalidInput(f"the vector {name!r} is not what its digest {ref.sha256} says; fetch it again")
             vectors[name] = vector
-        return cls(sent.terms, sent.round, sent.phase, sent.version, vectors)
+        return cls(sent.terms, sent.step, sent.round, sent.phase, sent.version, vectors)
 
 
 class _VectorRef(Described):
@@ -197,6 +200,7 @@ class _VectorRef(Described):
 
 class _BroadcastJson(Described):
     terms: str
+    step: int = Field(ge=0)
     round: int = Field(ge=0)
     phase: str
     version: int = Field(ge=0)
