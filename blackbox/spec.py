@@ -16,9 +16,11 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
+from blackbox import federation
 from blackbox.algorithm import resolve_options
 from blackbox.algorithms.auto import choose
-from blackbox.errors import FieldError, InvalidInput
+from blackbox.errors import FieldError, IncompatibleProblem, InvalidInput
+from blackbox.options import Options
 from blackbox.space import Space
 from blackbox.validation import field_errors, invalid
 
@@ -69,6 +71,19 @@ class Parallelism(_Model):
     """Leases out at once; further asks get an empty answer with reason `parallelism_cap`."""
 
 
+class Rounds(_Model):
+    """How a federated study is run; other studies do not look at it."""
+
+    min_joined: int = Field(1, ge=1, le=1_000_000)
+    """Participants that must have joined before the first round begins."""
+    deadline_seconds: float | None = Field(None, gt=0)
+    """A phase that is open for so long closes with what has arrived, if that is at least the method's `min_clients`.
+    None: it waits for the quorum."""
+    keep: Literal["all", "open"] = "all"
+    """all: contributions stay in the log, so that the study replays from the beginning. open: the contents of those
+    that were used are forgotten, and a replay begins at the newest snapshot."""
+
+
 class StudySpec(_Model):
     """A study as people write it."""
 
@@ -83,6 +98,7 @@ class StudySpec(_Model):
     """The study completes when a told value is at least this good."""
     lease: LeaseDefaults = LeaseDefaults()
     parallelism: Parallelism = Parallelism()
+    rounds: Rounds = Rounds()
     seed: str | int = "0"
     """Seed of all randomness; a string on the wire because it may pass 2^53."""
     non_finite: Literal["reject", "infeasible"] = "reject"
@@ -110,6 +126,8 @@ class Resolved(_Model):
     options: dict[str, Any]
     reason: str
     """Why `auto` chose this algorithm; empty when it was named."""
+    federated: bool = False
+    """Whether the algorithm works in rounds of participants (`blackbox.federation`)."""
 
 
 def parse_spec(raw: Mapping[str, Any]) -> StudySpec:
@@ -144,8 +162,19 @@ def resolve(spec: StudySpec) -> tuple[Resolved, Space]:
                 errors=[FieldError("/algorithm/options", "extra_forbidden", "auto takes no options")],
             )
         name, reason = choose(space, spec.budget.evaluations)
-    options = resolve_options(name, space, spec.algorithm.options)
-    resolved = Resolved(spec=spec, algorithm=name, options=options.model_dump(mode="json"), reason=reason)
+    federated = name in federation.registry()
+    options: Options
+    if federated:
+        if spec.direction == "maximize":
+            raise IncompatibleProblem(
+                f"{name} minimises: its participants' values never come here",
+                hint='let each participant negate its value, and leave out "direction"',
+            )
+        options = federation.resolve_options(name, space, spec.algorithm.options)
+    else:
+        options = resolve_options(name, space, spec.algorithm.options)
+    dumped = options.model_dump(mode="json")
+    resolved = Resolved(spec=spec, algorithm=name, options=dumped, reason=reason, federated=federated)
     return resolved, space
 
 
