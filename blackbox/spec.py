@@ -17,9 +17,9 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from blackbox import federation
-from blackbox.algorithm import resolve_options
+from blackbox.algorithm import registry, resolve_options
 from blackbox.algorithms.auto import choose
-from blackbox.errors import FieldError, IncompatibleProblem, InvalidInput
+from blackbox.errors import FieldError, IncompatibleProblem, InvalidInput, UnknownAlgorithm, nearest
 from blackbox.options import Options
 from blackbox.space import Space
 from blackbox.validation import field_errors, invalid
@@ -162,7 +162,10 @@ def resolve(spec: StudySpec) -> tuple[Resolved, Space]:
                 errors=[FieldError("/algorithm/options", "extra_forbidden", "auto takes no options")],
             )
         name, reason = choose(space, spec.budget.evaluations)
-    federated = name in federation.registry()
+    federated = name in (rounds := federation.registry())
+    if not federated and name not in registry():
+        known = [*registry(), *rounds, "auto"]
+        raise UnknownAlgorithm(f'there is no algorithm "{name}"', hint=nearest(name, known))
     options: Options
     if federated:
         if spec.direction == "maximize":

@@ -10,6 +10,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from blackbox import federation
 from blackbox.algorithm import registry, why_not
 from blackbox.space import Space
 from blackbox_server import metrics, problems
@@ -152,7 +153,18 @@ async def limits(request: Request) -> Response:
 @routes.get("/v1/algorithms", **needs(""))
 async def algorithms(request: Request) -> Response:
     """Every method: what it treats, its options as JSON schema, what it needs in memory."""
-    return tagged(request, {"algorithms": _algorithms()})
+    return tagged(request, {"algorithms": _algorithms(), "federated": _federated()})
+
+
+@lru_cache(maxsize=1)
+def _federated() -> list[dict[str, Any]]:
+    """Methods that work in rounds of participants; a study names them like any other."""
+    shapes = []
+    for name, cls in federation.registry().items():
+        about = (cls.__doc__ or "").strip()
+        summary = about.splitlines()[0] if about else ""
+        shapes.append({"name": name, "summary": summary, "about": about, "options": cls.Options.model_json_schema()})
+    return shapes
 
 
 @lru_cache(maxsize=1)
