@@ -176,7 +176,7 @@ def test_bad_contributions_say_what_was_expected(server):
     binary = {**d.headers("a"), "content-type": "application/octet-stream"}
     assert_problem(d.http.post(at, content=b"\x80\x04K\x01.", headers=binary), 422, "invalid-contribution")
     assert_problem(d.http.post(at, json=raw), 422, "invalid-input")
-    assert_problem(d.http.post(at, json=raw, headers=d.headers("b")), 409, "lease-unknown")
+    assert_problem(d.http.post(at, json=raw, headers=d.headers("b")), 422, "lease-unknown")
     assert_problem(d.http.get(f"{d.at}/rounds/0"), 404, "round-not-found")
     assert_problem(d.http.get(f"{d.at}/rounds/latest"), 422, "invalid-input")
     assert_problem(d.http.post(f"{d.at}/ask", json={}), 422, "incompatible-problem")
