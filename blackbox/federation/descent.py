@@ -39,7 +39,7 @@ class DescentOptions(FederationOptions):
 
     directions: int = Field(20, ge=1, le=100_000)
     """q: directions per local step."""
-    radius: float = Field(0.01, gt=0)
+    radius: float = Field(0.01, ge=1e-12, le=1e12)
     """mu: length of a probe, in internal units. Larger than the noise of a value over the slope."""
     difference: Literal["forward", "central"] = "forward"
     """forward: q + 1 evaluations a step; central: 2 q, without the bias of curvature."""

@@ -31,6 +31,7 @@ from blackbox.errors import (
 )
 from blackbox.federation import privacy as dp
 from blackbox.federation.payloads import (
+    FARTHEST,
     INVITED,
     Broadcast,
     Contribution,
@@ -49,7 +50,7 @@ from blackbox.rng import Key
 from blackbox.space import Space
 from blackbox.validation import invalid, pointer
 
-FARTHEST = 1e15  # |move_j| stays below it, so that nothing overflows in float32 arithmetic that follows
+LARGEST = 1e100  # a value beyond is none: differences of two, squared, must stay finite
 
 
 # -- options and states ------------------------------------------------------------------------------------------------
@@ -577,7 +578,7 @@ class Participant(ABC, Generic[O, S]):
 
         Parameters
         ----------
-        values : (k,) minimised; NaN or infinity where there is none.
+        values : (k,) minimised; NaN or infinity where there is none. Beyond 1e100 counts as infinity.
 
         Raises
         ------
@@ -588,7 +589,7 @@ class Participant(ABC, Generic[O, S]):
         work = state.work
         if told.shape != (len(work.points),) or not len(told):
             raise InvalidInput(f"expected the values of the {len(work.points)} points asked, got shape {told.shape}")
-        told = np.where(np.isfinite(told), told, np.nan)
+        told = np.where(np.abs(told) <= LARGEST, told, np.nan)
         n = len(told)
         grown = replace(work, step=work.step + 1, evaluations=work.evaluations + n, total=work.total + n)
         return self.learn(_with_work(state, grown), told)
