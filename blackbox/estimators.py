@@ -20,20 +20,38 @@ Recipe methods use `differences` alone and leave the sum of noise to `recipe.wei
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
+import pydantic
 from numpy.typing import NDArray
 
-from blackbox.directions import Directions
-from blackbox.records import Ints, Points, Vector, dense
+from blackbox.directions import Directions, Family, default_family
+from blackbox.options import Field, Options
+from blackbox.records import Ints, Matrix, Points, Vector, dense
+from blackbox.rng import Key
+from blackbox.schedules import AnySchedule, Constant
 
-__all__ = ["STEEPEST", "Difference", "Estimate", "Estimator", "Slopes", "differences", "roles"]
+__all__ = [
+    "STEEPEST",
+    "Difference",
+    "Estimate",
+    "Estimator",
+    "EstimatorOptions",
+    "Slopes",
+    "bounded_radius",
+    "default_count",
+    "differences",
+    "roles",
+]
 
 Difference: TypeAlias = Literal["forward", "central"]
 
+SHORTEST = 1e-12
+"""No probe is closer to its centre, in internal units."""
 STEEPEST = 1e100
 """Slopes are limited to it, so that squares of a gradient are finite whatever an evaluator returns."""
 
@@ -158,6 +176,7 @@ class Estimator:
     base : forward only: whether lane 0 evaluates the centre. Without it the base comes from `reduce`'s argument, or
         slopes are taken against the mean of the other lanes.
     clip : see `differences`.
+    tangent : projection of directions onto a linear subspace, or None: g is then the gradient's part in it.
     """
 
     directions: Directions
@@ -165,6 +184,7 @@ class Estimator:
     count: int
     base: bool = True
     clip: float | None = None
+    tangent: Callable[[Vector], Vector] | None = None
 
     @property
     def need(self) -> int:
@@ -182,7 +202,7 @@ class Estimator:
         radius : r > 0.
         """
         note = roles(lanes, self.difference, self.base)
-        u = self.directions.rows(step, note[:, 0])
+        u = self._rows(step, note[:, 0])
         return dense(x + (radius * note[:, 1])[:, None] * u, note)
 
     def reduce(self, step: int, note: Ints, values: Vector, radius: float, base: float | None = None) -> Estimate:
@@ -199,10 +219,56 @@ class Estimator:
         d, r = self.directions.dim, len(slopes)
         if not r:
             return Estimate(np.zeros(d), None, slopes)
-        u = self.directions.rows(step, slopes.index)
+        u = self._rows(step, slopes.index)
         g = (d / r) * (slopes.slope @ u)
         if r < 2:
             return Estimate(g, None, slopes)
         squares = d * d * np.square(slopes.slope) * np.square(u).sum(axis=1)
         spread = max(float(squares.sum()) - r * float(g @ g), 0.0)
         return Estimate(g, float(np.sqrt(spread / (r * (r - 1)))), slopes)
+
+    def _rows(self, step: int, indices: Ints) -> Matrix:
+        u = self.directions.rows(step, indices)
+        return u if self.tangent is None else np.array([self.tangent(row) for row in u]).reshape(u.shape)
+
+
+class EstimatorOptions(Options):
+    """The options of methods that estimate a gradient in dense vectors. Lengths are in internal units."""
+
+    directions: Family | None = None
+    """Family of the random directions. None: orthonormal frames, which have the least variance (normal numbers in one
+    dimension)."""
+    count: int | None = Field(None, ge=1)
+    """Directions per step. None: 2 + floor(1.5 ln d), at most d. With W workers choose at least W / 2 (central)."""
+    difference: Difference = "central"
+    """central: two results per direction and an error of second order; forward: one, and one for the centre of the
+    step. A half whose partner is lost counts one-sided."""
+    radius: AnySchedule = Constant(value=0.01)
+    """Length of a probe's displacement, by step; the default is a hundredth of the range of a bounded parameter. With
+    noise of size s in the values and third derivatives of size M choose about (3 s / M)^(1/3); without noise 1e-4 or
+    less. It is shortened where the region has no room for it."""
+    clip: float | None = Field(None, gt=0)
+    """Limit on the slope along a direction, in multiples of the step's median: against heavy tails. None: no limit."""
+
+    @pydantic.field_validator("radius")
+    @classmethod
+    def _starts_positive(cls, schedule: AnySchedule) -> AnySchedule:
+        if not schedule(0) > 0:
+            raise ValueError(f"must be positive at step 0, got {schedule(0)}")
+        return schedule
+
+    def estimator(self, key: Key, dim: int, tangent: Callable[[Vector], Vector] | None = None) -> Estimator:
+        """The estimator of resolved options."""
+        count = self.count or default_count(dim)
+        directions = Directions(self.directions or default_family(dim), key, dim, min(count, dim))
+        return Estimator(directions, self.difference, count, clip=self.clip, tangent=tangent)
+
+
+def default_count(dim: int) -> int:
+    """2 + floor(1.5 ln d), at most d: 5 at 10 dimensions, 12 at a thousand."""
+    return min(dim, 2 + int(1.5 * math.log(dim)))
+
+
+def bounded_radius(wanted: float, longest: float) -> float:
+    """A radius as it is used: at most the room there is, and not so short that x + r u would be x."""
+    return max(min(wanted, longest), SHORTEST)
