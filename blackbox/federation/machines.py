@@ -694,11 +694,13 @@ def resolve_options(name: str, space: Space, raw: Mapping[str, Any]) -> Federati
     ------
     UnknownAlgorithm, InvalidOptions
     IncompatibleProblem
-        If the space has parameters that are not real.
+        If the space has parameters that are not real, or a region.
     """
     cls = lookup(name)
     if foreign := space.kinds - {"real"}:
         raise IncompatibleProblem(f"{name} takes real parameters, the space has {', '.join(sorted(foreign))}")
+    if space.domain == "convex":
+        raise IncompatibleProblem(f"{name} takes free and bounded parameters, the space has a region")
     resolved: FederationOptions = cls.resolve(parse_options(cls.Options, dict(raw)), space)
     privacy = resolved.privacy
     if privacy is not None:

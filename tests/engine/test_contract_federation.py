@@ -22,14 +22,14 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 VARIANTS = [
     *(
-        Variant(name, SMALL.get(name, {"directions": 4, "local_steps": 5, "rate": FALLING}))
+        Variant(name, SMALL.get(name, {"count": 4, "local_steps": 5, "rate": FALLING}))
         for name in federation.registry()
     ),
-    Variant("fedzo", {"payload": "scalars", "directions": 4, "local_steps": 5, "rate": FALLING}),
+    Variant("fedzo", {"payload": "scalars", "count": 4, "local_steps": 5, "rate": FALLING}),
     Variant(
-        "fedprox", {"payload": "scalars", "directions": 4, "local_steps": 5, "rate": FALLING, "frame": "rademacher"}
+        "fedprox", {"payload": "scalars", "count": 4, "local_steps": 5, "rate": FALLING, "directions": "rademacher"}
     ),
-    Variant("scaffold", {"control": "fresh", "directions": 4, "local_steps": 5, "rate": FALLING}),
+    Variant("scaffold", {"control": "fresh", "count": 4, "local_steps": 5, "rate": FALLING}),
     Variant("fzoos", {**SMALL["fzoos"], "correction": "none", "neighbours": 20, "length": "likelihood"}),
 ]
 

@@ -50,16 +50,24 @@ def first(coordinator: Federation[Any], client: str = "ann", f: Any = ragged) ->
     return machine, own, machine.contribution(own)
 
 
+def rows(machine: DescentParticipant[Any], round: int, t: int) -> Matrix:
+    """(q, d) directions of local step t, at the address that the participant has to use."""
+    options = machine.options
+    step, start = (round, t * options.count) if machine.scalars else (round * (options.local_steps + 1) + t, 0)
+    return machine.directions.rows(step, range(start, start + options.count))
+
+
 # finite differences
 
 
 @pytest.mark.parametrize("difference", ["forward", "central"])
-@pytest.mark.parametrize("frame", ["orthonormal", "normal", "sphere", "rademacher"])
-def test_local_descent_against_loops(difference: str, frame: str) -> None:
+@pytest.mark.parametrize("family", ["orthogonal", "normal", "sphere", "rademacher", "coordinate"])
+def test_local_descent_against_loops(difference: str, family: str) -> None:
     """Three steps of Adam along finite differences, written out."""
     q, T, mu, d = 3, 3, 0.02, 6
-    coordinator = make(Variant("fedzo"), directions=q, local_steps=T, radius=mu, difference=difference, frame=frame)
-    machine, _, sent = first(coordinator)
+    radius = {"type": "constant", "value": mu}
+    options = {"count": q, "local_steps": T, "radius": radius, "difference": difference, "directions": family}
+    machine, _, sent = first(make(Variant("fedzo", options)))
     assert isinstance(machine, DescentParticipant)
 
     def f(z: list[float]) -> float:
@@ -69,14 +77,11 @@ def test_local_descent_against_loops(difference: str, frame: str) -> None:
     m, v = [0.0] * d, [0.0] * d
     for t in range(T):
         g = [0.0] * d
-        for u in machine.frame(0, t).tolist():
-            plus, minus = (
-                f([a + mu * b for a, b in zip(z, u, strict=True)]),
-                f([a - mu * b for a, b in zip(z, u, strict=False)]),
-            )
+        for u in rows(machine, 0, t).tolist():
+            plus = f([z[j] + mu * u[j] for j in range(d)])
+            minus = f([z[j] - mu * u[j] for j in range(d)])
             y = (plus - f(z)) / mu if difference == "forward" else (plus - minus) / (2 * mu)
-            scale = d if frame in ("orthonormal", "sphere") else 1
-            g = [a + scale * y * b / q for a, b in zip(g, u, strict=True)]
+            g = [g[j] + d * y * u[j] / q for j in range(d)]
         for j in range(d):
             m[j] = 0.9 * m[j] + 0.1 * g[j]
             v[j] = 0.999 * v[j] + 0.001 * g[j] ** 2
@@ -85,48 +90,20 @@ def test_local_descent_against_loops(difference: str, frame: str) -> None:
     np.testing.assert_allclose(sent.vectors["delta"], np.array(z) - 0.5, rtol=1e-5, atol=1e-9)
 
 
-def test_directions_are_what_they_are_called() -> None:
-    for frame, q in (("orthonormal", 4), ("orthonormal", 14), ("sphere", 5), ("rademacher", 5), ("normal", 400)):
-        machine, _, _ = first(make(Variant("fedzo"), directions=q, frame=frame, local_steps=1))
-        rows = machine.frame(3, 1)
-        assert rows.shape == (q, 6)
-        if frame == "orthonormal":  # more than d of them: several frames
-            for i in range(0, q, 6):
-                block = rows[i : i + 6]
-                np.testing.assert_allclose(block @ block.T, np.eye(len(block)), atol=1e-12)
-        elif frame == "sphere":
-            np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0)
-        elif frame == "rademacher":
-            assert set(np.unique(rows)) == {-1.0, 1.0}
-        else:
-            assert rows.std() == pytest.approx(1.0, abs=0.05)
-        assert not np.array_equal(rows, machine.frame(3, 0))
-        assert not np.array_equal(rows, machine.frame(2, 1))
-
-
-def test_the_estimate_is_the_gradient_in_the_mean() -> None:
-    """Linear function, so that differences are exact: the mean over many frames is its slope, whatever the frame."""
-    slope = np.arange(1.0, 7.0)
-    for frame in ("orthonormal", "normal", "sphere", "rademacher"):
-        machine, own, _ = first(make(Variant("fedzo"), directions=2, frame=frame, local_steps=1))
-        mean = np.zeros(6)
-        for round in range(1000):
-            at = replace(own, work=replace(own.work, round=round), t=0)
-            around = 0.01 * machine.frame(round, 0)
-            mean += machine.gradient(at, np.r_[0.0, around @ slope]) / 1000
-        np.testing.assert_allclose(mean, slope, atol=0.12 * np.linalg.norm(slope))
+def test_no_two_steps_share_directions() -> None:
+    machine, _, _ = first(make(Variant("fedzo"), local_steps=2))
+    seen = [rows(machine, round, t) for round in range(3) for t in range(3)]  # t = 2 is SCAFFOLD's second phase
+    assert len({block.tobytes() for block in seen}) == 9
 
 
 def test_missing_values_leave_a_mean_of_those_that_came() -> None:
-    machine, own, _ = first(make(Variant("fedzo"), directions=3, frame="normal", local_steps=1))
-    u = machine.frame(0, 0)
-    own = replace(own, t=0)
-    np.testing.assert_allclose(
-        machine.gradient(own, np.array([1.0, 1.5, np.nan, 0.2])), (50.0 * u[0] - 80.0 * u[2]) / 2
-    )
+    machine, own, _ = first(make(Variant("fedzo"), count=3, directions="sphere", local_steps=1))
+    u, own = rows(machine, 0, 0), replace(own, t=0)
+    two = machine.gradient(own, np.array([1.0, 1.5, np.nan, 0.2]))
+    np.testing.assert_allclose(two, 6 / 2 * (50.0 * u[0] - 80.0 * u[2]))
     without_base = machine.gradient(own, np.array([np.nan, 1.5, 0.5, 0.1]))  # each less the mean of the other two
     y = [(1.5 - 0.3) / 0.01, (0.5 - 0.8) / 0.01, (0.1 - 1.0) / 0.01]
-    np.testing.assert_allclose(without_base, sum(a * b for a, b in zip(y, u, strict=True)) / 3)
+    np.testing.assert_allclose(without_base, 6 / 3 * sum(a * b for a, b in zip(y, u, strict=True)))
     for nothing in ([np.nan, 1.5, np.nan, np.nan], [1.0, np.nan, np.nan, np.nan]):
         np.testing.assert_array_equal(machine.gradient(own, np.array(nothing)), 0.0)
 
@@ -138,7 +115,7 @@ def test_missing_values_leave_a_mean_of_those_that_came() -> None:
 @pytest.mark.parametrize("name", ["fedzo", "fedprox"])
 def test_scalars_are_the_same_descent_as_vectors_along_shared_directions(name: str, noise: str) -> None:
     T, q, mu, rate, d = 4, 3, 0.01, 0.05, 6
-    options = {"local_steps": T, "directions": q, "radius": mu, "frame": noise, **SGD, "payload": "scalars"}
+    options = {"local_steps": T, "count": q, "directions": noise, **SGD, "payload": "scalars"}
     beta = 0.7 if name == "fedprox" else 0.0
     coordinator = make(Variant(name, options), **({"beta": beta} if beta else {}))
     draw = rng.normal if noise == "normal" else rng.rademacher
@@ -149,9 +126,9 @@ def test_scalars_are_the_same_descent_as_vectors_along_shared_directions(name: s
         sent.append(replace(contribution, weight=1.0 + i))
         z = np.full(d, 0.5)
         for t in range(T):
-            u = [draw(KEY.stream(DIRECTIONS), 0, t * q + p, d).astype(float) for p in range(q)]
+            u = [draw(KEY.stream(DIRECTIONS), 0, t * q + p, d) / math.sqrt(d) for p in range(q)]
             base = bowl(client)(z[None])[0]
-            g = sum((bowl(client)((z + mu * each)[None])[0] - base) / mu * each for each in u) / q
+            g = d / q * sum((bowl(client)((z + mu * each)[None])[0] - base) / mu * each for each in u)
             z = z - rate * (g + beta * (z - 0.5))
         expected += (1.0 + i) / 10 * (z - 0.5)
     after = coordinator.tell(state, sent)
@@ -162,7 +139,7 @@ def test_scalars_are_the_same_descent_as_vectors_along_shared_directions(name: s
 
 
 def test_fifty_missed_rounds_are_a_few_kilobytes_at_any_dimension() -> None:
-    options = {"payload": "scalars", "local_steps": 5, "directions": 4}
+    options = {"payload": "scalars", "local_steps": 5, "count": 4}
     sizes = []
     for dim in (10, 20_000):
         space = Space({"w": Numbers(dim=dim, low=-1, high=1)})
@@ -176,7 +153,7 @@ def test_fifty_missed_rounds_are_a_few_kilobytes_at_any_dimension() -> None:
     assert 50 * after.update.nbytes == 4000
 
 
-@pytest.mark.parametrize("bad", [{"stepper": {"type": "adam"}}, {"frame": "orthonormal"}, {"frame": "sphere"}])
+@pytest.mark.parametrize("bad", [{"stepper": {"type": "adam"}}, {"directions": "orthogonal"}, {"directions": "sphere"}])
 def test_scalars_refuse_what_leaves_their_span(bad: dict[str, Any]) -> None:
     with pytest.raises(InvalidOptions, match="scalars need"):
         make(Variant("fedzo", {"payload": "scalars", **bad}))
@@ -187,11 +164,11 @@ def test_scalars_refuse_what_leaves_their_span(bad: dict[str, Any]) -> None:
 
 def test_the_prox_pulls_back() -> None:
     T, beta, rate = 3, 2.0, 0.05
-    coordinator = make(Variant("fedprox", {"local_steps": T, "directions": 4, **SGD}), beta=beta)
+    coordinator = make(Variant("fedprox", {"local_steps": T, "count": 4, **SGD}), beta=beta)
     machine, _, sent = first(coordinator)
     z = np.full(6, 0.5)
     for t in range(T):
-        u = machine.frame(0, t)
+        u = rows(machine, 0, t)
         y = [(ragged((z + 0.01 * each)[None])[0] - ragged(z[None])[0]) / 0.01 for each in u]
         z = z - rate * (6 / 4 * sum(a * b for a, b in zip(y, u, strict=True)) + beta * (z - 0.5))
     np.testing.assert_allclose(sent.vectors["delta"], z - 0.5, rtol=1e-4, atol=1e-8)
@@ -202,9 +179,9 @@ def descent(
 ) -> tuple[Vector, Vector]:
     """(z_T, mean gradient estimate) of plain SGD with rate 0.05 along forward differences, by loops."""
     z, total = x.copy(), np.zeros(len(x))
-    q = machine.options.directions
+    q = machine.options.count
     for t in range(T):
-        u = machine.frame(round, t)
+        u = rows(machine, round, t)
         base = f(z[None])[0]
         g = len(x) / q * sum((f((z + 0.01 * each)[None])[0] - base) / 0.01 * each for each in u)
         total += g / T
@@ -215,7 +192,7 @@ def descent(
 def test_scaffold_with_averages_against_loops_and_with_absent_clients() -> None:
     """c is the weighted mean of everybody's last counted control variate, however irregularly they take part."""
     T, rounds = 2, 6
-    coordinator = make(Variant("scaffold", {"local_steps": T, "directions": 3, **SGD}))
+    coordinator = make(Variant("scaffold", {"local_steps": T, "count": 3, **SGD}))
     weights = {name: 1.0 + i for i, name in enumerate(CLIENTS)}
     machines = {name: participant(coordinator, name, weights[name]) for name in CLIENTS}
     private = {name: machine.init() for name, machine in machines.items()}
@@ -249,7 +226,7 @@ def test_scaffold_with_averages_against_loops_and_with_absent_clients() -> None:
 
 def test_scaffold_with_fresh_controls_against_loops() -> None:
     T = 2
-    coordinator = make(Variant("scaffold", {"control": "fresh", "local_steps": T, "directions": 3, **SGD}))
+    coordinator = make(Variant("scaffold", {"control": "fresh", "local_steps": T, "count": 3, **SGD}))
     machines = {name: participant(coordinator, name) for name in CLIENTS[:2]}
     private = {name: machine.init() for name, machine in machines.items()}
     state = coordinator.init()
@@ -271,7 +248,7 @@ def test_scaffold_with_fresh_controls_against_loops() -> None:
                 np.testing.assert_allclose(state.x, x, atol=1e-5)
             else:
                 for name, machine in machines.items():
-                    u, f = machine.frame(round, T), bowl(name)
+                    u, f = rows(machine, round, T), bowl(name)
                     control[name] = 6 / 3 * sum((f((x + 0.01 * e)[None])[0] - f(x[None])[0]) / 0.01 * e for e in u)
                 np.testing.assert_allclose(state.shared["control"], (control["ann"] + control["bob"]) / 2, rtol=1e-3)
     assert private["ann"].work.evaluations == 4
@@ -491,7 +468,7 @@ def test_need_and_invitations_follow_the_options() -> None:
 
 
 def test_it_stops_after_its_rounds() -> None:
-    coordinator = make(Variant("fedzo", {"rounds": 2, "local_steps": 1, "directions": 1}))
+    coordinator = make(Variant("fedzo", {"rounds": 2, "local_steps": 1, "count": 1}))
     done = federation.rehearse(coordinator, {"ann": ragged}, 9)
     stop = coordinator.stopped(done.state)
     assert stop is not None
@@ -585,8 +562,11 @@ def test_the_registry_knows_its_methods_and_says_what_it_does_not() -> None:
         make(Variant("fzoo"))
     with pytest.raises(IncompatibleProblem, match="real parameters"):
         make(Variant("fedzo"), Space({"n": Integer(low=1, high=9), "c": Choice(choices=["a", "b"])}))
-    with pytest.raises(InvalidOptions, match='did you mean "directions"'):
-        make(Variant("fedzo", {"direction": 3}))
+    region = {"type": "simplex"}
+    with pytest.raises(IncompatibleProblem, match="region"):
+        make(Variant("fedzo"), Space.from_json({"w": {"type": "vector", "dim": 3, "region": region}}))
+    with pytest.raises(InvalidOptions, match='did you mean "count"'):
+        make(Variant("fedzo", {"counts": 3}))
     for cls in federation.registry().values():
         schema = cls.Options.model_json_schema()
         assert all("description" in field for field in schema["properties"].values()), cls.name

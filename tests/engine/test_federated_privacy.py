@@ -121,7 +121,7 @@ def contributed(options: dict[str, Any], f: Any = None, dim: int = 6) -> federat
 
 def test_what_leaves_is_clipped_and_noised_as_stated() -> None:
     dim = 5000
-    options = {"local_steps": 1, "directions": 2}
+    options = {"local_steps": 1, "count": 2}
     bare = contributed(options, dim=dim).vectors["delta"].astype(float)
     clipped = contributed({**options, "privacy": {"clip": {"delta": 0.1}, "noise": 0}}, dim=dim)
     noised = contributed({**options, "privacy": {"clip": {"delta": 0.1}, "noise": 3.0}}, dim=dim)
@@ -167,7 +167,7 @@ def test_epsilon_adds_up_over_rounds_and_vectors() -> None:
         (Variant("fedzo", {"privacy": PRIVATE}), 1),
         (Variant("scaffold", {"privacy": {"clip": {"delta": 0.05, "control": 1.0}, "noise": 2.0}}), 2),
     ):
-        coordinator = make(variant, local_steps=1, directions=1)
+        coordinator = make(variant, local_steps=1, count=1)
         done = federation.rehearse(coordinator, {name: bowl(name) for name in CLIENTS}, 3)
         metrics = coordinator.metrics(done.state)
         releases = 3 * vectors
@@ -179,7 +179,7 @@ def test_epsilon_adds_up_over_rounds_and_vectors() -> None:
 
 
 def test_random_participation_is_counted_as_sampling() -> None:
-    coordinator = make(Variant("fedzo", {"privacy": PRIVATE, "participation": 0.5}), local_steps=1, directions=1)
+    coordinator = make(Variant("fedzo", {"privacy": PRIVATE, "participation": 0.5}), local_steps=1, count=1)
     sent = []
     for name in CLIENTS:
         machine = participant(coordinator, name)
@@ -191,7 +191,7 @@ def test_random_participation_is_counted_as_sampling() -> None:
 
 def test_it_stops_before_the_privacy_is_spent() -> None:
     limit = dp.epsilon(4.5 * dp.rdp_gaussian(1.0), 1e-5)
-    coordinator = make(Variant("fedzo", {"privacy": {**PRIVATE, "max_epsilon": limit}}), local_steps=1, directions=1)
+    coordinator = make(Variant("fedzo", {"privacy": {**PRIVATE, "max_epsilon": limit}}), local_steps=1, count=1)
     done = federation.rehearse(coordinator, {name: bowl(name) for name in CLIENTS}, 30)
     stop = coordinator.stopped(done.state)
     assert done.state.round == 4
@@ -219,7 +219,7 @@ def test_noise_costs_accuracy_but_many_participants_average_it_away() -> None:
     """Twenty participants, one bowl: with noise the mean still comes near its minimum."""
     clients = [f"c{i}" for i in range(20)]
     space = Space({"w": Vector(dim=6, low=0, high=1, init=0.0)})
-    options = {"local_steps": 5, "directions": 6, "privacy": {"clip": {"delta": 0.15}, "noise": 0.3}}
+    options = {"local_steps": 5, "count": 6, "privacy": {"clip": {"delta": 0.15}, "noise": 0.3}}
     coordinator = federation.build("fedzo", space, options, Key.from_seed(2))
     done = federation.rehearse(coordinator, dict.fromkeys(clients, lambda x: np.square(x - 0.6).sum(axis=1)), 20)
     assert np.linalg.norm(done.state.x - 0.6) < 0.15
