@@ -277,6 +277,8 @@ class Federation(ABC, Generic[O]):
             known = nearest(contribution.phase, [p.name for p in self.phases])
             return [FieldError("/phase", "unknown_phase", f"{contribution.phase!r} is none; {known}")]
         faults = []
+        if not 0 < contribution.weight < math.inf:
+            faults.append(FieldError("/weight", "greater_than", f"must be positive, got {contribution.weight}"))
         for name, length in phase.payload.items():
             vector = contribution.vectors.get(name)
             if vector is None:
@@ -405,7 +407,7 @@ class Federation(ABC, Generic[O]):
     def epsilon_coordinator(self, state: FederationState, more: int = 0) -> float:
         """Epsilon towards the coordinator, who sees each contribution alone, of the participant that sent most.
 
-        Replacing all that a participant has may move its clipped vector by 2 C, hence half the noise.
+        Contributions that arrived but were not counted are not in it; participants know theirs (`Participant.epsilon`).
 
         Parameters
         ----------
@@ -415,7 +417,7 @@ class Federation(ABC, Generic[O]):
         if privacy is None or privacy.noise == 0:
             return math.inf
         releases = max((c.releases for c in state.clients.values()), default=0) + more
-        return dp.epsilon(releases * dp.rdp_gaussian(privacy.noise / 2), privacy.delta) if releases else 0.0
+        return dp.epsilon_of_replacement(releases, privacy.noise, privacy.delta)
 
     def stopped(self, state: FederationState) -> Stop | None:
         """Why there is nothing more to do, or None."""
@@ -455,6 +457,7 @@ class Work:
     points : (k, d) what is to be evaluated now; none: the phase is done.
     evaluations : spent on this phase.
     total : spent ever.
+    released : vectors of finished phases that may have left, before this one.
     """
 
     round: int
@@ -464,11 +467,12 @@ class Work:
     points: Matrix
     evaluations: int
     total: int
+    released: int
 
 
 def idle(dim: int) -> Work:
     """Before the first broadcast."""
-    return Work(-1, "", -1, 0, np.empty((0, dim)), 0, 0)
+    return Work(-1, "", -1, 0, np.empty((0, dim)), 0, 0, 0)
 
 
 class ParticipantState(Protocol):
@@ -561,7 +565,8 @@ class Participant(ABC, Generic[O, S]):
             raise InvalidInput(f"a broadcast needs x of {self.space.dim} numbers")
         if not all(np.isfinite(v).all() for v in broadcast.vectors.values()):
             raise InvalidInput("the vectors of a broadcast must be finite")
-        begun = Work(broadcast.round, broadcast.phase, broadcast.step, work.step + 1, work.points[:0], 0, work.total)
+        released, none = self._released(state), work.points[:0]
+        begun = Work(broadcast.round, broadcast.phase, broadcast.step, work.step + 1, none, 0, work.total, released)
         return self.begin(_with_work(state, begun), broadcast)
 
     def ask(self, state: S) -> Matrix:
@@ -616,6 +621,16 @@ class Participant(ABC, Generic[O, S]):
         return Contribution(
             self.terms, self.client, work.round, work.phase, self.weight, vectors, work.evaluations, facts
         )
+
+    def epsilon(self, state: S) -> float:
+        """What this participant has spent towards the coordinator, whether its contributions were counted or lost."""
+        privacy = self.options.privacy
+        if privacy is None or privacy.noise == 0:
+            return math.inf
+        return dp.epsilon_of_replacement(self._released(state), privacy.noise, privacy.delta)
+
+    def _released(self, state: S) -> int:
+        return state.work.released + (len(self.result(state)) if self.done(state) else 0)
 
     def _leaving(self, vector: Vector, name: str, work: Work) -> Floats:
         privacy = self.options.privacy

@@ -178,6 +178,20 @@ def test_epsilon_adds_up_over_rounds_and_vectors() -> None:
         assert mean < alone
 
 
+def test_a_participant_counts_what_was_lost_as_well() -> None:
+    coordinator = make(Variant("fedzo", {"privacy": PRIVATE}), local_steps=1, count=1)
+    machine = participant(coordinator, "ann")
+    state, own = coordinator.init(), machine.init()
+    assert machine.epsilon(own) == 0.0
+    for n in range(1, 4):
+        own = machine.start(own, coordinator.broadcast(state))
+        assert machine.epsilon(own) == dp.epsilon_of_replacement(n - 1, 2.0, 1e-5)
+        own = work(machine, own, coordinator.broadcast(state), bowl("ann"))
+        assert machine.epsilon(own) == dp.epsilon_of_replacement(n, 2.0, 1e-5)
+        state = coordinator.tell(state, [machine.contribution(own)] if n == 2 else [])  # two of three are lost
+    assert coordinator.epsilon_coordinator(state) == dp.epsilon_of_replacement(1, 2.0, 1e-5)
+
+
 def test_random_participation_is_counted_as_sampling() -> None:
     coordinator = make(Variant("fedzo", {"privacy": PRIVATE, "participation": 0.5}), local_steps=1, count=1)
     sent = []
