@@ -1,6 +1,7 @@
 """Federated methods: every update rule against plain loops, what is sent, who counts, and where they end.
 
-The contract that all of them keep is `tests/contracts/federation.py`.
+The contract that all of them keep is `tests/contracts/federation.py`. `python -m tests.engine.test_federated` writes
+the golden file anew; say in the commit why.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 import math
 import random
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,7 @@ from blackbox.space import Vector as Numbers
 from tests.benchmarks.bench_federated import gaps
 from tests.contracts.federation import CLIENTS, KEY, Variant, bowl, make, participant, work
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "federated.json"
 SGD = {"stepper": {"type": "sgd"}, "rate": {"type": "constant", "value": 0.05}}
 
 
@@ -607,3 +610,42 @@ def test_thirty_percent_of_contributions_lost_ends_where_the_undisturbed_run_doe
         whole = [gaps(method, {}, 60, 1.0, 20, seed)[1][-1] for seed in range(3)]
         lossy = [gaps(method, {}, 60, 1.0, 20, seed, lost=0.3)[1][-1] for seed in range(3)]
         assert np.median(lossy) < max(3 * np.median(whole), 0.05), method
+
+
+# golden
+
+
+def golden_run() -> dict[str, Any]:
+    """Four rounds of each method, one client lost in turn."""
+    runs = {}
+    for variant in (
+        Variant("fedzo", {"local_steps": 3, "count": 3}),
+        Variant("fedzo", {"local_steps": 3, "count": 3, "payload": "scalars"}),
+        Variant("fedprox", {"local_steps": 3, "count": 3, "beta": 0.5, "difference": "central"}),
+        Variant("scaffold", {"local_steps": 3, "count": 3}),
+        Variant("scaffold", {"local_steps": 3, "count": 3, "control": "fresh"}),
+        Variant("fzoos", {**FZOOS, "noise": 1e-3, "ridge": 1e-2}),
+    ):
+        done = federation.rehearse(
+            make(variant),
+            {name: bowl(name) for name in CLIENTS},
+            4,
+            weights={name: 1.0 + i for i, name in enumerate(CLIENTS)},
+            lost=lambda round, phase, client: client == CLIENTS[round],
+        )
+        runs[str(variant)] = {"path": [x.tolist() for x in done.path], "evaluations": done.evaluations}
+    return {"key": KEY.hex(), "runs": runs}
+
+
+def test_they_do_what_they_did() -> None:
+    """Updates travel as float32, so a last bit of theirs is what another machine's rounding may change."""
+    expected, found = json.loads(GOLDEN.read_text()), golden_run()
+    assert found["key"] == expected["key"]
+    assert set(found["runs"]) == set(expected["runs"])
+    for name, run in found["runs"].items():
+        assert run["evaluations"] == expected["runs"][name]["evaluations"]
+        np.testing.assert_allclose(run["path"], expected["runs"][name]["path"], rtol=1e-6, err_msg=name)
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps(golden_run(), indent=1) + "\n")
