@@ -120,7 +120,7 @@ class FederationState:
     phase : index of the open phase.
     x : (d,) the common point.
     version : updates applied to x.
-    shared : name -> float32 vector that is broadcast beside x.
+    shared : name -> float32 vector that is broadcast beside x in the first phase of a round.
     memory : name -> float64 vector that is not.
     update : the last update of x, or None.
     clients : participants that have contributed.
@@ -214,9 +214,9 @@ class Federation(ABC, Generic[O]):
         return Invitation(self.name, self.options.model_dump(mode="json"), self.space.to_json(), self.key.hex())
 
     def broadcast(self, state: FederationState) -> Broadcast:
-        """What participants need for the open phase."""
-        phase = self.phases[state.phase].name
-        return Broadcast(self.terms, state.step, state.round, phase, state.version, {"x": state.x, **state.shared})
+        """What participants need for the open phase: x, and in the first phase of a round what is shared beside it."""
+        phase, shared = self.phases[state.phase].name, {} if state.phase else state.shared
+        return Broadcast(self.terms, state.step, state.round, phase, state.version, {"x": state.x, **shared})
 
     def invited(self, state: FederationState, client: str) -> bool:
         """Whether the client takes part in the open round, drawn with probability `participation`."""
@@ -262,7 +262,7 @@ class Federation(ABC, Generic[O]):
         ------
         InvalidContribution
             Naming each field at fault: other terms, a vector that is missing, too many, of the wrong length or not
-            finite, and less clipping or noise than the study demands.
+            finite, and other clipping or less noise than the study demands.
         """
         faults = list(self._faults(contribution))
         if faults:
@@ -306,9 +306,9 @@ class Federation(ABC, Generic[O]):
             message = f"must be at least {wanted.noise}, got {facts.noise}"
             faults.append(FieldError("/privacy/noise", "too_little", message))
         for name in phase.payload:
-            if not facts.clip.get(name, math.inf) <= wanted.clip[name]:
-                message = f"must be at most {wanted.clip[name]}, got {facts.clip.get(name)}"
-                faults.append(FieldError(pointer("privacy", "clip", name), "too_loose", message))
+            if facts.clip.get(name) != wanted.clip[name]:  # a smaller one would bring less noise to the mean
+                message = f"must be {wanted.clip[name]}, got {facts.clip.get(name)}"
+                faults.append(FieldError(pointer("privacy", "clip", name), "other_clip", message))
         return faults
 
     def tell(self, state: FederationState, contributions: Sequence[Contribution]) -> FederationState:
@@ -331,7 +331,7 @@ class Federation(ABC, Generic[O]):
         weights = np.array([c.weight for c in told]) * (1 + ages) ** -self.options.staleness_power
         moved = self._moved(state, phase, told, weights)
         moved = self.absorb(moved, phase, told, weights)
-        return self._closed(moved, phase, told, weights)
+        return self._closed(moved, phase, told, weights, self.broadcast(state).nbytes)
 
     def _moved(
         self, state: FederationState, phase: Phase, told: Sequence[Contribution], weights: Vector
@@ -349,14 +349,14 @@ class Federation(ABC, Generic[O]):
         return replace(state, x=apply(state.x, update, self.key, self.space), version=version, update=update)
 
     def _closed(
-        self, state: FederationState, phase: Phase, told: Sequence[Contribution], weights: Vector
+        self, state: FederationState, phase: Phase, told: Sequence[Contribution], weights: Vector, sent: int
     ) -> FederationState:
         clients = dict(state.clients)
         for c in told:
             known = clients.get(c.client)
             clients[c.client] = Client(c.weight, (known.releases if known else 0) + len(c.vectors))
         up = state.bytes_up[1] + max((c.nbytes for c in told), default=0)
-        down = state.bytes_down[1] + 8 * self.space.dim + sum(v.nbytes for v in state.shared.values())
+        down = state.bytes_down[1] + sent
         last = state.phase + 1 == len(self.phases)
         return replace(
             state,

@@ -255,6 +255,8 @@ def test_scaffold_with_fresh_controls_against_loops() -> None:
                     control[name] = 6 / 3 * sum((f((x + 0.01 * e)[None])[0] - f(x[None])[0]) / 0.01 * e for e in u)
                 np.testing.assert_allclose(state.shared["control"], (control["ann"] + control["bob"]) / 2, rtol=1e-3)
     assert private["ann"].work.evaluations == 4
+    metrics = coordinator.metrics(state)  # a move and a gradient up; x twice and the mean gradient once down
+    assert (metrics["bytes_up"], metrics["bytes_down"]) == (2 * 4 * 6, 2 * 8 * 6 + 4 * 6)
 
 
 # FZooS
@@ -595,6 +597,7 @@ def test_fzoos_needs_half_the_evaluations_and_ends_closer() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_fzoos_acceptance() -> None:
     """d = 100, div = 5, round 10, median of 3 seeds; five seeds are in tests/benchmarks/ACCEPTANCE.md."""
     fast = [gaps("fzoos", {}, 100, 5.0, 10, seed) for seed in range(3)]
@@ -605,6 +608,7 @@ def test_fzoos_acceptance() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_thirty_percent_of_contributions_lost_ends_where_the_undisturbed_run_does() -> None:
     for method in ("fedzo", "scaffold"):
         whole = [gaps(method, {}, 60, 1.0, 20, seed)[1][-1] for seed in range(3)]

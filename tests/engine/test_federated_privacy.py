@@ -155,8 +155,9 @@ def test_too_little_privacy_is_refused() -> None:
     for facts, word in (
         (None, "demands clipped"),
         (federation.Privacy({"delta": 0.05}, 1.9), "at least 2.0"),
-        (federation.Privacy({"delta": 0.06}, 2.0), "at most 0.05"),
-        (federation.Privacy({}, 2.0), "at most 0.05"),
+        (federation.Privacy({"delta": 0.06}, 2.0), "must be 0.05"),
+        (federation.Privacy({"delta": 0.04}, 2.0), "must be 0.05"),
+        (federation.Privacy({}, 2.0), "must be 0.05"),
     ):
         with pytest.raises(InvalidContribution, match=word):
             coordinator.check(replace(sent, privacy=facts))
