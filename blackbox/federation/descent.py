@@ -112,6 +112,7 @@ class DescentState:
 
 
 NOTHING = np.empty(0)
+MAX_RATE = 1e8
 O = TypeVar("O", bound=DescentOptions)  # noqa: E741 -- as in blackbox.algorithm
 
 
@@ -164,7 +165,7 @@ class DescentParticipant(Participant[O, DescentState], Generic[O]):
         d, options = self.space.dim, self.options
         n = options.local_steps * options.count if self.scalars else d
         assert options.stepper is not None
-        rate = max(options.rate(broadcast.round), 0.0)
+        rate = min(max(options.rate(broadcast.round), 0.0), MAX_RATE)
         begun = replace(
             state,
             x=broadcast.x,
