@@ -229,15 +229,6 @@ def fit(points: Matrix, values: Vector, kernel: Kernel, noise: float = 1e-6) -> 
     return GaussianProcess(kernel, noise + jitter, centre, inside, targets, offset, scale or 1.0, factor, alpha)
 
 
-def log_likelihood(process: GaussianProcess) -> float:
-    """Log marginal likelihood of the scaled values, without its constant; the prior variance at its best value."""
-    n = len(process)
-    fitted = float(process.targets @ process.alpha) / n
-    if not fitted > 0:
-        return -math.inf
-    return -0.5 * n * math.log(fitted) - float(np.log(np.diag(process.factor)).sum())
-
-
 def median_distance(points: Matrix) -> float:
     """Median distance of two points; 1 where all are the same."""
     centred = points - points.mean(axis=0)
@@ -246,14 +237,41 @@ def median_distance(points: Matrix) -> float:
     return median or 1.0
 
 
+def log_likelihood(square: Matrix, targets: Vector, kernel: Kernel, noise: float = 1e-6) -> float:
+    """Log marginal likelihood of values, without its constant, the prior variance at its best value.
+
+    Parameters
+    ----------
+    square : (n, n) squared distances of the points.
+    targets : (n,) values less their mean.
+    """
+    n = len(targets)
+    factor, _ = factored(kernel.value(square) + noise * np.eye(n))
+    whitened = solve_triangular(factor, targets, lower=True, check_finite=False)
+    fitted = float(whitened @ whitened) / n
+    if not fitted > 0:
+        return -math.inf
+    return -0.5 * n * math.log(fitted) - float(np.log(np.diag(factor)).sum())
+
+
 def likely_length(points: Matrix, values: Vector, kernel: KernelName = "matern52", noise: float = 1e-6) -> float:
-    """The length of largest marginal likelihood between 0.3 and 30 median distances: golden section on log l."""
-    middle = math.log(median_distance(points))
+    """The length of largest marginal likelihood between 0.3 and 30 median distances: golden section on log l.
+
+    Parameters
+    ----------
+    points : (n, d) distinct, n >= 2.
+    values : (n,) finite.
+    noise : as in `fit`.
+    """
+    middle, centred = math.log(median_distance(points)), points - points.mean(axis=0)
+    square = square_distances(centred, centred)
+    np.fill_diagonal(square, 0.0)
+    targets = (values - values.mean()) / (float(np.ptp(values)) or 1.0)
 
     def badness(log_length: float) -> float:
-        return -log_likelihood(fit(points, values, Kernel(math.exp(log_length), kernel), noise))
+        return -log_likelihood(square, targets, Kernel(math.exp(log_length), kernel), noise)
 
-    return math.exp(golden_section(badness, middle + math.log(0.3), middle + math.log(30.0), 1e-2))
+    return math.exp(golden_section(badness, middle + math.log(0.3), middle + math.log(30.0), 0.05))
 
 
 def golden_section(f: Callable[[float], float], low: float, high: float, width: float) -> float:

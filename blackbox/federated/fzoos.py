@@ -59,7 +59,7 @@ class FZooSOptions(FederationOptions):
     rate: AnySchedule = Constant(value=0.01)
     """Local step size by round. With adam about what every coordinate moves per local step. Near the end the error of
     the surrogate dominates: a falling rate goes closer."""
-    spread: float = Field(0.01, gt=0)
+    spread: float = Field(0.01, ge=1e-12, le=1e12)
     """Half-width of the box around z in which points are tried: as small as the noise of a value allows."""
     initial_points: int = Field(10, ge=1)
     """Points around x that a participant evaluates when it begins."""
@@ -211,9 +211,9 @@ class FZooSParticipant(Participant[FZooSOptions, FZooSState]):
         near = surrogates.nearest(state.points, x, self.options.neighbours)
         if not len(near):
             return None
-        points, values = state.points[near], state.values[near]
+        points, values = surrogates.distinct(state.points[near], state.values[near])
         length = self.options.length
-        if length == "likelihood" and len(near) > 2:
+        if length == "likelihood" and len(points) > 2:
             length = surrogates.likely_length(points, values, noise=self.options.noise)
         width = length if isinstance(length, float) else default_length(self.space.dim)
         return surrogates.fit(points, values, Kernel(width), self.options.noise)

@@ -32,14 +32,14 @@ class ScaffoldOptions(DescentOptions):
 
     control: Literal["average", "fresh"] = "average"
     """What a control variate is: the mean of the last round's local estimates (II, no evaluations of its own), or an
-    estimate of its own at the new x (I, directions + 1 more evaluations and a second phase)."""
+    estimate of its own at the new x (I, count + 1 more evaluations and a second phase)."""
 
 
 class ScaffoldParticipant(DescentParticipant[ScaffoldOptions]):
     """Local descent along corrected gradients."""
 
     def begin(self, state: DescentState, broadcast: Broadcast) -> DescentState:
-        if broadcast.phase == "control":  # directions T q ... of the round, which no local step uses
+        if broadcast.phase == "control":  # directions of t = T, which no local step uses
             return self.probe(replace(state, x=broadcast.x, z=broadcast.x, t=self.options.local_steps))
         begun = super().begin(state, broadcast)
         mean = broadcast.vectors.get("control")

@@ -1,13 +1,10 @@
 """Local descent along finite differences: what FedZO, FedProx and SCAFFOLD have in common.
 
-A participant starts at z_0 = x and takes T steps (t = 0 ... T-1) along q directions u_i of its own, or shared ones::
+A participant starts at z_0 = x and takes T steps (t = 0 ... T-1) along q directions u_i of `directions`, its own or
+shared ones::
 
-    y_i = (f(z + mu u_i) - f(z)) / mu          forward;  (f(z + mu u_i) - f(z - mu u_i)) / (2 mu)    central
-    g   = s/|R| sum over the i in R of y_i u_i                                R: where values arrived
+    g   = d / |R| sum over the i in R of y_i u_i               slopes y_i of `estimators`, R: where values arrived
     z  <- z + stepper(g + correction)
-
-with s = d for unit directions and 1 for normal and rademacher ones, so that g estimates the gradient itself. Where f(z)
-has no value, the mean of the *other* probes takes its place, which keeps the mean of g.
 
 Payload "vector" sends z_T - x. Payload "scalars" steps along shared directions that the noise key names, and sends the
 coefficients a of z_T - x = sum a_l u_l: T q numbers at any dimension (DeComFL: Li et al. 2024, arXiv:2405.15861). Every
@@ -19,16 +16,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar, Generic, Literal, Self, TypeVar
 
 import numpy as np
 import pydantic
 
-from blackbox import recipe, rng
+from blackbox import recipe
+from blackbox.directions import Directions, Family, default_family
+from blackbox.estimators import Difference, bounded_radius, differences, roles
 from blackbox.federation.machines import Federation, FederationOptions, Participant, Phase, Work, idle
 from blackbox.federation.payloads import DIRECTIONS, Broadcast, project
 from blackbox.options import Field
-from blackbox.records import Matrix, Term, Vector
+from blackbox.records import Ints, Term, Vector
 from blackbox.schedules import AnySchedule, Constant
 from blackbox.space import Space
 from blackbox.steppers import Adam, AnyStepper, ClipUp, StepperState
@@ -37,21 +37,22 @@ from blackbox.steppers import Adam, AnyStepper, ClipUp, StepperState
 class DescentOptions(FederationOptions):
     """Options of the methods that descend along finite differences."""
 
-    directions: int = Field(20, ge=1, le=100_000)
+    count: int = Field(20, ge=1, le=100_000)
     """q: directions per local step."""
-    radius: float = Field(0.01, gt=0)
-    """mu: length of a probe, in internal units. Larger than the noise of a value over the slope."""
-    difference: Literal["forward", "central"] = "forward"
+    directions: Family | None = None
+    """Family of the directions. None: orthonormal frames, which have the least variance; normal numbers in one
+    dimension and where scalars are sent."""
+    difference: Difference = "forward"
     """forward: q + 1 evaluations a step; central: 2 q, without the bias of curvature."""
-    frame: Literal["orthonormal", "normal", "sphere", "rademacher"] | None = None
-    """Kind of directions. orthonormal has the least variance. None: orthonormal; normal where scalars are sent."""
+    radius: AnySchedule = Constant(value=0.01)
+    """Length of a probe by round, in internal units. Larger than the noise of a value over the slope."""
     stepper: AnyStepper | None = None
     """How local gradients become moves; starts afresh every round. None: adam; clipup where scalars are sent."""
     rate: AnySchedule = Constant(value=0.01)
     """Local step size by round. With adam about what every coordinate moves per local step, in internal units; with
     clipup the length of the whole step, or where scalars are sent the root mean square over the coordinates."""
 
-    @pydantic.field_validator("rate")
+    @pydantic.field_validator("rate", "radius")
     @classmethod
     def _starts_positive(cls, schedule: AnySchedule) -> AnySchedule:
         if not schedule(0) > 0:
@@ -63,15 +64,15 @@ class ScalarOptions(DescentOptions):
     """Options of the methods that can also send coefficients of named directions."""
 
     payload: Literal["vector", "scalars"] = "vector"
-    """vector: d numbers up per round, private directions. scalars: local_steps * directions numbers, shared ones."""
+    """vector: d numbers up per round, private directions. scalars: local_steps * count numbers, shared ones."""
 
     @pydantic.model_validator(mode="after")
     def _linear(self) -> Self:
         if self.payload == "scalars":
-            if self.frame not in (None, "normal", "rademacher"):
+            if self.directions not in (None, "normal", "rademacher"):
                 raise ValueError(
-                    f"scalars need directions that are the same bits everywhere: frame normal or rademacher, "
-                    f"got {self.frame}"
+                    f"scalars need directions that are the same bits everywhere: normal or rademacher, "
+                    f"got {self.directions}"
                 )
             if isinstance(self.stepper, Adam):
                 raise ValueError("scalars need a stepper that stays in the span of the directions: not adam")
@@ -80,7 +81,7 @@ class ScalarOptions(DescentOptions):
 
 @dataclass(frozen=True, slots=True)
 class DescentState:
-    """Private state of a participant. d is the dimension, L = local_steps * directions.
+    """Private state of a participant. d is the dimension, L = local_steps * count.
 
     Attributes
     ----------
@@ -111,6 +112,7 @@ class DescentState:
 
 
 NOTHING = np.empty(0)
+MAX_RATE = 1e8
 O = TypeVar("O", bound=DescentOptions)  # noqa: E741 -- as in blackbox.algorithm
 
 
@@ -126,16 +128,16 @@ class Descent(Federation[O]):
     def resolve(cls, options: O, space: Space) -> O:
         scalars = sends_scalars(options)
         return options.with_defaults(
-            frame="normal" if scalars else "orthonormal", stepper=ClipUp() if scalars else Adam()
+            directions="normal" if scalars else default_family(space.dim), stepper=ClipUp() if scalars else Adam()
         )
 
     def make_phases(self) -> tuple[Phase, ...]:
         if sends_scalars(self.options):
-            return (Phase("local", {"coefficients": self.options.local_steps * self.options.directions}),)
+            return (Phase("local", {"coefficients": self.options.local_steps * self.options.count}),)
         return (Phase("local", {"delta": self.space.dim}),)
 
     def direction_noise(self) -> Literal["normal", "rademacher"]:
-        return "rademacher" if self.options.frame == "rademacher" else "normal"
+        return "rademacher" if self.options.directions == "rademacher" else "normal"
 
 
 class DescentParticipant(Participant[O, DescentState], Generic[O]):
@@ -161,9 +163,9 @@ class DescentParticipant(Participant[O, DescentState], Generic[O]):
 
     def begin(self, state: DescentState, broadcast: Broadcast) -> DescentState:
         d, options = self.space.dim, self.options
-        n = options.local_steps * options.directions if self.scalars else d
+        n = options.local_steps * options.count if self.scalars else d
         assert options.stepper is not None
-        rate = max(options.rate(broadcast.round), 0.0)
+        rate = min(max(options.rate(broadcast.round), 0.0), MAX_RATE)
         begun = replace(
             state,
             x=broadcast.x,
@@ -199,14 +201,19 @@ class DescentParticipant(Participant[O, DescentState], Generic[O]):
 
     # -- finite differences
 
+    @cached_property
+    def directions(self) -> Directions:
+        """Private directions, or where scalars are sent the shared ones."""
+        options, dim = self.options, self.space.dim
+        assert options.directions is not None
+        key = (self.key if self.scalars else self.private).stream(DIRECTIONS)
+        return Directions(options.directions, key, dim, min(options.count, dim))
+
     def probe(self, state: DescentState) -> DescentState:
         """The state that asks for the values around z."""
-        radius = self.options.radius
-        around = radius * self.frame(state.work.round, state.t)
-        if self.options.difference == "forward":
-            points = np.concatenate([state.z[None], state.z + around])
-        else:
-            points = np.concatenate([state.z + around, state.z - around])
+        note, radius, (step, first) = self.roles, self.radius(state), self.address(state)
+        rows = self.directions.rows(step, first + note[:, 0])
+        points = state.z + (radius * note[:, 1])[:, None] * rows
         return replace(state, work=replace(state.work, points=points))
 
     @staticmethod
@@ -215,58 +222,36 @@ class DescentParticipant(Participant[O, DescentState], Generic[O]):
         return replace(state, work=replace(state.work, points=state.work.points[:0]))
 
     def gradient(self, state: DescentState, values: Vector) -> Vector:
-        """The estimate at z, (d,) or (L,) coefficients of the shared directions."""
-        weights = self.slopes(values)
-        if not self.scalars:
-            estimate: Vector = weights @ self.frame(state.work.round, state.t)
-            return estimate
-        q = self.options.directions
-        coefficients = np.zeros(len(state.coefficients))
-        coefficients[state.t * q : (state.t + 1) * q] = weights
-        return coefficients
+        """The estimate at z, (d,) or (L,) coefficients of the noise that makes the shared directions."""
+        found = differences(self.roles, values, self.radius(state))
+        (step, first), d = self.address(state), self.space.dim
+        if self.scalars:  # u = noise / sqrt(d)
+            coefficients = np.zeros(len(state.coefficients))
+            coefficients[first + found.index] = math.sqrt(d) / max(len(found), 1) * found.slope
+            return coefficients
+        rows = self.directions.rows(step, first + found.index)
+        estimate: Vector = d / max(len(found), 1) * (found.slope @ rows)
+        return estimate
 
-    def slopes(self, values: Vector) -> Vector:
-        """(q,) weights of the directions in the gradient estimate: s / |R| y_i, 0 where a value is missing."""
-        q, radius = self.options.directions, self.options.radius
-        if self.options.difference == "forward":
-            y = (values[1:] - self.base(values)) / radius
-        else:
-            y = (values[:q] - values[q:]) / (2 * radius)
-        there = np.isfinite(y)
-        scale = self.space.dim if self.options.frame in ("orthonormal", "sphere") else 1
-        return np.where(there, y, 0.0) * (scale / max(int(there.sum()), 1))
+    @cached_property
+    def roles(self) -> Ints:
+        """(n, 2) direction and sign of each point of a local step."""
+        q, central = self.options.count, self.options.difference == "central"
+        return roles(range(2 * q if central else q + 1), self.options.difference)
 
-    @staticmethod
-    def base(values: Vector) -> Vector | float:
-        """f(z), or where it is missing for each probe the mean of the other ones."""
-        if np.isfinite(values[0]):
-            return float(values[0])
-        probes = values[1:]
-        there = np.isfinite(probes)
-        n = int(there.sum())
-        if n < 2:
-            return math.nan
-        others: Vector = (probes[there].sum() - np.where(there, probes, 0.0)) / (n - 1)
-        return others
+    def radius(self, state: DescentState) -> float:
+        """Length of this round's probes."""
+        return bounded_radius(self.options.radius(state.work.round), 1e12)
 
-    def frame(self, round: int, t: int) -> Matrix:
-        """(q, d) directions of local step t."""
-        q, d, kind = self.options.directions, self.space.dim, self.options.frame
-        key = (self.key if self.scalars else self.private).stream(DIRECTIONS)
-        lanes = range(t * q, (t + 1) * q)
-        if kind == "rademacher":
-            return np.array([rng.rademacher(key, round, lane, d) for lane in lanes], dtype=np.float64)
-        rows = rng.normals(key, round, lanes, d).astype(np.float64)
-        if kind == "normal":
-            return rows
-        if kind == "sphere":
-            unit: Matrix = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-            return unit
-        return np.concatenate([np.linalg.qr(rows[i : i + d].T)[0].T for i in range(0, q, d)])
+    def address(self, state: DescentState) -> tuple[int, int]:
+        """Step and first index of the directions of this local step; a later phase of the round is t = T."""
+        if self.scalars:
+            return state.work.round, state.t * self.options.count
+        return state.work.round * (self.options.local_steps + 1) + state.t, 0
 
     def combined(self, coefficients: Vector, round: int) -> Vector:
         """(d,) sum of coefficient times shared direction."""
-        kind = "rademacher" if self.options.frame == "rademacher" else "normal"
+        kind = "rademacher" if self.options.directions == "rademacher" else "normal"
         terms = [Term(DIRECTIONS, round, lane, c, kind) for lane, c in enumerate(coefficients.tolist()) if c]
         return recipe.weighted_noise_sum(terms, self.key, self.space.dim)
 

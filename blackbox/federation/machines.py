@@ -31,6 +31,7 @@ from blackbox.errors import (
 )
 from blackbox.federation import privacy as dp
 from blackbox.federation.payloads import (
+    FARTHEST,
     INVITED,
     Broadcast,
     Contribution,
@@ -49,7 +50,7 @@ from blackbox.rng import Key
 from blackbox.space import Space
 from blackbox.validation import invalid, pointer
 
-FARTHEST = 1e15  # |move_j| stays below it, so that nothing overflows in float32 arithmetic that follows
+LARGEST = 1e100  # a value beyond is none: differences of two, squared, must stay finite
 
 
 # -- options and states ------------------------------------------------------------------------------------------------
@@ -119,7 +120,7 @@ class FederationState:
     phase : index of the open phase.
     x : (d,) the common point.
     version : updates applied to x.
-    shared : name -> float32 vector that is broadcast beside x.
+    shared : name -> float32 vector that is broadcast beside x in the first phase of a round.
     memory : name -> float64 vector that is not.
     update : the last update of x, or None.
     clients : participants that have contributed.
@@ -213,9 +214,9 @@ class Federation(ABC, Generic[O]):
         return Invitation(self.name, self.options.model_dump(mode="json"), self.space.to_json(), self.key.hex())
 
     def broadcast(self, state: FederationState) -> Broadcast:
-        """What participants need for the open phase."""
-        phase = self.phases[state.phase].name
-        return Broadcast(self.terms, state.step, state.round, phase, state.version, {"x": state.x, **state.shared})
+        """What participants need for the open phase: x, and in the first phase of a round what is shared beside it."""
+        phase, shared = self.phases[state.phase].name, {} if state.phase else state.shared
+        return Broadcast(self.terms, state.step, state.round, phase, state.version, {"x": state.x, **shared})
 
     def invited(self, state: FederationState, client: str) -> bool:
         """Whether the client takes part in the open round, drawn with probability `participation`."""
@@ -261,7 +262,7 @@ class Federation(ABC, Generic[O]):
         ------
         InvalidContribution
             Naming each field at fault: other terms, a vector that is missing, too many, of the wrong length or not
-            finite, and less clipping or noise than the study demands.
+            finite, and other clipping or less noise than the study demands.
         """
         faults = list(self._faults(contribution))
         if faults:
@@ -276,6 +277,8 @@ class Federation(ABC, Generic[O]):
             known = nearest(contribution.phase, [p.name for p in self.phases])
             return [FieldError("/phase", "unknown_phase", f"{contribution.phase!r} is none; {known}")]
         faults = []
+        if not 0 < contribution.weight < math.inf:
+            faults.append(FieldError("/weight", "greater_than", f"must be positive, got {contribution.weight}"))
         for name, length in phase.payload.items():
             vector = contribution.vectors.get(name)
             if vector is None:
@@ -303,9 +306,9 @@ class Federation(ABC, Generic[O]):
             message = f"must be at least {wanted.noise}, got {facts.noise}"
             faults.append(FieldError("/privacy/noise", "too_little", message))
         for name in phase.payload:
-            if not facts.clip.get(name, math.inf) <= wanted.clip[name]:
-                message = f"must be at most {wanted.clip[name]}, got {facts.clip.get(name)}"
-                faults.append(FieldError(pointer("privacy", "clip", name), "too_loose", message))
+            if facts.clip.get(name) != wanted.clip[name]:  # a smaller one would bring less noise to the mean
+                message = f"must be {wanted.clip[name]}, got {facts.clip.get(name)}"
+                faults.append(FieldError(pointer("privacy", "clip", name), "other_clip", message))
         return faults
 
     def tell(self, state: FederationState, contributions: Sequence[Contribution]) -> FederationState:
@@ -328,7 +331,7 @@ class Federation(ABC, Generic[O]):
         weights = np.array([c.weight for c in told]) * (1 + ages) ** -self.options.staleness_power
         moved = self._moved(state, phase, told, weights)
         moved = self.absorb(moved, phase, told, weights)
-        return self._closed(moved, phase, told, weights)
+        return self._closed(moved, phase, told, weights, self.broadcast(state).nbytes)
 
     def _moved(
         self, state: FederationState, phase: Phase, told: Sequence[Contribution], weights: Vector
@@ -346,14 +349,14 @@ class Federation(ABC, Generic[O]):
         return replace(state, x=apply(state.x, update, self.key, self.space), version=version, update=update)
 
     def _closed(
-        self, state: FederationState, phase: Phase, told: Sequence[Contribution], weights: Vector
+        self, state: FederationState, phase: Phase, told: Sequence[Contribution], weights: Vector, sent: int
     ) -> FederationState:
         clients = dict(state.clients)
         for c in told:
             known = clients.get(c.client)
             clients[c.client] = Client(c.weight, (known.releases if known else 0) + len(c.vectors))
         up = state.bytes_up[1] + max((c.nbytes for c in told), default=0)
-        down = state.bytes_down[1] + 8 * self.space.dim + sum(v.nbytes for v in state.shared.values())
+        down = state.bytes_down[1] + sent
         last = state.phase + 1 == len(self.phases)
         return replace(
             state,
@@ -404,7 +407,7 @@ class Federation(ABC, Generic[O]):
     def epsilon_coordinator(self, state: FederationState, more: int = 0) -> float:
         """Epsilon towards the coordinator, who sees each contribution alone, of the participant that sent most.
 
-        Replacing all that a participant has may move its clipped vector by 2 C, hence half the noise.
+        Contributions that arrived but were not counted are not in it; participants know theirs (`Participant.epsilon`).
 
         Parameters
         ----------
@@ -414,7 +417,7 @@ class Federation(ABC, Generic[O]):
         if privacy is None or privacy.noise == 0:
             return math.inf
         releases = max((c.releases for c in state.clients.values()), default=0) + more
-        return dp.epsilon(releases * dp.rdp_gaussian(privacy.noise / 2), privacy.delta) if releases else 0.0
+        return dp.epsilon_of_replacement(releases, privacy.noise, privacy.delta)
 
     def stopped(self, state: FederationState) -> Stop | None:
         """Why there is nothing more to do, or None."""
@@ -454,6 +457,7 @@ class Work:
     points : (k, d) what is to be evaluated now; none: the phase is done.
     evaluations : spent on this phase.
     total : spent ever.
+    released : vectors of finished phases that may have left, before this one.
     """
 
     round: int
@@ -463,11 +467,12 @@ class Work:
     points: Matrix
     evaluations: int
     total: int
+    released: int
 
 
 def idle(dim: int) -> Work:
     """Before the first broadcast."""
-    return Work(-1, "", -1, 0, np.empty((0, dim)), 0, 0)
+    return Work(-1, "", -1, 0, np.empty((0, dim)), 0, 0, 0)
 
 
 class ParticipantState(Protocol):
@@ -560,7 +565,8 @@ class Participant(ABC, Generic[O, S]):
             raise InvalidInput(f"a broadcast needs x of {self.space.dim} numbers")
         if not all(np.isfinite(v).all() for v in broadcast.vectors.values()):
             raise InvalidInput("the vectors of a broadcast must be finite")
-        begun = Work(broadcast.round, broadcast.phase, broadcast.step, work.step + 1, work.points[:0], 0, work.total)
+        released, none = self._released(state), work.points[:0]
+        begun = Work(broadcast.round, broadcast.phase, broadcast.step, work.step + 1, none, 0, work.total, released)
         return self.begin(_with_work(state, begun), broadcast)
 
     def ask(self, state: S) -> Matrix:
@@ -577,7 +583,7 @@ class Participant(ABC, Generic[O, S]):
 
         Parameters
         ----------
-        values : (k,) minimised; NaN or infinity where there is none.
+        values : (k,) minimised; NaN or infinity where there is none. Beyond 1e100 counts as infinity.
 
         Raises
         ------
@@ -588,7 +594,7 @@ class Participant(ABC, Generic[O, S]):
         work = state.work
         if told.shape != (len(work.points),) or not len(told):
             raise InvalidInput(f"expected the values of the {len(work.points)} points asked, got shape {told.shape}")
-        told = np.where(np.isfinite(told), told, np.nan)
+        told = np.where(np.abs(told) <= LARGEST, told, np.nan)
         n = len(told)
         grown = replace(work, step=work.step + 1, evaluations=work.evaluations + n, total=work.total + n)
         return self.learn(_with_work(state, grown), told)
@@ -615,6 +621,16 @@ class Participant(ABC, Generic[O, S]):
         return Contribution(
             self.terms, self.client, work.round, work.phase, self.weight, vectors, work.evaluations, facts
         )
+
+    def epsilon(self, state: S) -> float:
+        """What this participant has spent towards the coordinator, whether its contributions were counted or lost."""
+        privacy = self.options.privacy
+        if privacy is None or privacy.noise == 0:
+            return math.inf
+        return dp.epsilon_of_replacement(self._released(state), privacy.noise, privacy.delta)
+
+    def _released(self, state: S) -> int:
+        return state.work.released + (len(self.result(state)) if self.done(state) else 0)
 
     def _leaving(self, vector: Vector, name: str, work: Work) -> Floats:
         privacy = self.options.privacy
@@ -693,11 +709,13 @@ def resolve_options(name: str, space: Space, raw: Mapping[str, Any]) -> Federati
     ------
     UnknownAlgorithm, InvalidOptions
     IncompatibleProblem
-        If the space has parameters that are not real.
+        If the space has parameters that are not real, or a region.
     """
     cls = lookup(name)
     if foreign := space.kinds - {"real"}:
         raise IncompatibleProblem(f"{name} takes real parameters, the space has {', '.join(sorted(foreign))}")
+    if space.domain == "convex":
+        raise IncompatibleProblem(f"{name} takes free and bounded parameters, the space has a region")
     resolved: FederationOptions = cls.resolve(parse_options(cls.Options, dict(raw)), space)
     privacy = resolved.privacy
     if privacy is not None:

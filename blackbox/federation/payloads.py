@@ -462,9 +462,13 @@ def apply(x: Vector, update: Update, key: Key, space: Space) -> Vector:
     return project(moved, space)
 
 
+FARTHEST = 1e15
+"""No coordinate goes farther, so that what follows does not overflow in float32."""
+
+
 def project(x: Vector, space: Space) -> Vector:
-    """x with its bounded coordinates cut to [0, 1]."""
-    clipped: Vector = np.clip(x, space.lower, space.upper)
+    """x with its bounded coordinates cut to [0, 1] and the others to +-FARTHEST."""
+    clipped: Vector = np.clip(x, np.maximum(space.lower, -FARTHEST), np.minimum(space.upper, FARTHEST))
     return clipped
 
 

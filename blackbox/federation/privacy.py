@@ -108,6 +108,19 @@ def epsilon(rdp: NDArray[Any], delta: float, orders: Sequence[int] = ORDERS) -> 
     return max(float(bound.min()), 0.0)
 
 
+def epsilon_of_replacement(releases: int, noise: float, delta: float) -> float:
+    """Epsilon of clipped and noised vectors that are seen one by one.
+
+    Replacing all that their maker has moves a clipped vector by up to 2 C: half the noise per sensitivity.
+
+    Parameters
+    ----------
+    releases : how many vectors.
+    noise : z, standard deviation over C.
+    """
+    return epsilon(releases * rdp_gaussian(noise / 2), delta) if releases else 0.0
+
+
 def mean_noise(weights: Sequence[float], noise: float) -> float:
     """z of the weighted mean of contributions that each carry noise z, for the participant with the largest weight.
 

@@ -181,6 +181,7 @@ def _algorithms() -> list[dict[str, Any]]:
                 "options": cls.Options.model_json_schema(),
                 "parameters": sorted(traits.parameters),
                 "regions": sorted(traits.regions),
+                "projects": traits.projects,
                 "tells": sorted(traits.tells),
                 "max_dim": traits.max_dim,
                 "kind": traits.kind,
@@ -197,8 +198,8 @@ def _memory(name: str) -> dict[str, int]:
     """Estimate by dimension, with default options; dimensions it does not treat are left out."""
     cls, found = registry()[name], {}
     for dim in (10, 1000, 100_000, 1_000_000):
-        for bounds in ({}, {"low": 0.0, "high": 1.0}):
-            space = Space.from_json({"x": {"type": "vector", "dim": dim, **bounds}})
+        for limits in ({}, {"low": 0.0, "high": 1.0}, {"region": {"type": "simplex"}}):
+            space = Space.from_json({"x": {"type": "vector", "dim": dim, **limits}})
             if why_not(cls, space) is None:
                 found[str(dim)] = int(cls.memory(cls.resolve(cls.Options(), space), space))
                 break
