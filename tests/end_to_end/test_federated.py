@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from blackbox_client import Client
+from blackbox_client import Client, RetryPolicy
 from blackbox_client.participant import Participant
 from blackbox_server.store import SqlStore
 
@@ -24,6 +24,8 @@ from blackbox.space import Space
 from tests.end_to_end.service import PATIENCE, Service, until
 
 DIM = 20
+LONG = 4 * PATIENCE
+"""Bound on what many participants do together."""
 SPACE = {"w": {"type": "vector", "dim": DIM, "low": 0.0, "high": 1.0}}
 
 
@@ -45,7 +47,7 @@ class Quadratic:
 class Leaver(Quadratic):
     """One that works for two rounds and is never heard of again, in the middle of the third."""
 
-    patience = 60
+    patience = 150  # 63 evaluations a round
 
     def __call__(self, params: dict[str, Any]) -> float:
         if len(self.values) >= self.patience:
@@ -73,11 +75,21 @@ def _recommended(study: Any) -> Any:
     return protocol._get(f"/v1/studies/{study.id}/best", protocol._object, view="recommended")
 
 
+def all_done(threads: list[threading.Thread]) -> None:
+    """Wait for threads, all together no longer than `LONG`."""
+    deadline = time.monotonic() + LONG
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+        assert not thread.is_alive(), f"participants still at work after {LONG} s"
+
+
 def taking_part(service: Service, study: str, objectives: list[Quadratic]) -> list[threading.Thread]:
     """A thread and a connection for each participant."""
 
     def work(number: int, objective: Quadratic) -> None:
-        with Client(service.url, retry=service.client().retry) as client:
+        # Longer than PATIENCE: a hundred threads on a busy machine may be slow without anything being wrong.
+        retry = RetryPolicy(base_seconds=0.05, max_seconds=0.5, give_up_seconds=2 * LONG)
+        with Client(service.url, retry=retry) as client:
             Participant(client.study(study), objective, client=f"c{number}", weight=1.0).run()
 
     threads = [threading.Thread(target=work, args=(i, o), daemon=True) for i, o in enumerate(objectives)]
@@ -91,8 +103,7 @@ def test_participants_find_the_minimum_of_the_mean_of_what_they_keep(server, met
     n = 4
     study = create(server.client(), method, rounds={"min_joined": n}, options={"quorum": 1.0})
     start = math.sqrt(DIM) * 0.1  # the centre of the box is about this far away
-    for thread in taking_part(server, study.id, [Quadratic(i) for i in range(n)]):
-        thread.join(PATIENCE)
+    all_done(taking_part(server, study.id, [Quadratic(i) for i in range(n)]))
     assert study.refresh().state == "COMPLETED"
     assert centralised_gap(study, n) < start
 
@@ -136,8 +147,60 @@ def test_a_participant_that_is_restarted_goes_on_with_its_secret_and_state(serve
     assert study.refresh().state == "COMPLETED"
 
 
+class Crash(BaseException):
+    """The process of a participant ends here, as far as its code can tell."""
+
+
+class Crashing(httpx.HTTPTransport):
+    """Crashes at the contribution of that number, before the server gets it or after it has stored it."""
+
+    def __init__(self, number: int, when: str) -> None:
+        super().__init__()
+        self.number, self.when = number, when
+        self.sent: list[bytes] = []
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if not request.url.path.endswith("/contributions"):
+            return super().handle_request(request)
+        self.sent.append(request.read())
+        if len(self.sent) != self.number:
+            return super().handle_request(request)
+        if self.when == "after":
+            super().handle_request(request).read()
+        raise Crash
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_participant_that_crashes_around_its_contribution_settles_it_once(server, tmp_path, when):
+    """Its control variate must stay what the coordinator has added up: the run ends as one without a crash."""
+    ends, sent = [], []
+    for name in ("smooth", "crashed"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "secret").write_bytes(bytes(32))
+        study = server.client().create_study(
+            name=name,
+            space=SPACE,
+            seed=5,
+            algorithm={"name": "scaffold", "options": {"rounds": 4, "local_steps": 2, "quorum": 1.0}},
+        )
+        transport = Crashing(2 if name == "crashed" else 0, when)
+        with Client(server.url, transport=transport) as client:
+            try:
+                Participant(client.study(study.id), Quadratic(0), client="a", folder=folder).run()
+            except Crash:
+                again = Participant(client.study(study.id), Quadratic(0), client="a", folder=folder)
+                assert again.run().contributions == 3, "that of the crash, and two more"
+        assert study.refresh().state == "COMPLETED"
+        ends.append(study.client.send(_recommended(study))["items"][0]["params"]["w"])
+        sent.append(transport.sent)
+    smooth, crashed = sent
+    assert crashed == [*smooth[:2], *smooth[1:]], "the same bytes once more, and no others"
+    assert ends[0] == ends[1]
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_hundred_participants_of_whom_twenty_drop_out_survive_two_deaths_of_the_server(tmp_path: Path) -> None:
     n = 100
     with Service(tmp_path) as service:
@@ -146,13 +209,11 @@ def test_a_hundred_participants_of_whom_twenty_drop_out_survive_two_deaths_of_th
         objectives = [Leaver(i) if i % 5 == 0 else Quadratic(i) for i in range(n)]
         threads = taking_part(service, study.id, objectives)
         for generation in (2, 5):
-            until(lambda g=generation: study.refresh().raw["generation"] >= g, f"step {generation}")  # type: ignore[misc]
+            until(lambda g=generation: study.refresh().raw["generation"] >= g, f"step {generation}", patience=LONG)  # type: ignore[misc]
             service.kill9()
             time.sleep(0.3)
             service.start()
-        for i, thread in enumerate(threads):
-            if i % 5:
-                thread.join(PATIENCE)
+        all_done(threads)
         assert study.refresh().state == "COMPLETED"
         gap = centralised_gap(study, n)
         service.kill9()

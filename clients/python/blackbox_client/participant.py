@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blackbox import codec, federation
 from blackbox.errors import InvalidInput
@@ -26,12 +27,12 @@ from blackbox.rng import Key
 from blackbox.space import Space
 from blackbox_client import protocol
 from blackbox_client.client import StudyHandle
-from blackbox_client.errors import CallInterrupted, NotFound
+from blackbox_client.errors import CallInterrupted, Conflict, NotFound
 
 log = logging.getLogger("blackbox_client")
 
-WAIT_SECONDS = 20.0
-"""How long a poll for the next phase is held by the server."""
+WAIT_SECONDS = 5.0
+"""How long a poll for the next phase is held by the server; `stop` during a poll is heeded at its end."""
 ENDED = ("COMPLETED", "CANCELLED", "FAILED")
 
 
@@ -99,7 +100,7 @@ class Participant:
         self.space = Space.from_json(invitation.space)
         self._key = Key.from_hex(invitation.key)
         self._machine = federation.accept(invitation, client=client, weight=weight, secret=self._secret())
-        self._own = self._restored()
+        self._own, self._settled = self._restored()
         self._point: tuple[Any, int] = (federation.project(self.space.initial, self.space), 0)
         """The common point and its version, as far as it was followed."""
 
@@ -114,6 +115,7 @@ class Participant:
     def run(self, phases: int | None = None) -> Taken:
         """Take part until the study ends, `stop` is called, or so many phases were contributed to."""
         step, sent = -1, 0
+        self._finish()  # what a crash left between the contribution and its answer
         while not self._stop.is_set() and (phases is None or sent < phases):
             call = protocol.current_round(self.study.id, self._token, after_step=step, wait_seconds=WAIT_SECONDS)
             try:
@@ -145,10 +147,25 @@ class Participant:
             own = self._machine.tell(own, self._values(points))
             self.taken = replace(self.taken, evaluations=self.taken.evaluations + len(points))
         self._keep(own)
-        sent = self._machine.contribution(own).to_bytes()
-        answer = self.study.client.send(protocol.contribute(self.study.id, broadcast.round, self._token, sent))
-        counted = bool(answer["counted"])
-        self._keep(self._machine.settle(own, counted))
+        self._finish()
+        return True
+
+    def _finish(self) -> None:
+        """Send the contribution of a phase that is done, and settle it: once for every phase, whatever crashed.
+
+        What was settled is not made again: a new vector under new noise would be another release of the same data.
+        """
+        own = self._own
+        if not self._machine.done(own) or self._settled == own.work.broadcast:
+            return
+        sent = self._machine.contribution(own).to_bytes()  # the same bytes as before a restart
+        try:
+            answer = self.study.client.send(protocol.contribute(self.study.id, own.work.round, self._token, sent))
+            counted = bool(answer["counted"])
+        except Conflict as error:  # the study has ended, so that it was not counted and will not be
+            log.info("the contribution of %s to round %d was not taken: %s", self.client, own.work.round, error)
+            counted = False
+        self._keep(self._machine.settle(own, counted), settled=True)
         done = self.taken
         self.taken = replace(
             done,
@@ -156,7 +173,6 @@ class Participant:
             late=done.late + (not counted),
             sent_bytes=done.sent_bytes + len(sent),
         )
-        return True
 
     def _received(self, raw: Mapping[str, Any]) -> federation.Broadcast:
         """The broadcast with its vectors: the common point by its updates where that is less to fetch."""
@@ -216,17 +232,30 @@ class Participant:
             _write(path, secrets.token_bytes(32))
         return path.read_bytes()
 
-    def _restored(self) -> Any:
+    def _restored(self) -> tuple[Any, int]:
+        """The private state, and the step of the broadcast that was settled last."""
         fresh = self._machine.init()
         if self._folder is None or not (path := self._folder / "state").exists():
-            return fresh
-        return codec.decode(type(fresh), path.read_bytes())
+            return fresh, -1
+        kept = codec.decode(_Kept, path.read_bytes())
+        return codec.decode(type(fresh), kept.state.tobytes()), kept.settled
 
-    def _keep(self, own: Any) -> Any:
+    def _keep(self, own: Any, settled: bool = False) -> Any:
         self._own = own
+        if settled:
+            self._settled = int(own.work.broadcast)
         if self._folder is not None:
-            _write(self._folder / "state", codec.encode(own))
+            kept = _Kept(self._settled, np.frombuffer(codec.encode(own), np.uint8))
+            _write(self._folder / "state", codec.encode(kept))
         return own
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What the file `state` holds: in one file, so that a crash leaves both of the old or both of the new."""
+
+    settled: int
+    state: NDArray[np.uint8]
 
 
 def _write(path: Path, content: bytes) -> None:
