@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -97,6 +98,20 @@ def demo(
         run(console, episodes, seed)
 
 
+@app.command(name="demo-federated")
+def demo_federated(
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each method.")] = 15,
+    participants: Annotated[int, typer.Option(min=2, max=10, help="Processes, each with digits of its own.")] = 5,
+    noise: Annotated[float, typer.Option(min=0.0, help="Privacy: noise in units of the clip; 0: none.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of all methods and networks.")] = 1,
+) -> None:
+    """Federated rounds: five processes with private digits test their networks together. Ends by itself."""
+    from blackbox.cli.demo_federated import run
+
+    with failing_politely():
+        run(console, rounds, participants, noise, seed)
+
+
 @app.command()
 def serve(
     host: Annotated[Optional[str], typer.Option(help="Address to listen on.")] = None,  # noqa: UP045
@@ -143,6 +158,39 @@ def worker(
     console.print(
         f"{summary.evaluated} evaluated, {summary.applied} applied, {summary.late} late, {summary.failed} failed, "
         f"{summary.seconds:.1f} s, ended: {summary.ended}"
+    )
+
+
+@app.command()
+def participant(
+    study: Annotated[str, typer.Argument(help="Id of a federated study, such as st_8f3k.")],
+    objective: Annotated[str, typer.Argument(help="module:function; gets a dict of parameters, returns a number.")],
+    client: Annotated[str, typer.Option(help="Name of this participant, the same after a restart.")],
+    weight: Annotated[float, typer.Option(help="Share in means, such as the number of examples; the service sees it.")] = 1.0,
+    folder: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Where secret and private state are kept for a restart; default: nowhere."),
+    ] = None,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Take part in federated rounds until they end; values and data stay here. SIGTERM leaves after the evaluation in hand."""
+    from blackbox_client import Client
+    from blackbox_client.participant import Participant
+
+    with failing_politely():
+        function = load_objective(objective)
+    with failing_politely_over_http(), failing_politely(), Client(url, key) as connection:
+        one = Participant(connection.study(study), function, client=client, weight=weight, folder=folder)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: one.stop())
+        taken = one.run()
+        if one.stopping:
+            one.leave()
+    console.print(
+        f"{taken.contributions} contributions counted, {taken.late} late, {taken.evaluations} evaluations, "
+        f"{taken.sent_bytes} bytes sent, {taken.received_bytes} received, "
+        f"ended: {'signal' if one.stopping else taken.state}"
     )
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,10 @@ class Quadratic:
         return value
 
 
+class Left(BaseException):
+    """A participant is never heard of again."""
+
+
 class Leaver(Quadratic):
     """One that works for two rounds and is never heard of again, in the middle of the third."""
 
@@ -51,7 +55,7 @@ class Leaver(Quadratic):
 
     def __call__(self, params: dict[str, Any]) -> float:
         if len(self.values) >= self.patience:
-            raise SystemExit  # ends its thread
+            raise Left
         return super().__call__(params)
 
 
@@ -89,7 +93,7 @@ def taking_part(service: Service, study: str, objectives: list[Quadratic]) -> li
     def work(number: int, objective: Quadratic) -> None:
         # Longer than PATIENCE: a hundred threads on a busy machine may be slow without anything being wrong.
         retry = RetryPolicy(base_seconds=0.05, max_seconds=0.5, give_up_seconds=2 * LONG)
-        with Client(service.url, retry=retry) as client:
+        with suppress(Left), Client(service.url, retry=retry) as client:
             Participant(client.study(study), objective, client=f"c{number}", weight=1.0).run()
 
     threads = [threading.Thread(target=work, args=(i, o), daemon=True) for i, o in enumerate(objectives)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from blackbox import federation
 from blackbox.federation import Contribution
+from blackbox.federation import privacy as dp
 from tests.server.conftest import Server, assert_problem
 
 CENTRES = {"a": 0.2, "b": 0.4, "c": 0.6}
@@ -145,6 +147,40 @@ def test_who_leaves_is_not_waited_for(server):
     assert answer.json()["study"]["generation"] == 1
 
 
+def test_the_brief_says_where_the_rounds_stand_and_how_to_take_part(server):
+    privacy = {"clip": {"delta": 0.1}, "noise": 1.0}
+    d = Federated(server, rounds={"min_joined": 2}, options={"rounds": 2, "privacy": privacy}).join("a")
+    assert "nothing yet, 2 must join" in d.http.get(f"{d.at}/brief").text
+    d.join("b")
+    d.send("a", d.made("a"))
+    text = d.http.get(f"{d.at}/brief").text
+    assert "rounds: 0 of 2 done; 2 joined" in text
+    assert "phase 'local', 1 of 2 contributions received" in text
+    assert f"next: blackbox participant {d.study} my_job:evaluate --client NAME --url http" in text
+    d.send("b", d.made("b"))
+    text = d.http.get(f"{d.at}/brief").text
+    assert "rounds: 1 of 2 done" in text
+    spent = re.search(r"privacy: epsilon ([\d.]+) towards the coordinator", text)
+    assert spent is not None
+    assert float(spent[1]) == pytest.approx(dp.epsilon_of_replacement(1, 1.0, 1e-5), rel=1e-2)
+    for client in "ab":
+        d.send(client, d.made(client))
+    text = d.http.get(f"{d.at}/brief").text
+    assert "COMPLETED" in text
+    assert "/best?view=recommended" in text.rpartition("next:")[2]
+
+
+def test_a_study_links_to_what_it_has(server):
+    d = Federated(server)
+    links = d.http.get(d.at).json()["links"]
+    assert links["current"] == f"{d.at}/rounds/current"
+    assert "ask" not in links
+    assert d.http.get(links["current"]).status_code == 200
+    plain = d.http.get(f"/v1/studies/{server.create('plain')}").json()["links"]
+    assert "ask" in plain
+    assert "current" not in plain
+
+
 def test_bad_contributions_say_what_was_expected(server):
     d = Federated(server).join("a", "b")
     made = d.made("a")
@@ -160,7 +196,7 @@ def test_bad_contributions_say_what_was_expected(server):
         ({"trajectory": []}, "/trajectory"),
         ({"vectors": {**raw["vectors"], "values": [1.0]}}, "/vectors/values"),
         ({"vectors": {name: [0.0, 1.0]}}, f"/vectors/{name}"),
-        ({"vectors": {name: [0.0, 1.0, "x"]}}, "/vectors"),
+        ({"vectors": {name: [0.0, 1.0, "x"]}}, f"/vectors/{name}/2"),
         ({"weight": 0}, "/weight"),
         ({"terms": "0" * 16}, "/terms"),
         ({"round": 5}, "/round"),

@@ -108,6 +108,11 @@ class Participant:
         """Leave the loop of `run` after the evaluation in hand. May be called from another thread or a signal."""
         self._stop.set()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stop.is_set()
+
     def leave(self) -> None:
         """Tell the coordinator that rounds need not wait for this participant any more."""
         self.study.client.send(protocol.leave(self.study.id, self._token))

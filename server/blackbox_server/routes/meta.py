@@ -45,6 +45,10 @@ done; curl -s $Z/v1/studies/$S/brief -H "$A"
 If a point cannot be evaluated tell {"trial":"t_41","status":"infeasible"}; if your evaluator broke, {"status":"failed"};
 if you stop early, {"status":"released"}. NaN is refused. Send an Idempotency-Key with every POST that you may repeat.
 
+Federated rounds (objectives that only their owners may evaluate): POST .../rounds/join {"client":"me"}, GET
+.../rounds/current, POST .../rounds/{r}/contributions; the participant's half runs where the data is:
+blackbox participant $S my_job:evaluate --client me
+
 GET /v1/studies/$S/brief says how it goes in 2 kB and ends with the next command to run.
 GET /v1/algorithms lists the methods and their options; "auto" (the default) chooses. GET /v1/limits lists the limits.
 Reference: /openapi.json
