@@ -25,9 +25,9 @@ from blackbox.regions.compositions import AffineImage, MinkowskiSum, Part, Produ
 from blackbox.regions.matrices import Fantope, NuclearBall, SchattenBall, SpectralBall, Spectraplex
 from blackbox.regions.polytopes import Birkhoff, FlowPolytope, Hull, PathPolytope, Polytope, Transportation
 from blackbox.regions.simplices import (
-    Budget,
     Budgets,
     CappedSimplex,
+    GroupLimit,
     Knapsack,
     Permutahedron,
     Simplex,
@@ -41,13 +41,13 @@ __all__ = [
     "AnyRegion",
     "Birkhoff",
     "Box",
-    "Budget",
     "Budgets",
     "CappedSimplex",
     "Ellipsoid",
     "Fantope",
     "FlowPolytope",
     "GroupBall",
+    "GroupLimit",
     "Hull",
     "KSparsePolytope",
     "Knapsack",

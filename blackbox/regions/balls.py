@@ -208,6 +208,10 @@ class LpBall(_Ball):
         return float(self.radius * min(1.0, dim ** (1 / 2 - 1 / self.p)))
 
 
+MAX_ORDER = 300
+"""Most rows of an ellipsoid's matrix, which is factorised when it is read."""
+
+
 class Ellipsoid(_Ball):
     """(x - centre)' matrix (x - centre) <= radius^2."""
 
@@ -217,6 +221,9 @@ class Ellipsoid(_Ball):
 
     def faults(self) -> Iterable[FieldError]:
         n = len(self.matrix)
+        if n > MAX_ORDER and isinstance(self.matrix[0], tuple):
+            yield FieldError("/matrix", "too_large", f"must have at most {MAX_ORDER} rows, got {n}; give its diagonal")
+            return
         if n == 0 or any(len(row) != n for row in self.matrix if isinstance(row, tuple)):
             yield FieldError("/matrix", "wrong_length", "must be a square matrix or its diagonal")
             return

@@ -11,7 +11,7 @@ import scipy  # its parts are imported when first used
 from numpy.typing import NDArray
 
 from blackbox.errors import FieldError, IncompatibleProblem, InvalidInput, InvalidRegion, NonFiniteValue
-from blackbox.records import Vector
+from blackbox.records import Matrix, Vector
 from blackbox.rng import Key, normal, uniform
 from blackbox.validation import Described
 
@@ -279,32 +279,40 @@ def _theta_that_spends(y: Vector, weights: Vector, upper: Vector, budget: float)
     return float(bends[low]), empties, fills
 
 
-def distance(lmo: Callable[[Vector], Vector], x: Vector, enough: float) -> float:
-    """Euclidean distance of `x` from the set with this oracle, where nothing better is known.
+def nearest_in_hull(atoms: Matrix) -> tuple[Vector, Vector]:
+    """The point of the convex hull of the rows that is nearest to 0, and the weights of the rows in it.
 
-    Returns as soon as the distance is known to be below `enough`, or to 1 %; 0 inside up to round-off.
+    A non-negative least-squares problem with a row of ones (Lawson and Hanson 1974, chapter 23).
+    """
+    rows = np.vstack([atoms.T, np.ones(len(atoms))])
+    goal = np.append(np.zeros(atoms.shape[1]), 1.0)
+    weights = scipy.optimize.nnls(rows, goal, maxiter=30 * len(atoms) + 100)[0]
+    weights /= weights.sum()
+    return weights @ atoms, weights
+
+
+def distance(lmo: Callable[[Vector], Vector], x: Vector, enough: float) -> float:
+    """Euclidean distance of `x` from the set with this oracle, as far as it can be proved.
+
+    Exact to 1 % for polytopes, and 0 below `enough`. Near a curved border the search may end early; then it is the
+    distance from the last separating plane, 0 where there is none: a point is only refused with proof.
 
     Notes
     -----
     Wolfe (1976), *Finding the nearest point in a polytope*, as fully corrective Frank-Wolfe: the point p of the hull of
-    the vertices so far that is nearest to x, then the vertex farthest from p towards x. <p - x, v - x> / ||p - x||
-    bounds the distance from below. The nearest point of a hull is a non-negative least-squares problem with a row of
-    ones (Lawson and Hanson, chapter 23).
+    the vertices so far that is nearest to x, then the vertex v that is farthest from p towards x. x is at least
+    <p - x, v - x> / ||p - x|| away from the set.
     """
     atoms = (lmo(generic(x.size)) - x)[None, :]
-    length = np.inf
-    for _ in range(1000):
-        rows = np.vstack([atoms.T, np.ones(len(atoms))])
-        weights, _ = scipy.optimize.nnls(rows, np.append(np.zeros(x.size), 1.0), maxiter=30 * len(atoms) + 100)
-        weights /= weights.sum()
-        atoms, weights = atoms[weights > 0], weights[weights > 0]
-        nearest = weights @ atoms
+    length, proved = np.inf, 0.0
+    for _ in range(200):
+        nearest, weights = nearest_in_hull(atoms)
         before, length = length, norm(nearest)
         if length <= enough:
-            return length
+            return 0.0
         vertex = lmo(nearest) - x
-        least = float(nearest @ vertex) / length
-        if least >= 0.99 * length or not length < before:
-            return length
-        atoms = np.vstack([atoms, vertex])
-    return length
+        proved = max(proved, float(nearest @ vertex) / length)
+        if proved >= 0.99 * length or not length < before:
+            break
+        atoms = np.vstack([atoms[weights > 0], vertex])
+    return proved

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from blackbox.regions import AnyRegion
 
 
+MAX_MAPPED = 40_000
+"""Most numbers in the matrix of an affine image."""
+MAX_JOINED_DIM = 10_000
+"""Most coordinates of a sum or a hull of sets, whose membership is a search."""
+
+
 class Part(Described):
     """Some neighbouring coordinates of a product, and where they live."""
 
@@ -95,6 +101,8 @@ class AffineImage(Region):
 
     def faults(self) -> Iterable[FieldError]:
         columns = len(self.matrix[0]) if self.matrix else 0
+        if (n := len(self.matrix) * columns) > MAX_MAPPED:
+            yield FieldError("/matrix", "too_large", f"must hold at most {MAX_MAPPED} numbers, got {n}")
         if not columns or any(len(row) != columns for row in self.matrix):
             yield FieldError("/matrix", "wrong_length", "must be rows of equally many numbers")
             return
@@ -121,8 +129,20 @@ class AffineImage(Region):
         self.check_dim(dim)
         return float(np.linalg.norm(self._matrix, 2)) * self.region.diameter(self._inner_dim)
 
+    @cached_property
+    def _inverse(self) -> Matrix | None:
+        """(columns, rows) the left inverse; None where the map is not one to one."""
+        if np.linalg.matrix_rank(self._matrix) < self._inner_dim:
+            return None
+        inverse: Matrix = np.asarray(np.linalg.pinv(self._matrix))
+        return inverse
+
     def _violation(self, x: Vector) -> float:
-        return _relative_distance(self, x)
+        if self._inverse is None:
+            return _relative_distance(self, x)
+        y = self._inverse @ (x - self._offset)
+        missed = norm(self._matrix @ y - (x - self._offset)) / _size_by_distance(self, x.size)
+        return max(self.region._violation(y), missed)
 
     def _lmo(self, g: Vector) -> Vector:
         inner = self._matrix.T @ scaled(g)
@@ -175,6 +195,8 @@ class _Joined(Region):
         return next((dim for region in self.regions if (dim := region.fixed_dim()) is not None), None)
 
     def check_dim(self, dim: int) -> None:
+        if dim > MAX_JOINED_DIM:
+            raise InvalidRegion(f"a {self._name} region has at most {MAX_JOINED_DIM} coordinates, got {dim}")
         for region in self.regions:
             region.check_dim(dim)
 

@@ -20,19 +20,22 @@ from blackbox.regions.base import (
     Region,
     Rows,
     Scalars,
-    distance,
     generic,
     largest,
     length_of,
+    nearest_in_hull,
     norm,
-    one_hot,
     scaled,
     spread,
 )
 from blackbox.validation import pointer
 
-MAX_NONZEROS = 250_000
-"""Most non-zero numbers in the constraints of a linear programme: the oracle solves one at every call."""
+MAX_NUMBERS = 40_000
+"""Most numbers in the rows of a linear programme: the oracle solves one at every call."""
+MAX_EDGES = 100_000
+"""Most edges of a graph whose paths are searched."""
+MAX_LISTED = 250_000
+"""Most numbers in a list of points."""
 
 
 # -- assignments and paths ---------------------------------------------------------------------------------------------
@@ -88,8 +91,8 @@ class PathPolytope(Region):
     """Where they end."""
 
     def faults(self) -> Iterable[FieldError]:
-        if not self.edges or len(self.edges) > 1_000_000:
-            yield FieldError("/edges", "wrong_length", "needs from 1 to 1000000 edges")
+        if not 0 < len(self.edges) <= MAX_EDGES:
+            yield FieldError("/edges", "wrong_length", f"must be from 1 to {MAX_EDGES} edges, got {len(self.edges)}")
             return
         nodes = {node for edge in self.edges for node in edge}
         if min(nodes) < 0 or max(nodes) >= 2 * len(self.edges):
@@ -218,7 +221,7 @@ class PathPolytope(Region):
 
 @dataclass(frozen=True, slots=True)
 class Programme:
-    """{above x <= limit, equal x = value, low <= x <= high}; bounds may be infinite.
+    """{above x <= limit, equal x = value, low <= x <= high}.
 
     Attributes
     ----------
@@ -277,7 +280,7 @@ class _LinearProgramme(Region):
     def _shape_faults(self) -> Iterable[FieldError]:
         """Whether there is such a compact set, once everything else is fine."""
         if self._shape.fault:
-            yield FieldError("", "empty" if "empty" in self._shape.fault else "unbounded", self._shape.fault)
+            yield FieldError("", "empty", self._shape.fault)
 
     @cached_property
     def _size(self) -> float:
@@ -314,16 +317,7 @@ class _LinearProgramme(Region):
 
     def diameter(self, dim: int) -> float:
         self.check_dim(dim)
-        return norm(self._box[1] - self._box[0])
-
-    @cached_property
-    def _box(self) -> tuple[Vector, Vector]:
-        """A box that holds the set: the given bounds, and where there is none the lowest and highest vertex."""
-        low, high = self._constraints.low.copy(), self._constraints.high.copy()
-        for side, sign in ((low, 1.0), (high, -1.0)):
-            for j in np.flatnonzero(~np.isfinite(side)):
-                side[j] = self._lmo(one_hot(side.size, int(j), sign))[j]
-        return low, high
+        return norm(self._constraints.high - self._constraints.low)
 
 
 class Polytope(_LinearProgramme):
@@ -341,9 +335,9 @@ class Polytope(_LinearProgramme):
     """Rows of the equations."""
     b_eq: tuple[float, ...] = ()
     """Their right-hand sides."""
-    lower: float | tuple[float, ...] | None = None
-    """Lower bounds. None: the rows bound the set."""
-    upper: float | tuple[float, ...] | None = None
+    lower: Scalars
+    """Lower bounds, so that the set is bounded whatever the rows say."""
+    upper: Scalars
     """Upper bounds."""
 
     def faults(self) -> Iterable[FieldError]:
@@ -366,8 +360,8 @@ class Polytope(_LinearProgramme):
         for name, side in (("lower", self.lower), ("upper", self.upper)):
             if isinstance(side, tuple) and len(side) != dim:
                 yield FieldError(f"/{name}", "wrong_length", f"must be one number or {dim}, got {len(side)}")
-        if (len(self.a_ub) + len(self.a_eq)) * dim > MAX_NONZEROS:
-            yield FieldError("/a_ub", "too_large", f"at most {MAX_NONZEROS} numbers in a_ub and a_eq")
+        if (n := (len(self.a_ub) + len(self.a_eq)) * dim) > MAX_NUMBERS:
+            yield FieldError("/a_ub", "too_large", f"must hold at most {MAX_NUMBERS} numbers with a_eq, got {n}")
 
     def fixed_dim(self) -> int | None:
         return next((len(rows[0]) for rows in (self.a_ub, self.a_eq) if rows), None)
@@ -377,8 +371,8 @@ class Polytope(_LinearProgramme):
         return Programme(
             *_normalised(self.a_ub, self.b_ub, dim),
             *_normalised(self.a_eq, self.b_eq, dim),
-            spread(-math.inf if self.lower is None else self.lower, dim),
-            spread(math.inf if self.upper is None else self.upper, dim),
+            spread(self.lower, dim),
+            spread(self.upper, dim),
         )
 
 
@@ -398,8 +392,8 @@ class FlowPolytope(_LinearProgramme):
 
     def _field_faults(self) -> Iterable[FieldError]:
         n, m = len(self.supply), len(self.edges)
-        if n * m > MAX_NONZEROS:
-            yield FieldError("/edges", "too_large", f"nodes times edges must be at most {MAX_NONZEROS}, got {n * m}")
+        if n * m > MAX_NUMBERS:
+            yield FieldError("/edges", "too_large", f"nodes times edges must be at most {MAX_NUMBERS}, got {n * m}")
         for i, (a, b) in enumerate(self.edges):
             if not (0 <= a < n and 0 <= b < n and a != b):
                 message = f"must lead from one node of 0 to {n - 1} to another, got {(a, b)}"
@@ -443,8 +437,8 @@ class Transportation(_LinearProgramme):
         for name, side in (("supply", self.supply), ("demand", self.demand)):
             if not side or min(side) <= 0:
                 yield FieldError(f"/{name}", "not_positive", "must be numbers above 0")
-        if 2 * len(self.supply) * len(self.demand) > MAX_NONZEROS:
-            yield FieldError("/supply", "too_large", f"at most {MAX_NONZEROS // 2} pairs of a source and a sink")
+        if 2 * len(self.supply) * len(self.demand) > MAX_NUMBERS:
+            yield FieldError("/supply", "too_large", f"at most {MAX_NUMBERS // 2} pairs of a source and a sink")
         total = sum(self.supply)
         if abs(total - sum(self.demand)) > 1e-9 * total:
             message = f"must add up to the supply {total!r}, got {sum(self.demand)!r}: the set is empty"
@@ -498,68 +492,37 @@ def _normalised(rows: Any, sides: Any, dim: int) -> tuple[Any, Vector]:
 
 @lru_cache(maxsize=16)
 def _shape_of(region: _LinearProgramme) -> Shape:
-    """What three linear programmes tell: whether the set is empty, whether it is bounded, and its largest ball."""
+    """What one linear programme tells: whether the set is empty, and its largest ball."""
     p = region._constraints
     dim = p.low.size
-    nothing = np.empty((dim, 0))
-    if _is_unbounded(p):
-        return Shape("the set is unbounded: give lower and upper", np.zeros(dim), 0.0, nothing)
-    span = nothing
+    span = np.empty((dim, 0))
     if len(p.value):
         basis, values, _ = np.linalg.svd(p.equal.toarray().T, full_matrices=False)
         span = basis[:, values > 1e-10 * values[0]]
     # The largest ball (x, r) within the equations: row i reaches as far as its part along them is long.
-    along = np.eye(dim) - span @ span.T
-    reach = np.sqrt(np.maximum((p.above @ along * p.above.toarray()).sum(axis=1), 0.0))
-    bounds = np.sqrt(np.maximum(along.diagonal(), 0.0))
-    low, high = np.isfinite(p.low), np.isfinite(p.high)
     eye = scipy.sparse.eye_array(dim, format="csr")
-    rows = scipy.sparse.vstack([p.above, eye[high], -eye[low]])
-    lengths = np.concatenate([reach, bounds[high], bounds[low]])
+    rows = scipy.sparse.vstack([p.above, eye, -eye])
+    lengths = np.linalg.norm(rows.toarray() - (rows @ span) @ span.T, axis=1)
     lengths[lengths < 1e-9] = 0.0
-    if not lengths.any():  # the equations leave no direction
-        found = p.minimise(np.zeros(dim))
-        fault = "" if found.status == 0 else "the set is empty"
-        return Shape(fault, found.x if found.x is not None else np.zeros(dim), math.inf, span)
     found = scipy.optimize.linprog(
-        np.append(np.zeros(dim), -1.0),
+        np.append(np.zeros(dim), -1.0 if lengths.any() else 0.0),
         A_ub=scipy.sparse.hstack([rows, lengths[:, None]]),
-        b_ub=np.concatenate([p.limit, p.high[high], -p.low[low]]),
+        b_ub=np.concatenate([p.limit, p.high, -p.low]),
         A_eq=scipy.sparse.hstack([p.equal, np.zeros((len(p.value), 1))]) if len(p.value) else None,
         b_eq=p.value if len(p.value) else None,
         bounds=[(None, None)] * dim + [(0, None)],
         method="highs-ds",
     )
-    if found.status == 2:
-        return Shape("no point satisfies all constraints: the set is empty", np.zeros(dim), 0.0, span)
     if found.status != 0:
-        return Shape(f"the solver cannot treat the constraints: {found.message}", np.zeros(dim), 0.0, span)
+        word = "no point satisfies all constraints: the set is empty" if found.status == 2 else found.message
+        return Shape(word, np.zeros(dim), 0.0, span)
     middle, radius = found.x[:dim], float(found.x[dim])
+    if not lengths.any():  # the equations leave no direction
+        return Shape("", middle, math.inf, span)
     if radius > 1e-7 * max(1.0, largest(middle)):
         return Shape("", middle, radius, span)
     corners = [p.minimise(g).x for g in np.vstack([generic(dim), -generic(dim), np.eye(dim)[:8], -np.eye(dim)[:8]])]
     return Shape("", np.mean(corners, axis=0), 0.0, span)
-
-
-def _is_unbounded(p: Programme) -> bool:
-    """Whether the set, if there is a point in it, goes to infinity.
-
-    It does not iff the rows have full rank and some strictly positive combination of the inequalities (with any of the
-    equations) is zero (Stiemke 1915): then no direction can be followed forever.
-    """
-    low, high = np.isfinite(p.low), np.isfinite(p.high)
-    if (low & high).all():
-        return False
-    eye = scipy.sparse.eye_array(p.low.size, format="csr")
-    rows = scipy.sparse.vstack([p.above, eye[high], -eye[low], p.equal])
-    if np.linalg.matrix_rank(rows.toarray()) < p.low.size:
-        return True
-    n = rows.shape[0] - len(p.value)
-    bounds = [(1, None)] * n + [(None, None)] * len(p.value)
-    found = scipy.optimize.linprog(
-        np.zeros(rows.shape[0]), A_eq=rows.T, b_eq=np.zeros(p.low.size), bounds=bounds, method="highs-ds"
-    )
-    return bool(found.status != 0)
 
 
 # -- lists of points ---------------------------------------------------------------------------------------------------
@@ -576,6 +539,8 @@ class Hull(Region):
         if not self.points or not self.points[0]:
             yield FieldError("/points", "empty", "needs at least one point")
             return
+        if (n := len(self.points) * len(self.points[0])) > MAX_LISTED:
+            yield FieldError("/points", "too_large", f"must be at most {MAX_LISTED} numbers, got {n}")
         for i, point in enumerate(self.points):
             if len(point) != len(self.points[0]):
                 message = f"must be {len(self.points[0])} numbers like the first point, got {len(point)}"
@@ -605,8 +570,7 @@ class Hull(Region):
         return 2 * max(norm(point - self._middle) for point in self._points)
 
     def _violation(self, x: Vector) -> float:
-        size = self._size
-        return distance(lambda g: self._lmo(g) / size, x / size, 1e-12)
+        return norm(nearest_in_hull((self._points - x) / self._size)[0])
 
     def _lmo(self, g: Vector) -> Vector:
         best: Vector = self._points[int((self._points @ scaled(g)).argmin())]

@@ -282,7 +282,7 @@ class Permutahedron(Region):
         return False
 
 
-class Budget(Described):
+class GroupLimit(Described):
     """A limit on what some coordinates sum to."""
 
     error_class: ClassVar[type[InvalidInput]] = InvalidRegion
@@ -299,7 +299,7 @@ class Budgets(Region):
     type: Literal["budgets"] = "budgets"
     dim: int = Field(ge=1, le=1_000_000)
     """How many coordinates."""
-    budgets: tuple[Budget, ...]
+    budgets: tuple[GroupLimit, ...]
     """The limits; each coordinate is in at least one, and two of them share no members or all of one."""
 
     def faults(self) -> Iterable[FieldError]:
