@@ -15,8 +15,8 @@ from blackbox.regions.balls import dual_vector, p_norm
 from blackbox.regions.base import Region, generic, norm, project_budget, project_simplex, scaled
 from blackbox.regions.simplices import level
 
-DENSE_UPTO = 200
-"""Up to this order one dense factorisation is quicker than Lanczos steps."""
+DENSE_SVD_UPTO, DENSE_EIGEN_UPTO = 200, 500
+"""Up to these orders one dense factorisation is as quick as Lanczos steps (which for eigenvalues gain less)."""
 
 
 # -- singular values ---------------------------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ def rebuilt(vectors: Matrix, values: Vector) -> Vector:
 def top_pair(matrix: Matrix) -> tuple[Vector, Vector]:
     """The singular vectors u, v of the largest singular value."""
     if (
-        min(matrix.shape) > DENSE_UPTO
+        min(matrix.shape) > DENSE_SVD_UPTO
         and (found := _lanczos(scipy.sparse.linalg.svds, matrix, min(matrix.shape))) is not None
     ):
         u, _, v = found
@@ -274,7 +274,7 @@ def top_pair(matrix: Matrix) -> tuple[Vector, Vector]:
 def lowest_pair(matrix: Matrix) -> tuple[float, Vector]:
     """The smallest eigenvalue of a symmetric matrix, and its vector."""
     if (
-        len(matrix) > DENSE_UPTO
+        len(matrix) > DENSE_EIGEN_UPTO
         and (found := _lanczos(scipy.sparse.linalg.eigsh, matrix, len(matrix), which="SA")) is not None
     ):
         values, vectors = found

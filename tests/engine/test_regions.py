@@ -309,13 +309,12 @@ def test_sets_of_one_point() -> None:
 
 def test_large_matrices_take_another_solver_and_agree_with_the_dense_one() -> None:
     random = np.random.default_rng(0)
-    g = random.normal(size=(210, 230))
-    assert g.ravel() @ NuclearBall(rows=210, cols=230).lmo(g.ravel()) == pytest.approx(-singular(g)[0], abs=1e-9)
-    square = random.normal(size=(210, 210))
-    found = square.ravel() @ Spectraplex(order=210).lmo(square.ravel())
-    assert found == pytest.approx(eigen(square)[0], abs=1e-9)
-    for region in (NuclearBall(rows=210, cols=210), Spectraplex(order=210)):
-        for flat in (np.zeros(210**2), np.ones(210**2), np.eye(210).ravel()):
+    g, square = random.normal(size=(210, 230)), random.normal(size=(510, 510))
+    nuclear, spectraplex = NuclearBall(rows=210, cols=230), Spectraplex(order=510)
+    assert g.ravel() @ nuclear.lmo(g.ravel()) == pytest.approx(-singular(g)[0], abs=1e-9)
+    assert square.ravel() @ spectraplex.lmo(square.ravel()) == pytest.approx(eigen(square)[0], abs=1e-9)
+    for region, dim in ((nuclear, g.size), (spectraplex, square.size)):
+        for flat in (np.zeros(dim), np.ones(dim)):
             assert region.contains(region.lmo(flat))
 
 
