@@ -220,12 +220,12 @@ def length_of(*fields: Scalars) -> int | None:
 
 def scalars_faults(positive: bool = True, **fields: Scalars) -> Iterator[FieldError]:
     """What is wrong with fields that hold one number for all coordinates, or one for each: lengths and signs."""
+    length = length_of(*fields.values())
     for name, field in fields.items():
         if field == ():
             yield FieldError(f"/{name}", "wrong_length", "must not be empty")
-        elif length_of(*fields.values()) != length_of(field) is not None:
-            others = ", ".join(other for other in fields if other != name)
-            yield FieldError(f"/{name}", "wrong_length", f"must be one number, or as many as {others}")
+        elif isinstance(field, tuple) and len(field) != length:
+            yield FieldError(f"/{name}", "wrong_length", f"must be one number, or {length} as elsewhere")
         elif positive and np.min(field) <= 0:
             yield FieldError(f"/{name}", "not_positive", f"must be above 0, got {float(np.min(field))!r}")
 

@@ -284,7 +284,10 @@ class _LinearProgramme(Region):
 
     @cached_property
     def _size(self) -> float:
-        return largest(self._shape.middle) + self._shape.radius or 1.0
+        # That of the set where it is known, because bounds may be far outside; theirs for a set that is only 0.
+        size = largest(self._shape.middle) + (self._shape.radius if math.isfinite(self._shape.radius) else 0.0)
+        bounds = max(largest(self._constraints.low), largest(self._constraints.high))
+        return size if size > 1e-9 * bounds else bounds or 1.0
 
     def _violation(self, x: Vector) -> float:
         p = self._constraints
