@@ -49,7 +49,9 @@ class Traits:
     sequential : needs value k before it can name point k + 1.
     uses_pending : `ask` depends on what is in flight.
     injects : `tell` takes points that the method did not choose (lane < 0).
-    tells, regions, parameters : the kinds of value, constraint set and parameter it treats.
+    tells, regions, parameters : the kinds of value, constraint set and parameter it treats. A method that takes
+        "convex" regions finds the set in `space.region` and only asks points in it.
+    projects : on a convex region it calls `project`, which not every region has; `lmo` every region has.
     max_dim : largest internal dimension, or None.
     """
 
@@ -60,6 +62,7 @@ class Traits:
     injects: bool = False
     tells: frozenset[str] = frozenset({"scalar"})
     regions: frozenset[str] = frozenset({"free", "box"})
+    projects: bool = False
     parameters: frozenset[str] = frozenset({"real"})
     max_dim: int | None = None
 
@@ -75,7 +78,8 @@ class Algorithm(ABC, Generic[O, S]):
     Parameters
     ----------
     space : the search space; points are internal vectors of `space.dim` coordinates. Coordinates of bounded parameters
-        live in [0, 1] and are folded there when a point is decoded, so a method may step outside.
+        live in [0, 1] and are folded there when a point is decoded, so a method may step outside. Where `space.domain`
+        is "convex" nothing is folded: every point asked must lie in `space.region`.
     options : resolved options (`resolve` has filled every default that depends on the problem).
     key : the study's noise key.
     stream : number of the noise stream; a fork gets a new one.
@@ -227,9 +231,8 @@ def resolve_options(name: str, space: Space, raw: Mapping[str, Any]) -> Options:
     obstacle = why_not(cls, space)
     if obstacle:
         fitting = [other for other, c in registry().items() if why_not(c, space) is None]
-        raise IncompatibleProblem(
-            f"{name} cannot treat this space: {obstacle}", hint=f"these can: {', '.join(fitting)}"
-        )
+        hint = f"these can: {', '.join(fitting)}" if fitting else "no registered method can"
+        raise IncompatibleProblem(f"{name} cannot treat this space: {obstacle}", hint=hint)
     resolved: Options = cls.resolve(parse_options(cls.Options, dict(raw)), space)
     return resolved
 
@@ -241,9 +244,10 @@ def why_not(cls: type[Algorithm[Any, Any]], space: Space) -> str | None:
         return f"it takes {', '.join(sorted(traits.parameters))} parameters, the space has {', '.join(sorted(foreign))}"
     if traits.max_dim is not None and space.dim > traits.max_dim:
         return f"it takes at most {traits.max_dim} internal dimensions, the space has {space.dim}"
-    region = "box" if any(parameter.is_bounded for parameter in space.values()) else "free"
-    if region not in traits.regions:
-        return f"it takes regions of kind {', '.join(sorted(traits.regions))}, the space is of kind {region}"
+    if space.domain not in traits.regions:
+        return f"it takes regions of kind {', '.join(sorted(traits.regions))}, the space is of kind {space.domain}"
+    if space.domain == "convex" and traits.projects and not (space.region and space.region.has_projection):
+        return "it projects onto the region, and this one has only a linear oracle"
     return None
 
 

@@ -9,10 +9,15 @@ integer            1 in [0, 1]            one of K equally wide bins (equally wi
 choice of 2        1 in [0, 1]            one of 2 bins
 choice of K > 2    K in [0, 1]            argmax, ties to the earlier choice
 vector             dim of its kind        like a real, without scale
+vector in a region dim                    the coordinates are the values
 =================  =====================  ==============================================================
 
 Algorithms search all of R^d. A coordinate outside [0, 1] of a bounded parameter is folded back by reflection (a
 triangle wave of period 2, identity inside), so that every finite vector decodes, and algorithms keep the unfolded one.
+
+A vector may live in a region, a convex set of `blackbox.regions`. Then nothing is scaled, folded or repaired: a method
+that treats regions only asks feasible points, and `decode` and `encode` refuse others (beyond `regions.FEASIBLE`, the
+room for round-off). Such a space is one convex set: its other parameters must be bounded, and count as the unit box.
 """
 
 from __future__ import annotations
@@ -30,9 +35,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from blackbox import records
-from blackbox.errors import FieldError, InvalidInput, InvalidSpace, NonFiniteValue, nearest
+from blackbox.errors import FieldError, InvalidInput, InvalidRegion, InvalidSpace, NonFiniteValue, nearest
 from blackbox.records import JSON, Matrix
-from blackbox.regions import Box
+from blackbox.regions import FEASIBLE, AnyRegion, Box, Part, Product, Region
 from blackbox.validation import Described, from_tagged_json, invalid, pointer
 
 __all__ = ["Choice", "Integer", "Parameter", "Real", "Space", "Vector"]
@@ -48,6 +53,7 @@ MAX_LOG_INTEGER = 2**40  # beyond, the last bin on the log scale falls below the
 _INTEGERS = (int, np.integer)
 _NUMBERS = (int, float, np.integer, np.floating)
 _SCALARS = (bool, int, float, str, type(None))
+MAX_REGION_DIM = 10**6  # methods on regions are dense, and membership is checked coordinate by coordinate
 FREE_HINT = "give both low and high, or neither for a free parameter (init and unit set its start and scale)"
 
 
@@ -310,7 +316,14 @@ class Choice(_Parameter):
 
 
 class Vector(_Parameter):
-    """`dim` real numbers under one name, all within the same bounds, or all free. Decodes to a float64 array."""
+    """`dim` real numbers under one name: all within the same bounds, together in a region, or free.
+
+    Decodes to a float64 array.
+
+    >>> space = Space({"shares": Vector(dim=3, region={"type": "simplex"})})
+    >>> space.decode([0.5, 0.5, 0.0])["shares"]
+    array([0.5, 0.5, 0. ])
+    """
 
     kind: ClassVar[str] = "real"
     type: Literal["vector"] = "vector"
@@ -322,18 +335,41 @@ class Vector(_Parameter):
     """Upper bound of each."""
     unit: float = Field(1.0, gt=0)
     """Free vectors only: a change of this size counts as one internally."""
+    region: AnyRegion | None = None
+    """The convex set they live in, such as {"type": "simplex"}. None: low and high say all there is."""
     init: float | tuple[float, ...] | None = None
-    """Where to start: one number for all, or `dim` of them. None: the middle; 0 if free."""
+    """Where to start: one number for all, or `dim` of them. None: the middle; 0 if free; well inside the region."""
     dtype: Literal["f32", "f64"] = "f64"
     """Precision in which the numbers travel to evaluators as bytes."""
 
     def faults(self) -> Iterable[FieldError]:
         yield from _bound_faults(self.low, self.high, self.unit)
+        if self.region is not None:
+            unfit = list(self._region_faults(self.region))
+            yield from unfit
+            if unfit:
+                return
         if isinstance(self.init, tuple) and len(self.init) != self.dim:
             yield FieldError("/init", "wrong_length", f"must be one number or {self.dim}, got {len(self.init)}")
         elif self.init is not None:
-            numbers = self.init if isinstance(self.init, tuple) else (self.init,)
-            yield from _init_fault(lambda: self._within(np.array(numbers)))
+            yield from _init_fault(lambda: self._within(self._init()))
+
+    def _region_faults(self, region: Region) -> Iterable[FieldError]:
+        if self.low is not None or self.high is not None or self.unit != 1.0:
+            message = "says where the vector lives: leave out low, high and unit, or the region"
+            yield FieldError("/region", "region_and_bounds", message)
+        if self.dim > MAX_REGION_DIM:
+            yield FieldError("/dim", "too_large", f"at most {MAX_REGION_DIM} with a region, got {self.dim}")
+            return
+        try:
+            region.check_dim(self.dim)
+        except InvalidRegion as error:
+            yield FieldError("/region", "wrong_dim", error.detail)
+
+    def _init(self) -> records.Vector:
+        """`init` as numbers; without a region one serves all, without `dim` copies of it."""
+        numbers = np.array(self.init, ndmin=1, dtype=np.float64)
+        return numbers if self.region is None else np.broadcast_to(numbers, (self.dim,))
 
     @property
     def size(self) -> int:
@@ -344,9 +380,9 @@ class Vector(_Parameter):
         return self.low is not None
 
     def start(self) -> Any:
-        if self.init is None:
-            return super().start()
-        return self.encode(np.array(self.init, ndmin=1))  # one number serves all, without `dim` copies of it
+        if self.init is not None:
+            return self.encode(self._init())
+        return super().start() if self.region is None else self.region.interior(self.dim)[0]
 
     def read(self, value: Any) -> records.Vector:
         if isinstance(value, list | tuple):
@@ -371,6 +407,8 @@ class Vector(_Parameter):
         if not finite.all():
             i = int(np.argmin(finite))
             raise _Fault("non_finite", f"number {i} must be finite, got {float(numbers[i])!r}")
+        if self.region is not None:
+            return _check_inside(self.region, numbers)
         if self.low is None or self.high is None:
             _check_unit(float(np.abs(numbers).max()), self.unit)
             return numbers
@@ -387,8 +425,11 @@ class Vector(_Parameter):
         return (value - self.low) / (self.high - self.low)
 
     def decoder(self, name: str, at: int, scalar_at: int) -> Decoder:
-        low, high, unit, stop = self.low, self.high, self.unit, at + self.dim
+        low, high, unit, region, stop = self.low, self.high, self.unit, self.region, at + self.dim
         limit = _largest(unit)
+
+        if region is not None:
+            return _inside(region, name, at, stop)
 
         def free(_: list[float], point: records.Vector) -> records.Vector:
             x = _all_finite(point[at:stop], name)
@@ -402,6 +443,17 @@ class Vector(_Parameter):
             return np.clip(low * (1.0 - u) + high * u, low, high)
 
         return bounded
+
+
+def _inside(region: Region, name: str, start: int, stop: int) -> Decoder:
+    def decode(_: list[float], point: records.Vector) -> records.Vector:
+        x = _all_finite(point[start:stop], name).copy()
+        try:
+            return _check_inside(region, x)
+        except _Fault as fault:
+            raise invalid(InvalidSpace, [FieldError(pointer("params", name), fault.code, fault.message)]) from None
+
+    return decode
 
 
 Parameter: TypeAlias = Annotated[Real | Integer | Choice | Vector, Field(discriminator="type")]
@@ -453,6 +505,9 @@ class Space(Mapping[str, Parameter]):
         self._parameters = dict(parameters)
         sizes = [parameter.size for parameter in self._parameters.values()]
         self._is_bounded = all(parameter.is_bounded for parameter in self._parameters.values())
+        self._has_region = any(_has_region(parameter) for parameter in self._parameters.values())
+        if self._has_region and (faults := list(_free_beside_region(self._parameters))):
+            raise invalid(InvalidSpace, faults)
         self._starts = list(accumulate(sizes, initial=0))
         self.dim = self._starts[-1]
         if self.dim > MAX_DIM:
@@ -561,16 +616,35 @@ class Space(Mapping[str, Parameter]):
 
     @cached_property
     def initial(self) -> records.Vector:
-        """(dim,) where to start: `init` where given, else the middle of [0, 1], or 0."""
+        """(dim,) where to start: `init` where given, else the middle of [0, 1], 0, or a point well inside a region."""
         point = np.empty(self.dim)
         for parameter, start in zip(self._parameters.values(), self._starts, strict=False):
             point[start : start + parameter.size] = parameter.start()
         point.setflags(write=False)
         return point
 
-    def region(self) -> Box | None:
-        """The unit box; None where some coordinate is free, because the domain is then unbounded."""
-        return Box() if self._is_bounded else None
+    @property
+    def domain(self) -> Literal["free", "box", "convex"]:
+        """What the space asks of a method: a region ("convex"), bounds of some coordinates ("box"), or nothing.
+
+        Compare with `Traits.regions`.
+        """
+        if self._has_region:
+            return "convex"
+        return "box" if any(parameter.is_bounded for parameter in self._parameters.values()) else "free"
+
+    @cached_property
+    def region(self) -> Region | None:
+        """The convex set of all internal points; None where some coordinate is free, because it is then unbounded.
+
+        The region of a single vector, or the product of the regions of several parameters, where bounded ones count as
+        unit boxes; the unit box where no parameter has a region (`domain` is "box", and points may also be folded).
+        """
+        if not self._has_region:
+            return Box() if self._is_bounded else None
+        if self.is_single_vector:
+            return _region_of(next(iter(self._parameters.values())))
+        return Product(parts=tuple(Part(dim=p.size, region=_region_of(p)) for p in self._parameters.values()))
 
     def fold(self, vectors: Matrix) -> Matrix:
         """Reflect the bounded coordinates into [0, 1]; free ones stay.
@@ -604,7 +678,7 @@ class Space(Mapping[str, Parameter]):
 
         Parameters
         ----------
-        vector : (dim,) any finite numbers.
+        vector : (dim,) any finite numbers; those of a vector with a region must lie in it.
 
         Returns
         -------
@@ -615,7 +689,7 @@ class Space(Mapping[str, Parameter]):
         NonFiniteValue
             For NaN or infinity.
         InvalidSpace
-            For a wrong shape.
+            For a wrong shape, or coordinates outside their region.
         """
         point = np.asarray(vector, dtype=np.float64)
         if point.shape != (self.dim,):
@@ -732,6 +806,14 @@ def _check_unit(value: float, unit: float) -> None:
         raise _Fault("out_of_range", f"overflows as {value!r} / unit {unit!r}")
 
 
+def _check_inside(region: Region, numbers: records.Vector) -> records.Vector:
+    violation = region.violation(numbers)
+    if not violation <= FEASIBLE:
+        kind = region.to_json()["type"]
+        raise _Fault("infeasible", f"must lie in its {kind} region, is outside by {violation:.2g} of the region's size")
+    return numbers
+
+
 def _largest(unit: float) -> float:
     """The largest coordinate whose decoded value is still finite."""
     return math.nextafter(sys.float_info.max / unit, 0.0) if unit > 1.0 else sys.float_info.max
@@ -781,6 +863,23 @@ def _init_fault(place: Callable[[], object]) -> Iterable[FieldError]:
         place()
     except _Fault as fault:
         yield FieldError("/init", fault.code, fault.message)
+
+
+def _has_region(parameter: Parameter) -> bool:
+    return isinstance(parameter, Vector) and parameter.region is not None
+
+
+def _region_of(parameter: Parameter) -> AnyRegion:
+    """The set of a parameter's internal coordinates, where that is bounded."""
+    region = parameter.region if isinstance(parameter, Vector) else None
+    return Box() if region is None else region
+
+
+def _free_beside_region(parameters: Mapping[str, Parameter]) -> Iterable[FieldError]:
+    for name, parameter in parameters.items():
+        if not parameter.is_bounded and not _has_region(parameter):
+            message = "is free beside a region, and the whole space must be bounded: give it low and high, or a region"
+            yield FieldError(pointer(name), "unbounded", message)
 
 
 def _entry_faults(name: object, parameter: object) -> Iterable[FieldError]:

@@ -14,12 +14,14 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from blackbox.algorithm import resolve_options
 from blackbox.algorithms.auto import choose
 from blackbox.errors import FieldError, InvalidInput
-from blackbox.space import Space
+from blackbox.space import Parameter, Space
 from blackbox.validation import field_errors, invalid
 
 MAX_SAFE_INTEGER = 2**53
@@ -27,6 +29,14 @@ MAX_SAFE_INTEGER = 2**53
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class _ParameterSchema:
+    """Shows a parameter's JSON schema where the model keeps the object as it was written (`Space` reads it)."""
+
+    @staticmethod
+    def __get_pydantic_json_schema__(_: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(pydantic.TypeAdapter(Parameter).core_schema)
 
 
 class AlgorithmChoice(_Model):
@@ -74,8 +84,8 @@ class StudySpec(_Model):
 
     name: str = Field(min_length=1, max_length=200)
     """Unique in its project; creating the same spec again returns the existing study."""
-    space: dict[str, dict[str, Any]]
-    """Parameters by name; see `blackbox.space`."""
+    space: dict[str, Annotated[dict[str, Any], _ParameterSchema]]
+    """Parameters by name. A vector may live in a convex region; all other parameters must then be bounded."""
     direction: Literal["minimize", "maximize"] = "minimize"
     algorithm: AlgorithmChoice = AlgorithmChoice()
     budget: Budget = Budget()

@@ -1276,8 +1276,7 @@ class Study:
     @cached_property
     def seed_encodable(self) -> bool:
         """Whether candidates can travel as recipes: one unbounded vector, whose internal point is the point itself."""
-        bounded = any(parameter.is_bounded for parameter in self.space.values())
-        return self.traits.encoding == "recipe" and self.space.is_single_vector and not bounded
+        return self.traits.encoding == "recipe" and self.space.is_single_vector and self.space.domain == "free"
 
 
 _WORD = {PAUSED: "paused", COMPLETED: "completed", CANCELLED: "cancelled", FAILED: "study_failed"}

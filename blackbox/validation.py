@@ -51,8 +51,10 @@ class Described(pydantic.BaseModel):
 
     def to_json(self) -> dict[str, Any]:
         """The fields that differ from their defaults, `type` first."""
-        kind = {"type": getattr(self, "type")} if "type" in type(self).model_fields else {}  # noqa: B009
-        return {**kind, **self.model_dump(mode="json", exclude_defaults=True)}
+        fields = type(self).model_fields
+        kind = {"type": getattr(self, "type")} if "type" in fields else {}  # noqa: B009
+        told = zip(fields, self._fields(), strict=True)
+        return {**kind, **{name: _json(value) for name, value in told if value != fields[name].default}}
 
 
 def invalid(error_class: type[InvalidInput], faults: Iterable[FieldError], hint: str = "") -> InvalidInput:
@@ -73,10 +75,23 @@ def pointer(*parts: str | int) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy scalars and arrays as Python ones, lists as tuples: strict models take exactly these."""
+    """NumPy scalars and arrays as Python ones, lists (of lists) as tuples: strict models take exactly these."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
-    return tuple(value) if isinstance(value, list) else value
+    if isinstance(value, list | tuple):
+        nested = any(isinstance(item, list | tuple | np.ndarray | np.generic) for item in value)
+        return tuple(map(_plain, value)) if nested else tuple(value)
+    return value
+
+
+def _json(value: Any) -> Any:
+    """A field of a description as JSON."""
+    if isinstance(value, Described):
+        return value.to_json()
+    if isinstance(value, tuple):
+        nested = any(isinstance(item, Described | tuple) for item in value)
+        return list(map(_json, value)) if nested else list(value)
+    return value
 
 
 def field_errors(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) -> list[FieldError]:
@@ -88,8 +103,20 @@ def field_errors(error: pydantic.ValidationError, model: type[pydantic.BaseModel
     for item in error.errors(include_url=False):
         path, known = _walk(model, item["loc"])
         where = pointer(*path)
-        message = item["msg"].replace("Input should be", "must be").removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
+        code, message = item["type"], item["msg"].replace("Input should be", "must be").removeprefix("Value error, ")
+        nested = item.get("ctx", {}).get("error")
+        if isinstance(nested, InvalidInput) and nested.errors:  # a description inside this one: its own pointers
+            for fault in nested.errors:
+                found[where + fault.pointer] = replace(fault, pointer=where + fault.pointer)
+            continue
+        if item["type"] == "union_tag_not_found":
+            where, code, message = f"{where}/type", "missing", "is required"
+        elif item["type"] == "union_tag_invalid":
+            tag, tags = item["ctx"]["tag"], item["ctx"]["expected_tags"].replace("'", "").split(", ")
+            where, code, message = f"{where}/type", "unknown_type", f"{tag!r} is none; {nearest(tag, tags)}"
+        elif item["type"] == "model_attributes_type":
+            code, message = "wrong_type", f"must be an object, got {reprlib.repr(item['input'])}"
+        elif item["type"] == "extra_forbidden":
             message = f"unknown field; {nearest(str(path[-1]), known)}"
         elif item["type"] == "missing":
             message = "is required"
@@ -100,7 +127,7 @@ def field_errors(error: pydantic.ValidationError, model: type[pydantic.BaseModel
             continue
         else:
             message = f"{message}, got {reprlib.repr(item['input'])}"
-        found[where] = FieldError(where, item["type"], message)
+        found[where] = FieldError(where, code, message)
     return list(found.values())
 
 

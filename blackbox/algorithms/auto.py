@@ -5,6 +5,8 @@ Today it only resolves, when a study is created, to one registered method. It is
 
 from __future__ import annotations
 
+from blackbox.algorithm import lookup, registry, why_not
+from blackbox.errors import IncompatibleProblem
 from blackbox.space import Space
 
 FULL_COVARIANCE_LIMIT = 2000
@@ -19,8 +21,15 @@ def choose(space: Space, evaluations: int | None) -> tuple[str, str]:
     space : the search space.
     evaluations : the budget, or None when there is no limit.
 
+    Raises
+    ------
+    IncompatibleProblem
+        If no registered method treats the space.
+
     Notes
     -----
+    A convex region goes to the best method that treats it: Frank-Wolfe, which needs nothing but its linear oracle.
+
     CMA-ES is the strongest all-round method here. Within its first two generations it has adapted nothing, and uniform
     sampling is the honest choice. Above a few thousand dimensions the covariance no longer fits, and an evolution
     strategy on noise addresses takes over.
@@ -29,6 +38,8 @@ def choose(space: Space, evaluations: int | None) -> tuple[str, str]:
     words = f"{d} continuous-like dimension{'s' if d != 1 else ''}, " + (
         f"budget {evaluations}" if evaluations else "no evaluation limit"
     )
+    if space.domain == "convex":
+        return _on_region(space), f"{words}, in a convex region"
     if d > FULL_COVARIANCE_LIMIT and space.kinds <= {"real"}:
         return "openai_es", f"{words}: a full covariance would need {8 * d * d * 2 / 1e9:.1f} GB"
     if d > FULL_COVARIANCE_LIMIT:
@@ -36,3 +47,14 @@ def choose(space: Space, evaluations: int | None) -> tuple[str, str]:
     if evaluations is not None and evaluations < 12:
         return "random_search", f"{words}: fewer than two generations of any adaptive method"
     return "cma_es", words
+
+
+def _on_region(space: Space) -> str:
+    known = registry()
+    for name in ("zo_frank_wolfe", "random_search"):
+        if name in known and why_not(lookup(name), space) is None:
+            return name
+    raise IncompatibleProblem(
+        "no registered method treats this convex region together with the other parameters of the space",
+        hint="GET /v1/algorithms says of each method which regions and parameters it takes",
+    )

@@ -44,10 +44,16 @@ class RandomSearchState:
 
 @algorithm(
     "random_search",
-    Traits(injects=True, parameters=frozenset({"real", "integer", "choice"})),
+    Traits(
+        injects=True,
+        regions=frozenset({"free", "box", "convex"}),
+        parameters=frozenset({"real", "integer", "choice"}),
+    ),
 )
 class RandomSearch(Algorithm[RandomSearchOptions, RandomSearchState]):
     """Uniform in the box, normal around the initial point where there is no box; the best point told is recommended.
+
+    In a convex region points are random mixtures of random vertices (`Region.sample`), which is not uniform.
 
     Bergstra and Bengio (2012), Random search for hyper-parameter optimization, JMLR 13:281-305.
     """
@@ -66,6 +72,9 @@ class RandomSearch(Algorithm[RandomSearchOptions, RandomSearchState]):
 
     def ask(self, state: RandomSearchState, lanes: Sequence[int], pending: Pending) -> Points:
         space, d = self.space, self.space.dim
+        if space.domain == "convex" and space.region is not None:
+            points = [space.region.sample(self.noise, state.step, lane, d) for lane in lanes]
+            return dense(np.array(points).reshape(len(lanes), d))
         in_box = uniforms(self.noise, state.step, lanes, d)
         if space.bounded.all():
             return dense(in_box)

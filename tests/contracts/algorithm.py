@@ -30,6 +30,7 @@ from blackbox.options import Options, parse_options
 from blackbox.recipe import materialise
 from blackbox.recipe import to_json as recipe_to_json
 from blackbox.records import NOTHING_PENDING, Pending, Points, Results, Vector, dense
+from blackbox.regions import L1Ball, L2Ball, Simplex
 from blackbox.rng import Key
 from blackbox.space import Choice, Integer, Real, Space
 from blackbox.space import Vector as Vectors
@@ -87,7 +88,20 @@ MIXED = Problem(
     {"depth": 7, "act": "tanh", "x": 0.3},
 )
 LINE = Problem("line", Space({"x": Real(low=0, high=1)}), {"x": 0.9})
-PROBLEMS = (box(5), free(4), REALS, MIXED, LINE)
+
+
+def ball(dim: int) -> Problem:
+    """An L1 ball with a sparse target inside."""
+    target = (0.5, -0.3, *(0.0,) * dim)[:dim]
+    return Problem(f"ball{dim}", Space({"x": Vectors(dim=dim, region=L1Ball())}), {"x": target})
+
+
+SHARES = Problem(
+    "shares",
+    Space({"shares": Vectors(dim=4, region=Simplex()), "weights": Vectors(dim=3, region=L2Ball(radius=2.0))}),
+    {"shares": (0.5, 0.3, 0.2, 0.0), "weights": (1.0, -0.5, 0.0)},
+)
+PROBLEMS = (box(5), free(4), REALS, MIXED, LINE, ball(5), SHARES)
 
 
 @dataclass(frozen=True)
@@ -125,9 +139,10 @@ def cases(method: type[Method], raw: Mapping[str, Any] | None = None) -> list[Ca
 
 
 def home(method: type[Method], raw: Mapping[str, Any] | None = None, dim: int = 10) -> Case:
-    """The method on an easy problem: a sphere inside bounds, or without them if it takes no bounds."""
-    dim = min(dim, method.traits.max_dim or dim)
-    return Case(method, box(dim) if "box" in method.traits.regions else free(dim), raw or {})
+    """The method on an easy problem: a sphere inside bounds, without them, or in a ball, whichever it takes first."""
+    dim, kinds = min(dim, method.traits.max_dim or dim), method.traits.regions
+    problem = box(dim) if "box" in kinds else free(dim) if "free" in kinds else ball(dim)
+    return Case(method, problem, raw or {})
 
 
 # The smallest study ---------------------------------------------------------------------------------------------------
@@ -351,6 +366,7 @@ def assert_sound(algorithm: Method, state: Any, points: bool = True) -> None:
     assert recommended.shape == (algorithm.space.dim,)
     assert recommended.dtype == np.float64
     assert np.isfinite(recommended).all(), f"recommends {recommended}"
+    assert_feasible(algorithm, recommended)
     metrics = algorithm.metrics(state)
     assert all(isinstance(name, str) for name in metrics)
     assert all(math.isfinite(value) for value in metrics.values()), f"metrics are {dict(metrics)}"
@@ -358,6 +374,15 @@ def assert_sound(algorithm: Method, state: Any, points: bool = True) -> None:
         vectors = internal(algorithm, state, algorithm.ask(state, lanes, NOTHING_PENDING))
         assert vectors.shape == (len(lanes), algorithm.space.dim)
         assert np.isfinite(vectors).all(), f"asks {vectors} at step {state.step}"
+        for vector in vectors:
+            assert_feasible(algorithm, vector)
+
+
+def assert_feasible(algorithm: Method, vector: Vector) -> None:
+    """A point of a convex region lies in it; elsewhere every point decodes."""
+    region = algorithm.space.region
+    if algorithm.space.domain == "convex" and region is not None:
+        assert region.contains(vector), f"{vector} is outside by {region.violation(vector)}"
 
 
 def ordinary(n: int) -> list[float]:
@@ -565,7 +590,10 @@ class AlgorithmContract:
         for step, far in enumerate((0.0, 1.0, 1e3, 1e150)):
             lanes = some_lanes(algorithm, state, algorithm.need(state))
             own = told(algorithm, state, lanes, ordinary(len(lanes)))
-            vectors = np.concatenate([np.full((1, space.dim), far), own.vectors])
+            foreign = np.full(space.dim, far)
+            if space.domain == "convex" and space.region is not None:  # others are refused before they come here
+                foreign = space.region.lmo(-foreign)
+            vectors = np.concatenate([[foreign], own.vectors])
             note = np.zeros((1, own.points.note.shape[1]), dtype=np.int64)
             results = Results(
                 np.concatenate([own.step[:1], own.step]),
@@ -616,7 +644,7 @@ class AlgorithmContract:
     def test_it_beats_random_search_at_home(self, home: Case) -> None:
         if home.method.name == "random_search":
             return
-        rival = random_search_reaches(home.problem.name.startswith("box"), home.problem.space.dim)
+        rival = random_search_reaches(home.problem.space.domain, home.problem.space.dim)
         assert reached(home) < 0.5 * rival
 
     # what it says of itself
@@ -657,8 +685,8 @@ def reached(case: Case, asks: int = 1000) -> float:
 
 
 @cache
-def random_search_reaches(bounded: bool, dim: int) -> float:
-    return reached(Case(lookup("random_search"), box(dim) if bounded else free(dim)))
+def random_search_reaches(domain: str, dim: int) -> float:
+    return reached(Case(lookup("random_search"), {"box": box, "free": free, "convex": ball}[domain](dim)))
 
 
 # A real study ---------------------------------------------------------------------------------------------------------

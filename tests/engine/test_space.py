@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import blackbox.space
 from blackbox.errors import InvalidSpace, NonFiniteValue
+from blackbox.regions import Box, L1Ball, L2Ball, Part, Product, Simplex
 from blackbox.space import Choice, Integer, Real, Space, Vector
 
 quick = settings(deadline=None, max_examples=60)
@@ -323,10 +324,10 @@ def test_the_initial_point_is_the_middle_unless_told() -> None:
 
 
 def test_the_region_is_the_unit_box_or_none_when_a_coordinate_is_free() -> None:
-    box = Space.from_json(API_EXAMPLE).region()
+    box = Space.from_json(API_EXAMPLE).region
     assert box is not None
     np.testing.assert_array_equal(box.project(np.array([-1.0, 0.3, 2.0])), [0, 0.3, 1])
-    assert MIXED.region() is None
+    assert MIXED.region is None
 
 
 def test_a_huge_vector_is_described_without_memory() -> None:
@@ -345,6 +346,69 @@ def test_a_space_is_a_mapping_and_survives_pickling() -> None:
     assert "n" in again
     assert len(again) == 6
     assert set(again.decode(np.zeros(10))) == set(MIXED)
+
+
+# -- regions
+
+SHARES = {
+    "shares": {"type": "vector", "dim": 3, "region": {"type": "simplex"}},
+    "depth": {"type": "int", "low": 1, "high": 4},
+    "weights": {"type": "vector", "dim": 2, "region": {"type": "l2_ball", "radius": 2.0}, "init": [1.0, -1.0]},
+}
+
+
+def test_a_vector_in_a_region_is_its_coordinates_bit_for_bit() -> None:
+    space = Space.from_json(SHARES)
+    point = np.array([0.3, 0.7, 0.0, 0.9, 0.1, -1.7])
+    params = space.decode(point)
+    assert params["depth"] == 4
+    assert params["shares"].tolist() == [0.3, 0.7, 0.0]
+    assert params["weights"].tolist() == [0.1, -1.7]
+    assert space.encode(params)[[0, 1, 2, 4, 5]].tobytes() == point[[0, 1, 2, 4, 5]].tobytes()
+    params["shares"][0] = 9.0
+    assert point[0] == 0.3
+
+
+def test_a_space_with_regions_is_one_convex_set() -> None:
+    space = Space.from_json(SHARES)
+    assert space.domain == "convex"
+    assert space.region == Product(
+        parts=[
+            Part(dim=3, region=Simplex()),
+            Part(dim=1, region=Box()),
+            Part(dim=2, region=L2Ball(radius=2.0)),
+        ]
+    )
+    np.testing.assert_allclose(space.initial, [1 / 3, 1 / 3, 1 / 3, 0.5, 1, -1])
+    alone = Space({"w": Vector(dim=4, region={"type": "l1_ball", "radius": 2.0})})
+    assert alone.region == L1Ball(radius=2.0)
+    assert alone.is_single_vector
+    assert [Space.from_json(raw).domain for raw in (API_EXAMPLE, {"x": {"type": "float"}})] == ["box", "free"]
+
+
+def test_a_region_survives_json() -> None:
+    space = Space.from_json(SHARES)
+    assert space.to_json() == SHARES
+    assert Space.from_json(json.loads(json.dumps(space.to_json()))) == space
+    assert pickle.loads(pickle.dumps(space)) == space  # noqa: S301
+
+
+def test_points_outside_a_region_are_refused_and_round_off_is_not() -> None:
+    space = Space.from_json(SHARES)
+    params = space.decode(space.initial)
+    for shares in ([0.5, 0.5, 0.5], [1.1, -0.1, 0.0]):
+        assert codes(lambda s=shares: space.encode({**params, "shares": s})) == [("/params/shares", "infeasible")]
+        outside = np.concatenate([shares, space.initial[3:]])
+        assert codes(lambda x=outside: space.decode(x)) == [("/params/shares", "infeasible")]
+    space.encode({**params, "shares": [0.5, 0.5 + 1e-8, -1e-8]})
+    with pytest.raises(InvalidSpace, match=r"must lie in its simplex region, is outside by 0\.5"):
+        space.encode({**params, "shares": [0.5, 0.5, 0.5]})
+
+
+def test_a_free_parameter_beside_a_region_is_refused() -> None:
+    assert codes(lambda: Space.from_json(SHARES | {"x": {"type": "float"}})) == [("/space/x", "unbounded")]
+    with pytest.raises(InvalidSpace, match="give it low and high, or a region"):
+        Space({"v": Vector(dim=2, region=Simplex()), "x": Real()})
 
 
 # -- refusals
@@ -402,6 +466,40 @@ def test_a_vector_of_the_wrong_shape_is_refused() -> None:
         ({"type": "vector", "dim": 0}, [("/space/x/dim", "greater_than")]),
         ({"type": "vector", "dim": 2, "init": [1]}, [("/space/x/init", "wrong_length")]),
         ({"type": "vector", "dim": 2, "low": 0, "high": 1, "init": [0, 2]}, [("/space/x/init", "out_of_range")]),
+        ({"type": "vector", "dim": 2, "region": 1}, [("/space/x/region", "wrong_type")]),
+        ({"type": "vector", "dim": 2, "region": {}}, [("/space/x/region/type", "missing")]),
+        ({"type": "vector", "dim": 2, "region": {"type": "simplx"}}, [("/space/x/region/type", "unknown_type")]),
+        (
+            {"type": "vector", "dim": 2, "region": {"type": "simplex", "radius": -1}},
+            [("/space/x/region/radius", "greater_than")],
+        ),
+        (
+            {"type": "vector", "dim": 2, "region": {"type": "box", "lower": [0, 0, 0]}},
+            [("/space/x/region", "wrong_dim")],
+        ),
+        (
+            {"type": "vector", "dim": 2, "low": 0, "high": 1, "region": {"type": "simplex"}},
+            [("/space/x/region", "region_and_bounds")],
+        ),
+        ({"type": "vector", "dim": 2, "region": {"type": "simplex"}, "init": 1}, [("/space/x/init", "infeasible")]),
+        ({"type": "vector", "dim": 2, "region": {"type": "simplex"}, "init": [1]}, [("/space/x/init", "wrong_length")]),
+        ({"type": "vector", "dim": 10**9, "region": {"type": "simplex"}}, [("/space/x/dim", "too_large")]),
+        (
+            {"type": "vector", "dim": 2, "region": {"type": "product", "parts": []}},
+            [("/space/x/region/parts", "empty")],
+        ),
+        (
+            {
+                "type": "vector",
+                "dim": 2,
+                "region": {"type": "product", "parts": [{"dim": 1, "region": {"type": "l2_ball", "radius": 0}}, {}]},
+            },
+            [
+                ("/space/x/region/parts/0/region/radius", "greater_than"),
+                ("/space/x/region/parts/1/dim", "missing"),
+                ("/space/x/region/parts/1/region", "missing"),
+            ],
+        ),
         ({"type": "flaot"}, [("/space/x/type", "unknown_type")]),
         ({"low": 1}, [("/space/x/type", "missing")]),
         (["float"], [("/space/x", "wrong_type")]),

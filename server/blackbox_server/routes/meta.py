@@ -41,6 +41,10 @@ while T=$(curl -s $Z/v1/studies/$S/ask -H "$A" -d '{"wait_seconds":20}') && [ "$
 done; curl -s $Z/v1/studies/$S/brief -H "$A"
 ```
 
+A parameter of the space is {"type":"float"|"int","low":0,"high":1}, {"type":"categorical","choices":["a","b"]}, or
+{"type":"vector","dim":10}, with low and high, or in a convex set: "region":{"type":"simplex"} (also l1_ball, nuclear_ball,
+knapsack, birkhoff, polytope, ...: schema Vector in /openapi.json).
+
 If a point cannot be evaluated tell {"trial":"t_41","status":"infeasible"}; if your evaluator broke, {"status":"failed"};
 if you stop early, {"status":"released"}. NaN is refused. Send an Idempotency-Key with every POST that you may repeat.
 
@@ -169,6 +173,7 @@ def _algorithms() -> list[dict[str, Any]]:
                 "options": cls.Options.model_json_schema(),
                 "parameters": sorted(traits.parameters),
                 "regions": sorted(traits.regions),
+                "projects": traits.projects,
                 "tells": sorted(traits.tells),
                 "max_dim": traits.max_dim,
                 "kind": traits.kind,
@@ -185,8 +190,8 @@ def _memory(name: str) -> dict[str, int]:
     """Estimate by dimension, with default options; dimensions it does not treat are left out."""
     cls, found = registry()[name], {}
     for dim in (10, 1000, 100_000, 1_000_000):
-        for bounds in ({}, {"low": 0.0, "high": 1.0}):
-            space = Space.from_json({"x": {"type": "vector", "dim": dim, **bounds}})
+        for limits in ({}, {"low": 0.0, "high": 1.0}, {"region": {"type": "simplex"}}):
+            space = Space.from_json({"x": {"type": "vector", "dim": dim, **limits}})
             if why_not(cls, space) is None:
                 found[str(dim)] = int(cls.memory(cls.resolve(cls.Options(), space), space))
                 break
