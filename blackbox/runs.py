@@ -236,7 +236,10 @@ class Runs:
         if o.restarts == "none" or self.over(run, values, shape) is None:
             return None
         small, large = run.used_small, run.used_large
-        small, large = (small, large + values.told) if run.regime == "large" else (small + values.told, large)
+        if run.regime == "large":
+            large += values.told
+        else:
+            small += values.told
         champion, record = run.champion, run.record
         if values.value is not None and (record is None or values.value <= record):
             champion, record = self.favourite(run, values, shape), values.value

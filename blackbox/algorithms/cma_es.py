@@ -123,7 +123,7 @@ class CmaEs(Algorithm[CmaEsOptions, CmaEsState]):
         d = self.space.dim
         tiles, rows = tiled(lanes)
         z = normals(self.noise, state.step, tiles, d).reshape(-1, TILE, d)
-        x = (z * state.D @ state.axes).reshape(-1, d)  # eq. 39, a product per tile
+        x = ((z * state.D) @ state.axes).reshape(-1, d)  # eq. 39, a product per tile
         x *= state.sigma
         x += state.mean  # eq. 40
         return dense(x[rows])

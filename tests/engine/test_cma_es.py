@@ -445,6 +445,6 @@ def test_it_takes_as_many_evaluations_as_pycma(name: str, dim: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dim", [5, 10, 20])
-def test_a_generation_costs_less_than_two_sevenths_of_pycmas(dim: int) -> None:
+def test_a_generation_costs_less_than_a_quarter_of_pycmas(dim: int) -> None:
     ours, theirs, _ = seconds(dim)
-    assert np.median(np.array(theirs) / np.array(ours)) >= 3.5
+    assert np.median(np.array(theirs) / np.array(ours)) >= 4
