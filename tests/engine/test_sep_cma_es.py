@@ -233,11 +233,11 @@ REFERENCE = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dim", REFERENCE)
-def test_it_takes_no_more_evaluations_than_the_reference(dim: int) -> None:
-    for name, reference in REFERENCE[dim].items():
-        ours = np.median([evaluations(name, dim, seed) for seed in (1, 2, 3)]) / dim
-        assert 0.8 * reference <= ours <= 1.15 * reference, f"{name}: {ours:.0f} n"
+@pytest.mark.parametrize(("dim", "name"), [(dim, name) for dim in REFERENCE for name in REFERENCE[dim]])
+def test_it_takes_no_more_evaluations_than_the_reference(dim: int, name: str) -> None:
+    seeds = (1, 2, 3) if dim < 100 else (1,)
+    ours = np.median([evaluations(name, dim, seed) for seed in seeds]) / dim
+    assert 0.8 * REFERENCE[dim][name] <= ours <= 1.15 * REFERENCE[dim][name], f"{ours:.0f} n"
 
 
 def test_it_learns_scales_and_no_directions() -> None:
