@@ -34,7 +34,8 @@ PUBLISHED = {1: 148, 2: 457, 8: 629, 9: 551, 10: 450, 11: 345, 12: 1010, 13: 902
 """ERT / d of IPOP-aCMA-ES (BBOB-2010) for d = 10, by function, from the data that COCO publishes."""
 TITLES = {
     1: "sphere", 2: "ellipsoid, separable", 8: "Rosenbrock", 9: "Rosenbrock, rotated", 10: "ellipsoid", 11: "discus",
-    12: "bent cigar", 13: "sharp ridge", 14: "different powers", 15: "Rastrigin", 17: "Schaffer", 21: "Gallagher, 101 peaks",
+    12: "bent cigar", 13: "sharp ridge", 14: "different powers", 15: "Rastrigin", 17: "Schaffer",
+    21: "Gallagher, 101 peaks",
 }  # fmt: skip
 
 
