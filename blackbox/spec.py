@@ -19,7 +19,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from blackbox.algorithm import resolve_options
-from blackbox.algorithms.auto import choose
+from blackbox.algorithms import auto
 from blackbox.errors import FieldError, InvalidInput
 from blackbox.space import Parameter, Space
 from blackbox.validation import field_errors, invalid
@@ -145,7 +145,7 @@ def resolve(spec: StudySpec) -> tuple[Resolved, Space]:
     InvalidSpace, InvalidOptions, UnknownAlgorithm, IncompatibleProblem
     """
     space = Space.from_json(spec.space)
-    name, reason = spec.algorithm.name, ""
+    name, reason, chosen = spec.algorithm.name, "", spec.algorithm.options
     if name == "auto":
         if spec.algorithm.options:
             raise InvalidInput(
@@ -153,8 +153,9 @@ def resolve(spec: StudySpec) -> tuple[Resolved, Space]:
                 hint="name the algorithm that these options belong to",
                 errors=[FieldError("/algorithm/options", "extra_forbidden", "auto takes no options")],
             )
-        name, reason = choose(space, spec.budget.evaluations)
-    options = resolve_options(name, space, spec.algorithm.options)
+        name, reason = auto.choose(space, spec.budget.evaluations)
+        chosen = auto.options(name, space, spec.budget.evaluations)
+    options = resolve_options(name, space, chosen)
     resolved = Resolved(spec=spec, algorithm=name, options=options.model_dump(mode="json"), reason=reason)
     return resolved, space
 
