@@ -196,7 +196,7 @@ class _Sources:
         recipe = self._study.recipe(stored)
         if recipe is None or any(term.weight is not None for term in recipe.terms):
             return None
-        name = recipe.base or "zero"
+        name = f"{self._study.id}/{recipe.base}"
         if self._latest is None or self._latest[0] != name:
             _, blob = perform(self._store, self._study.points([number]))[number]
             base = None if blob is None else np.frombuffer(blob, dtype="<f4")

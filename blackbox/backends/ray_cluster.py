@@ -42,6 +42,7 @@ OBJECT_STORE_BYTES = 512 * 2**20
 """Shared memory of a cluster that is started here: base vectors, and parameters on their way."""
 LOOK_SECONDS = 1.0
 """How often the cluster is looked at for nodes that came or went."""
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _KEPT = 3  # sources an actor keeps: those of the open step and of late lanes
 
 
@@ -109,6 +110,7 @@ class Session:
             self._set(RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")  # says that a future Ray will not hide GPUs; so be it
             self.ray = _ray()
             if self.ray.is_initialized():
+                self._share(address)
                 return
             given: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
             if runtime_env is not None:
@@ -152,6 +154,17 @@ class Session:
         _probe(self.ray, host.strip("[]"), int(port))
         self.ray.init(address=at, **given)
 
+    def _share(self, address: str | None) -> None:
+        """Make do with the cluster that this process drives already, if it is the one that is meant."""
+        at = str(self.ray.get_runtime_context().gcs_address)
+        host, _, port = (address or "").rpartition(":")
+        same = port == at.rpartition(":")[2] and (host in _LOOPBACK or host == at.rpartition(":")[0])
+        if address not in (None, "auto") and not same:
+            raise InvalidInput(
+                f"this process drives the Ray cluster at {at} and cannot drive that at {address} too",
+                hint="close the other backend first, or use another process",
+            )
+
     def _set(self, **variables: str) -> None:
         for name, value in variables.items():
             self._environ.setdefault(name, os.environ.get(name))
@@ -168,6 +181,8 @@ class Session:
             else:
                 os.environ[name] = value
         self._environ = {}
+        if "ray" in sys.modules and not _joined():
+            _reread()
 
 
 def _joined() -> bool:
@@ -182,9 +197,8 @@ def _reread() -> None:
     raylet.Config.initialize("")
     raylet.AuthenticationTokenLoader.instance().reset_cache()
     constants = import_module("ray._private.ray_constants")
-    alone = os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
-    if alone is not None:
-        setattr(constants, "ENABLE_RAY_CLUSTER", alone != "0")  # noqa: B010 -- it is not in the stubs
+    alone = os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0" if constants.IS_WINDOWS_OR_OSX else "1")
+    setattr(constants, "ENABLE_RAY_CLUSTER", alone != "0")  # noqa: B010 -- it is not in the stubs
 
 
 def _found(address: str) -> str:
@@ -206,7 +220,7 @@ _PROBE = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, lo
 
 def _probe(ray: ModuleType, host: str, port: int) -> None:
     """Raise if nothing of ours answers there. Ray would retry for minutes, and cannot be interrupted while it does."""
-    seen = ray.util.get_node_ip_address() if host in ("localhost", "127.0.0.1", "::1") else host
+    seen = ray.util.get_node_ip_address() if host in _LOOPBACK else host
     expected = f"expected the head of a Ray cluster at {host}:{port}"
     hint = (
         "it is what `ray start --head` prints; this machine must be a node of that cluster (`ray start --address=...`)"
@@ -493,7 +507,7 @@ class RayBackend:
             actor = waited[reference]
             if actor not in self._actors:
                 continue  # lost with an earlier reference of this round
-            if reference is not actor.starting:
+            if reference != actor.starting:
                 done += self._finished(actor, reference)
             elif not self._crew.settle(actor):
                 self._actors.remove(actor)
@@ -502,7 +516,7 @@ class RayBackend:
         return done
 
     def _finished(self, actor: _Actor, reference: Any) -> list[Done]:
-        ticket = next(ticket for ticket, other in actor.out if other is reference)
+        ticket = next(ticket for ticket, other in actor.out if other == reference)
         try:
             value, error = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as raised:  # the answer cannot be sent
@@ -657,21 +671,24 @@ class RaySlices:
 
     def __init__(self, address: str | None = None, *, num_cpus: float = 0) -> None:
         self._session = Session(address)
-        self.ray = self._session.ray
-        self._task = self.ray.remote(_computed).options(num_cpus=num_cpus, scheduling_strategy="SPREAD", max_retries=2)
+        self._ray = self._session.ray
+        self._task = self._ray.remote(_computed).options(num_cpus=num_cpus, scheduling_strategy="SPREAD", max_retries=2)
 
     @property
     def n_workers(self) -> int:
         """Cores of the cluster."""
-        return max(1, int(self.ray.cluster_resources().get("CPU", 1)))
+        return max(1, int(self._ray.cluster_resources().get("CPU", 1)))
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterator[Any]:
-        sent = self.ray.put(function)
+        if not self._ray.is_initialized():  # somebody shut it down; Ray would start one of its own making now
+            yield from map(function, items)
+            return
+        sent = self._ray.put(function)
         parts = [(item, self._task.remote(sent, item)) for item in items]
         for item, reference in parts:
             try:
-                result = self.ray.get(reference)
-            except self.ray.exceptions.RayError:
+                result = self._ray.get(reference)
+            except self._ray.exceptions.RayError:
                 result = function(item)
             yield result
 

@@ -8,6 +8,7 @@ lapse and other workers take them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,6 @@ from blackbox_client.worker import Summary
 from numpy.typing import NDArray
 
 from blackbox.backends import Unbuilt, WorkerLost
-from blackbox.backends.ray_cluster import Fleet
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,9 +50,15 @@ class FleetStudy(StudyHandle):
 
 
 def work(
-    client: Client, study: str, fleet: Fleet, *, name: str | None, concurrency: int, seed_encoded: bool
+    client: Client,
+    study: str,
+    fleet: Callable[[Any], Any],
+    *,
+    name: str | None,
+    concurrency: int,
+    seed_encoded: bool,
 ) -> Summary:
-    """Evaluate a study on a fleet until it ends."""
+    """Evaluate a study on a fleet (`ray_cluster.Fleet`) until it ends."""
 
     def evaluate(point: Any) -> Any:
         try:

@@ -56,6 +56,14 @@ def backend(cluster: Session) -> Iterator[Callable[..., RayBackend]]:
         each.close()
 
 
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that drives no cluster yet, in whatever order the tests run."""
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+
 def study(method: str, dim: int, budget: int, max_lost: int = 5, **options: Any) -> tuple[Study, MemoryStore]:
     store = MemoryStore()
     spec = {
@@ -106,6 +114,7 @@ def listening(pids: set[int]) -> set[str]:
 # Without a cluster ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("alone")
 def test_a_dead_address_says_at_once_what_was_expected() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, not listening: nobody else gets the port, nobody answers
@@ -117,12 +126,14 @@ def test_a_dead_address_says_at_once_what_was_expected() -> None:
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "somewhere", "host:port"])
 def test_an_address_of_another_form_is_refused(address: str) -> None:
     with pytest.raises(InvalidInput, match="host:port or auto"):
         RayBackend(objectives.square, address=address)
 
 
+@pytest.mark.usefixtures("alone")
 def test_no_cluster_on_this_machine_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -143,6 +154,7 @@ def test_numbers_that_make_no_sense_are_refused() -> None:
         RayBackend(objectives.square, 0)
 
 
+@pytest.mark.usefixtures("alone")
 def test_the_environment_is_as_it_was() -> None:
     before = dict(os.environ)
     with pytest.raises(ClusterUnreachable):
@@ -194,6 +206,8 @@ def test_what_cannot_start_is_said(cluster: Session) -> None:
         RayBackend("nowhere:f", 1)
     with pytest.raises(ClusterUnreachable, match=r"each asks for CPU 1, GPU 1, the nodes have CPU 2"):
         RayBackend(objectives.square, 1, num_gpus=1, start_seconds=2.0)
+    with pytest.raises(InvalidInput, match=r"this process drives the Ray cluster at 127\.0\.0\.1"):
+        RayBackend(objectives.square, address="10.1.2.3:6379")
     lock = threading.Lock()
     with pytest.raises(InvalidInput, match="cannot be sent"):
         RayBackend(lambda x: lock, 1)
