@@ -19,11 +19,13 @@ from tests.end_to_end.service import Command, Service, blackbox, until
 JOB = """
 import os, pathlib, time
 
+import numpy as np
+
 HERE = pathlib.Path(__file__).parent
 
 def evaluate(params):
     (HERE / f"actor-{os.getpid()}").touch()
-    return float((params["theta"] ** 2).mean())
+    return float((np.asarray(params["theta"]) ** 2).mean())
 
 def slowly(params):
     (HERE / f"started-{time.monotonic_ns()}").touch()
@@ -49,11 +51,12 @@ def create(server: Service, budget: int) -> StudyHandle:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_fleet_evaluates_recipes_on_its_actors_and_drains_on_sigterm(server: Service, folder: Path) -> None:
     study = create(server, 16)
     job = ("worker", study.id, "ray_job:evaluate", "--url", server.url, "--ray", "local", "--concurrency", "2")
     with Command(folder, *job, "--encoding", "seed", script=True) as worker:
-        assert worker.ended() == 0, worker.err
+        assert worker.ended(120.0) == 0, worker.err
     assert re.search(r"16 applied.*, 0 failed, .*ended: study", worker.out)
     actors = {int(path.name.removeprefix("actor-")) for path in folder.glob("actor-*")}
     assert len(actors) == 2
