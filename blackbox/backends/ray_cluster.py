@@ -126,13 +126,20 @@ class Session:
             raise
 
     def _start(self, n_cpus: int | None, object_store_bytes: int, given: dict[str, Any]) -> None:
-        self.ray.init(
-            address="local",
-            num_cpus=n_cpus or len(os.sched_getaffinity(0)),
-            include_dashboard=False,
-            object_store_memory=object_store_bytes,
-            **given,
-        )
+        try:
+            self.ray.init(
+                address="local",
+                num_cpus=n_cpus or len(os.sched_getaffinity(0)),
+                include_dashboard=False,
+                object_store_memory=object_store_bytes,
+                **given,
+            )
+        except Exception as error:
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            raise ClusterUnreachable(
+                f"Ray could not start a cluster here: {said[0][:300]}",
+                hint="Ray gives itself 30 s, which may be too little on a very busy machine: try again",
+            ) from error
         at = str(self.ray.get_runtime_context().gcs_address)
         if not at.startswith("127.0.0.1:"):  # Ray was imported before us and has made up its mind
             self.ray.shutdown()
