@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -161,12 +161,14 @@ def _work_on_ray(
     ship: Path | None,
 ) -> Any:
     from blackbox_client import Client
+    from blackbox_client.errors import Forbidden
 
     from blackbox.backends.ray_cluster import Fleet
     from blackbox.cli import fleet
 
     with failing_politely_over_http(), Client(url, key) as client:
-        client.study(study).refresh()  # before a cluster is joined for nothing
+        with suppress(Forbidden):  # the key of a worker need not read
+            client.study(study).refresh()  # before a cluster is joined for nothing
         with (
             failing_politely(),
             closing(
