@@ -72,6 +72,8 @@ MAX_REBUILT_BYTES = 2**30
 SNAPSHOT_SECONDS = 0.25
 SNAPSHOT_STEPS = 256
 FIRST_LEASE_SECONDS = 600.0
+SECONDS_PER_COORDINATE = 1e-8
+"""What a first step is expected to take: little at a thousand dimensions, too long for an event loop at a million."""
 FAILURES_UNTIL_BACKOFF = 20
 BACKOFF_SECONDS = 30.0
 AT_ONCE_SECONDS = 0.002
@@ -329,6 +331,13 @@ class Study:
                 return turn
         return None
 
+    def short(self) -> int:
+        """Results that the open step still needs beyond those waiting or out. Cheap: from what was last seen."""
+        row, cached = self._row, self._cached
+        if row is None or cached is None or (cached.epoch, cached.step) != (row.epoch, row.step):
+            return 0
+        return max(0, self.algorithm(row).need(cached.state) - row.waiting - row.leased)
+
     @property
     def seen(self) -> StudyRow | None:
         """The committed row as last seen here; others may have moved on."""
@@ -487,6 +496,11 @@ class Study:
     def _base(self, turn: _Turn) -> tuple[str, bytes] | None:
         base = turn.algorithm.base(turn.state)
         return None if base is None else (base_digest(base), np.ascontiguousarray(base, dtype="<f4").tobytes())
+
+    @property
+    def _expected_seconds(self) -> float:
+        """What the next steps are expected to take, as the last ones did."""
+        return SECONDS_PER_COORDINATE * self.space.dim if self._tell_seconds is None else self._tell_seconds
 
     def _tell_took(self, seconds: float) -> None:
         self._tell_seconds = seconds
@@ -733,7 +747,7 @@ class Study:
             try:
                 closed: list[log.Closed] = yield Compute(
                     partial(log.advance, algorithm, state, told, self.maximize),
-                    self._tell_seconds or 0.0,
+                    self._expected_seconds,
                     self._tell_took,
                 )
             except Exception as error:

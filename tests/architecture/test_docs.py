@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = (
     "README.md",
     "blackbox/README.md",
+    "blackbox/backends/README.md",
     "blackbox/regions/README.md",
     "clients/README.md",
     "clients/python/README.md",

@@ -5,6 +5,8 @@ import pytest
 
 import blackbox
 from blackbox import backends
+from blackbox.backends import WorkerLost
+from blackbox.backends.inline import Inline
 from blackbox.effects import perform
 from blackbox.errors import InvalidInput, InvalidSpace
 from blackbox.store import MemoryStore
@@ -103,6 +105,83 @@ def test_processes_find_the_same_minimum():
     result = blackbox.minimize(objectives.square, [(-5, 5)] * 3, backend="processes", n_workers=2, budget=250)
     assert result.fun < 1e-3
     assert result.nfev == 250
+
+
+@pytest.mark.parametrize("backend", ["inline", "processes"])
+def test_an_objective_may_be_named(backend):
+    name = "tests.engine.objectives_for_processes:square"
+    result = blackbox.minimize(name, [(-5, 5)] * 2, backend=backend, n_workers=1, budget=20)
+    assert result.nfev == 20
+    with pytest.raises(InvalidInput, match="no function 'absent'"):
+        blackbox.minimize(name.replace("square", "absent"), [(-5, 5)], backend=backend, n_workers=1, budget=5)
+    with pytest.raises(InvalidInput, match="module:function"):
+        blackbox.minimize("square", [(-5, 5)], backend=backend, n_workers=1, budget=5)
+
+
+def test_a_backend_may_be_made_by_a_function():
+    made = []
+
+    def make(fn):
+        made.append(Inline(fn))
+        return made[-1]
+
+    assert blackbox.minimize(objectives.square, [(-5, 5)], backend=make, budget=7).nfev == 7
+    assert len(made) == 1
+
+
+class Queueing(Inline):
+    """One worker with room for three more calls behind the one in hand; answers the oldest first."""
+
+    def __init__(self, objective):
+        super().__init__(objective)
+        self.out = []
+        self.most = 0
+
+    @property
+    def free(self):
+        return int(not self.out)
+
+    @property
+    def ahead(self):
+        return 4 - max(1, len(self.out))
+
+    def submit(self, ticket, point):
+        self.out.append((ticket, point))
+        self.most = max(self.most, len(self.out))
+
+    def wait(self):
+        if not self.out:
+            return []
+        super().submit(*self.out.pop(0))
+        return super().wait()
+
+
+@pytest.mark.parametrize(("method", "most"), [("cma_es", 4), ("cbo", 1), ("nelder_mead", 1)])
+def test_calls_wait_behind_others_only_as_far_as_the_open_step_needs_them(method, most):
+    queue = Queueing(objectives.square)
+    result = blackbox.minimize(objectives.square, [(-5, 5)] * 3, method, backend=lambda fn: queue, budget=60)
+    assert queue.most == most
+    trials = result.store.read(lambda tx: tx.page(result.study.id, 0, 1000, ()))
+    assert {trial.state for trial in trials} == {"COMPLETED"}  # none was asked for a step that closed without it
+
+
+def test_what_a_lost_worker_had_is_given_again_and_counts_against_nothing():
+    class Losing(Inline):
+        """Loses every fifth call with the machine it ran on."""
+
+        n = 0
+
+        def wait(self):
+            done = super().wait()
+            Losing.n += 1
+            return [backends.Done(done[0].ticket, error=WorkerLost("gone"))] if done and Losing.n % 5 == 0 else done
+
+    result = blackbox.minimize(objectives.square, [(-5, 5)] * 3, "cma_es", backend=Losing, budget=40)
+    trials = result.store.read(lambda tx: tx.page(result.study.id, 0, 1000, ()))
+    assert result.nfev == 40
+    assert {trial.state for trial in trials} == {"COMPLETED"}
+    assert sum(trial.attempt > 1 for trial in trials) >= 8
+    assert sum(trial.failures + trial.lost for trial in trials) == 0
 
 
 def test_an_objective_that_cannot_be_sent_is_refused_with_a_hint():
