@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,9 @@ from blackbox.backends import Backend
 from blackbox.effects import perform
 from blackbox.errors import InvalidInput, InvalidSpace
 from blackbox.leases import Report
+from blackbox.recipe import pack
 from blackbox.space import Parameter, Space
-from blackbox.store import ACTIVE, COMPLETED, FAILED, MemoryStore, Store
+from blackbox.store import ACTIVE, COMPLETED, FAILED, MemoryStore, PointRow, Store
 from blackbox.study import Asked, Study, create
 
 if TYPE_CHECKING:
@@ -26,13 +28,13 @@ Bounds = Sequence[tuple[float, float]]
 
 
 def minimize(
-    fn: Callable[[Any], float],
+    fn: Callable[[Any], float] | str,
     space: Space | Mapping[str, Parameter] | Mapping[str, Mapping[str, Any]] | Bounds,
     method: str = "auto",
     budget: int = 1000,
     *,
     options: Mapping[str, Any] | None = None,
-    backend: str = "inline",
+    backend: str | Callable[[Any], Backend] = "inline",
     n_workers: int | None = None,
     seed: int | str = 0,
     direction: str = "minimize",
@@ -43,13 +45,16 @@ def minimize(
 
     Parameters
     ----------
-    fn : the objective. It gets a dict of parameters, or, where `space` is a list of bounds or one vector, a (d,) array.
+    fn : the objective, or its name as "module:function". It gets a dict of parameters, or, where `space` is a list of
+        bounds or one vector, a (d,) array.
         NaN and infinities mean that the point cannot be evaluated; an exception ends the run.
     space : a `Space`, the parameters of one by name (objects or their JSON), or a list of (low, high).
     method : a registered algorithm, or `auto`.
     budget : most evaluations.
     options : of the algorithm.
-    backend : `inline`, or `processes` for `n_workers` processes of this machine. No worker waits for a slow one.
+    backend : `inline`; `processes` for `n_workers` processes of this machine; `ray` for actors of a Ray cluster that is
+        started here; or a function from `fn` to a backend, such as `partial(RayBackend, address="auto", num_gpus=1)`.
+        No worker waits for a slow one.
     seed : of all randomness. With `inline`, equal arguments give equal results.
     direction : `minimize` or `maximize`.
     target : stop when a value is at least this good.
@@ -88,7 +93,8 @@ def minimize(
     head, _ = perform(store, create("local", spec, time.time()))
     study = Study(head)
     point = _array if as_array else dict
-    with closing(backends.make(backend, fn, n_workers)) as evaluator:
+    made = backends.make(backend, fn, n_workers) if isinstance(backend, str) else backend(fn)
+    with closing(made) as evaluator:
         return run(study, store, evaluator, point=point, callback=callback)
 
 
@@ -104,27 +110,37 @@ def run(
 ) -> OptimizeResult:
     """Evaluate a study on a backend until it ends; see `minimize`.
 
-    Every free worker gets the next lane as soon as it is free; a step never waits for its slow evaluations. An
-    exception of the objective is told as a failure and raised; the death of a worker process is told as a failure that
-    may be retried, up to the study's `max_attempts`.
+    Every free worker gets the next lane as soon as it is free; a step never waits for its slow evaluations. Where the
+    backend lets calls wait behind others, they are lanes that the open step needs, never more.
+
+    An exception of the objective is told as a failure and raised; the death of a worker process is told as a failure
+    that may be retried, up to the study's `max_attempts`. What a lost machine had in hand is given back, as if it had
+    not been asked; a point under which more than the study's `max_lost` workers died fails for good.
     """
     out: dict[int, str] = {}
+    deaths: Counter[int] = Counter()
+    builds = bool(getattr(backend, "builds", False)) and study.traits.encoding == "recipe"
+    prepared = _Sources(study, store, point) if builds else None
     try:
         while True:
             if study.due():
                 perform(store, study.advance(now=clock()))
-            if free := backend.free:
-                asked: Asked = perform(store, study.ask(now=clock(), worker=worker, count=free, lease_seconds=86400.0))
+            count = backend.free
+            if ahead := getattr(backend, "ahead", 0):
+                count += max(0, min(ahead, study.short() - count))
+            if count:
+                asked: Asked = perform(store, study.ask(now=clock(), worker=worker, count=count, lease_seconds=86400.0))
                 for lease in asked.leases:
                     number = lease.trial.number
                     out[number] = lease.token
-                    backend.submit(number, point(_params(store, study, number, lease.point)))
+                    unbuilt = None if prepared is None else prepared.unbuilt(number, lease.point)
+                    backend.submit(number, unbuilt or point(_params(store, study, number, lease.point)))
                 if not out:
                     break
             reports: list[Report] = []
             error: BaseException | None = None
             for done in backend.wait():
-                report, raised = _report(done, out.pop(done.ticket))
+                report, raised = _report(done, out.pop(done.ticket), deaths, study.spec.lease.max_lost)
                 reports.append(report)
                 error = error or raised
             if reports:
@@ -168,9 +184,37 @@ def _params(store: Store, study: Study, number: int, stored: Any) -> dict[str, A
     return study.params(stored)
 
 
-def _report(done: backends.Done, token: str) -> tuple[Report, BaseException | None]:
+class _Sources:
+    """Points of a recipe study as they are sent to a backend that builds them."""
+
+    def __init__(self, study: Study, store: Store, point: Callable[[dict[str, Any]], Any]) -> None:
+        self._study, self._store, self._point = study, store, point
+        self._latest: tuple[str, backends.Source] | None = None
+
+    def unbuilt(self, number: int, stored: PointRow) -> backends.Unbuilt | None:
+        """None where only the study can build it: a point that is not a recipe of the step's base alone."""
+        recipe = self._study.recipe(stored)
+        if recipe is None or any(term.weight is not None for term in recipe.terms):
+            return None
+        name = recipe.base or "zero"
+        if self._latest is None or self._latest[0] != name:
+            _, blob = perform(self._store, self._study.points([number]))[number]
+            base = None if blob is None else np.frombuffer(blob, dtype="<f4")
+            self._latest = (name, backends.Source(self._study.key, self._study.space, base, self._point))
+        return backends.Unbuilt(pack(recipe), *self._latest)
+
+
+def _report(
+    done: backends.Done, token: str, deaths: Counter[int], max_lost: int
+) -> tuple[Report, BaseException | None]:
     """What to tell of a finished call, and what to raise after that."""
     value, error = done.value, done.error
+    if isinstance(error, backends.WorkerLost):
+        deaths[done.ticket] += error.suspect
+        if deaths[done.ticket] <= max_lost:
+            return Report(done.ticket, token, "released"), None
+        facts = {"error": {"type": "lost", "message": f"{deaths[done.ticket]} workers died of it: {error}"[:2000]}}
+        return Report(done.ticket, token, "failed", extra=facts, retryable=False), None
     if isinstance(value, np.ndarray | np.generic) and np.ndim(value) == 0:
         value = value.item()
     if error is None and (isinstance(value, bool) or not isinstance(value, int | float)):

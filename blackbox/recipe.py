@@ -15,12 +15,13 @@ import math
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blackbox import rng
+from blackbox import rng, slices
 from blackbox.errors import BlobNotFound, CodecError, InvalidInput, NonFiniteValue
 from blackbox.records import JSON, Recipe, Term, Vector
 
@@ -129,7 +130,8 @@ def weighted_noise_sum(
     """The coordinates [start, start + count) of the sum of scale * noise over the terms, in float64.
 
     Terms of one address (the two halves of a mirrored pair, say) share one draw; their scales are summed exactly first.
-    The order of the terms does not matter: they are summed by (step, lane, stream, kind, factor).
+    The order of the terms does not matter: they are summed by (step, lane, stream, kind, factor). Inside `slices.using`
+    a large sum is computed in parts by whoever is there, to the same bits.
 
     Parameters
     ----------
@@ -161,11 +163,20 @@ def weighted_noise_sum(
         for (step, lane, stream, kind, factor), weight in summed
         if weight != 0
     ]
-    draws = _prepared(rows, key, dim, blobs)
-    total = np.zeros(count, dtype=np.float64)
-    scratch = np.empty(min(count, rng.CHUNK), dtype=np.float32)
-    product = np.empty(min(count, rng.CHUNK), dtype=np.float64)
-    for a, b in rng.pieces(start, count):
+    factors = {row.weight: _blob(blobs, row.weight, dim) for row in rows if row.weight is not None}
+    part = partial(_summed, rows, key, dim, factors)
+    whole = slices.computed(part, start, start + count, len(rows))
+    return part((start, start + count)) if whole is None else whole
+
+
+def _summed(rows: Sequence[Term], key: rng.Key, dim: int, factors: Mapping[str, Floats], part: slices.Part) -> Vector:
+    """The coordinates [start, stop) of the rows' sum, added in their order."""
+    start, stop = part
+    draws = _prepared(rows, key, dim, factors)
+    total = np.zeros(stop - start, dtype=np.float64)
+    scratch = np.empty(min(stop - start, rng.CHUNK), dtype=np.float32)
+    product = np.empty(min(stop - start, rng.CHUNK), dtype=np.float64)
+    for a, b in rng.pieces(start, stop - start):
         noise, weighted, piece = scratch[: b - a], product[: b - a], total[a - start : b - start]
         for row, draw in zip(rows, draws, strict=True):
             draw(a, noise)

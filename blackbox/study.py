@@ -72,6 +72,8 @@ MAX_REBUILT_BYTES = 2**30
 SNAPSHOT_SECONDS = 0.25
 SNAPSHOT_STEPS = 256
 FIRST_LEASE_SECONDS = 600.0
+SECONDS_PER_COORDINATE = 1e-8
+"""What a first step is expected to take: little at a thousand dimensions, too long for an event loop at a million."""
 FAILURES_UNTIL_BACKOFF = 20
 BACKOFF_SECONDS = 30.0
 
@@ -240,7 +242,7 @@ class Study:
         self._auto_seconds = FIRST_LEASE_SECONDS
         self._streaks: dict[str, int] = {}
         self._backed_off: dict[str, float] = {}
-        self._tell_seconds = 0.0
+        self._tell_seconds = SECONDS_PER_COORDINATE * self.space.dim  # until one was measured
         self._ask_seconds = 0.0
         self._since_snapshot = 0.0
 
@@ -286,6 +288,13 @@ class Study:
         if cached is None or (cached.epoch, cached.step) != (row.epoch, row.step):
             return True
         return row.waiting > 0 and row.waiting >= self.algorithm(row).need(cached.state)
+
+    def short(self) -> int:
+        """Results that the open step still needs beyond those waiting or out. Cheap: from what was last seen."""
+        row, cached = self._row, self._cached
+        if row is None or cached is None or (cached.epoch, cached.step) != (row.epoch, row.step):
+            return 0
+        return max(0, self.algorithm(row).need(cached.state) - row.waiting - row.leased)
 
     @property
     def seen(self) -> StudyRow | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from blackbox.backends import Done, Objective, WorkerDied
+from blackbox.backends import Done, Objective, WorkerDied, load
 from blackbox.errors import InvalidInput
 
 _CONTEXT = multiprocessing.get_context("spawn")
@@ -34,11 +34,12 @@ class Processes:
 
     Parameters
     ----------
-    objective : a picklable callable (defined in a module, not a lambda). It is sent to each worker once.
+    objective : a picklable callable (defined in a module, not a lambda), sent to each worker once; or its name as
+        "module:function", imported by each worker.
     n_workers : default: the number of cores this process may use.
     """
 
-    def __init__(self, objective: Objective, n_workers: int | None = None) -> None:
+    def __init__(self, objective: Objective | str, n_workers: int | None = None) -> None:
         n = len(os.sched_getaffinity(0)) if n_workers is None else n_workers
         if n < 1:
             raise InvalidInput(f"n_workers must be at least 1, got {n}")
@@ -105,7 +106,7 @@ class Processes:
             worker.process.join()
 
 
-def _serve(pipe: Connection, objective: Objective) -> None:
+def _serve(pipe: Connection, objective: Objective | str) -> None:
     """The worker's loop: a point in, (value, error) out, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends us
     while True:
@@ -114,6 +115,7 @@ def _serve(pipe: Connection, objective: Objective) -> None:
         except EOFError:
             return
         try:
+            objective = load(objective)
             answer: tuple[Any, BaseException | None] = (objective(point), None)
         except Exception as error:
             error.add_note("in a worker process:\n" + traceback.format_exc())

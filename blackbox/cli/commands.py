@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -16,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from blackbox.backends import load
 from blackbox.cli.show import progress
 from blackbox.errors import BlackboxError, InvalidInput
 
@@ -84,38 +84,23 @@ def find_study(client: Client, text: str) -> StudyHandle:
 
 
 def load_objective(name: str) -> Callable[..., Any]:
-    """The function that `module:function` names; modules of the working directory are found.
-
-    Raises
-    ------
-    InvalidInput
-        Saying which part of the name is wrong.
-    """
-    module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
-        raise InvalidInput(f"expected module:function, got {name!r}", hint="for example my_job:evaluate")
+    """The function that `module:function` names; modules of the working directory are found."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise InvalidInput(f"cannot import {module_name}: {error}", hint="run this where the module lies") from None
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        raise InvalidInput(f"{module_name} has no function {attribute!r}")
-    return function  # type: ignore[no-any-return]
+    return load(name)
 
 
 @app.command()
 def demo(
     episodes: Annotated[int, typer.Option(min=20, help="Episodes for each of the two methods.")] = 240,
     seed: Annotated[int, typer.Option(help="Seed of both methods.")] = 1,
+    ray: Annotated[bool, typer.Option("--ray", help="Evaluate on a local Ray cluster.")] = False,
 ) -> None:
     """The main job: a physics simulator optimized over HTTP by two worker processes. Ends by itself."""
     from blackbox.cli.demo import run
 
     with failing_politely():
-        run(console, episodes, seed)
+        run(console, episodes, seed, ray=ray)
 
 
 @app.command()
@@ -144,27 +129,79 @@ def worker(
     url: Url = None,
     key: Key = None,
     name: Annotated[Optional[str], typer.Option(help="Name of this worker; default: host and process.")] = None,  # noqa: UP045
-    concurrency: Annotated[int, typer.Option(min=1, help="Evaluations at a time, each in a process of its own.")] = 1,
+    concurrency: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Evaluations at a time, each in a process of its own; default: 1, on Ray what fits."),
+    ] = None,
     encoding: Annotated[str, typer.Option(help="values, or seed: large vectors travel as recipes.")] = "values",
+    ray: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Evaluate on a Ray cluster: host:port or auto; local starts one on this machine."),
+    ] = None,
+    cpus: Annotated[float, typer.Option(min=0, help="Cores that an evaluation on Ray asks for.")] = 1.0,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs that an evaluation on Ray asks for.")] = 0.0,
+    ship: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder to send to the nodes of the cluster, where they find the objective's module."),
+    ] = None,
 ) -> None:
     """Evaluate a study until it ends. SIGTERM finishes what is in hand and leaves; a second one leaves at once."""
     from blackbox_client import Client, Worker
 
-    with failing_politely():
-        function = load_objective(objective)
-    with failing_politely_over_http(), Client(url, key) as client:
-        summary = Worker(
-            find_study(client, study),
-            function,
-            name=name,
-            concurrency=concurrency,
-            encoding="seed" if encoding == "seed" else "values",
-            executor="process" if concurrency > 1 else None,
-        ).run()
+    if ray is not None:
+        summary = _work_on_ray(study, objective, url, key, name, concurrency, encoding, ray, cpus, gpus, ship)
+    else:
+        with failing_politely():
+            function = load_objective(objective)
+        with failing_politely_over_http(), Client(url, key) as client:
+            summary = Worker(
+                find_study(client, study),
+                function,
+                name=name,
+                concurrency=concurrency or 1,
+                encoding="seed" if encoding == "seed" else "values",
+                executor="process" if (concurrency or 1) > 1 else None,
+            ).run()
     console.print(
         f"{summary.evaluated} evaluated, {summary.applied} applied, {summary.late} late, {summary.failed} failed, "
         f"{summary.seconds:.1f} s, ended: {summary.ended}"
     )
+
+
+def _work_on_ray(
+    study: str,
+    objective: str,
+    url: str | None,
+    key: str | None,
+    name: str | None,
+    concurrency: int | None,
+    encoding: str,
+    address: str,
+    cpus: float,
+    gpus: float,
+    ship: Path | None,
+) -> Any:
+    from blackbox_client import Client
+
+    from blackbox.backends.ray_cluster import Fleet
+    from blackbox.cli import fleet
+
+    with failing_politely_over_http(), Client(url, key) as client:
+        study = find_study(client, study).refresh().id  # before a cluster is joined for nothing
+        with (
+            failing_politely(),
+            closing(
+                Fleet(
+                    objective,
+                    address=None if address == "local" else address,
+                    num_cpus=cpus,
+                    num_gpus=gpus,
+                    runtime_env=None if ship is None else {"working_dir": str(ship)},
+                )
+            ) as actors,
+        ):
+            lanes = concurrency or actors.room()
+            return fleet.work(client, study, actors, name=name, concurrency=lanes, seed_encoded=encoding == "seed")
 
 
 @app.command()

@@ -23,6 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blackbox.algorithm import registry
+from blackbox.backends.ray_cluster import RaySlices
 from blackbox.errors import BlackboxError, FieldError, InvalidInput, nearest
 from blackbox.store import Store
 from blackbox_server.auth import Keyring
@@ -140,7 +141,8 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         registry()  # imports every method now, not at somebody's first request
         opened = store if store is not None else open_store(settings)
-        computer = Threads(settings.compute_threads, settings.inline_seconds)
+        cluster = RaySlices(settings.slice_ray) if settings.slice_ray else None
+        computer = Threads(settings.compute_threads, settings.inline_seconds, settings.slice_threads, cluster)
         state = app.state
         timing.set(Exchange())
         state.service = Service(settings, opened, computer, state.metrics, clock)

@@ -56,6 +56,10 @@ class Settings(BaseModel):
 
     compute_threads: int = Field(2, ge=1)
     """Threads for algorithm steps that are too long for the event loop."""
+    slice_threads: int = Field(0, ge=0)
+    """Threads among which the update of one large vector is cut by coordinates; 0: one per core."""
+    slice_ray: str = ""
+    """Address of a Ray cluster (host:port) that computes these parts instead; empty: threads. Needs the extra `ray`."""
     inline_seconds: float = Field(0.002, ge=0)
     """Algorithm steps expected to be shorter run in the event loop."""
     open_studies: int = Field(256, ge=1)

@@ -627,21 +627,26 @@ class StudyHandle:
         candidate = trial.candidate
         if candidate is None:
             raise ValueError(f'{trial.id} is not seed-encoded; ask with encoding="seed", or read trial.params')
+        base, factors = self.ingredients(candidate)
+        return recipes.rebuild(candidate.raw, base, factors=factors)
+
+    def ingredients(self, candidate: SeedCandidate) -> tuple[recipes.Blob | None, dict[str, recipes.Blob]]:
+        """The vectors that a candidate is made of: its base and, by digest, the factors of its noise."""
         digest, dtype = candidate.base_sha256, candidate.dtype
         version = candidate.base_version if candidate.base_version is not None else digest
         base = None if version == "" else self.base(version, dtype=dtype, sha256=digest or None)
         weights = {op["weight"] for op in candidate.ops if isinstance(op.get("weight"), str)}
-        factors = {weight: self.base(weight, dtype=dtype, sha256=weight) for weight in weights}
-        return recipes.rebuild(candidate.raw, base, factors=factors)
+        return base, {weight: self.base(weight, dtype=dtype, sha256=weight) for weight in weights}
 
     def arguments(self, trial: Trial) -> dict[str, Any]:
         """What an objective is called with: the parameters; a seed-encoded vector is rebuilt under its name."""
         params = dict(trial.params)
         if trial.candidate is not None:
-            params[self._name_of_vector(trial.candidate)] = self.materialise(trial)
+            params[self.name_of_vector(trial.candidate)] = self.materialise(trial)
         return params
 
-    def _name_of_vector(self, candidate: SeedCandidate) -> str:
+    def name_of_vector(self, candidate: SeedCandidate) -> str:
+        """The parameter that a seed-encoded candidate is the value of."""
         named = candidate.raw.get("parameter")
         if isinstance(named, str):
             return named
