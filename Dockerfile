@@ -63,7 +63,6 @@ HEALTHCHECK --interval=10s --timeout=10s --start-period=120s CMD ["sh", "/opt/ra
 FROM runtime AS service
 COPY --from=service-files /opt/blackbox /opt/blackbox
 ENV BLACKBOX_HOST=0.0.0.0 BLACKBOX_PORT=8800 BLACKBOX_DATABASE=/data/blackbox.db
-VOLUME /data
 EXPOSE 8800
 CMD ["serve"]
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python", "/opt/healthcheck.py"]

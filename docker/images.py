@@ -82,7 +82,7 @@ def until(condition: Callable[[], object], what: str) -> None:
     while not condition():
         if time.monotonic() > deadline:
             raise Failure(f"waited {PATIENCE:.0f} s for {what}")
-        time.sleep(0.5)
+        time.sleep(2.0)  # asking costs a small machine more than waiting
 
 
 # Building -------------------------------------------------------------------------------------------------------------
@@ -198,6 +198,7 @@ class Stack:
         self.spec = YAML(typ="safe", pure=True).load(text)
         self.services: dict[str, dict[str, Any]] = self.spec["services"]
         self.scale = scale
+        self.restarted: dict[str, int] = {}
 
     def containers(self, service: str) -> list[str]:
         return [f"try-{service}-{number}" for number in range(1, self.scale.get(service, 1) + 1)]
@@ -239,7 +240,12 @@ class Stack:
 
     def _healthy(self, container: str, test: list[str]) -> bool:
         if not self.engine.inspect("container", container)["State"]["Running"]:
-            raise Failure(f"{container} has ended:\n{self.logs(container)}")
+            service = self.services[container.removeprefix("try-").rpartition("-")[0]]
+            self.restarted[container] = self.restarted.get(container, 0) + 1
+            if "restart" not in service or self.restarted[container] > 3:
+                raise Failure(f"{container} has ended:\n{self.logs(container)}")
+            print(f"      {container} has ended and is started again", flush=True)
+            self.engine.podman("start", container)
         # podman's own health checks are timers of systemd, which may not run here.
         script = '"$@" >/dev/null 2>&1 && echo ok'
         return "ok" in self.engine.podman("exec", container, "sh", "-c", script, "-", *test, may_fail=True)
@@ -365,16 +371,26 @@ def try_service(stack: Stack, url: str, workers: list[str]) -> None:
     check(get(f"{url}/v1/studies", admin)[1]["studies"][0]["id"] == study["id"], "started again it has its studies")
 
 
-def try_cluster(stack: Stack) -> None:
-    """Who can reach Ray."""
+def listening() -> set[int]:
+    """The ports that this machine itself listens on."""
+    rows = [line.split() for path in ("tcp", "tcp6") for line in Path("/proc/net", path).read_text().splitlines()[1:]]
+    return {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"}
+
+
+def try_cluster(stack: Stack, before: set[int]) -> None:
+    """Who can reach Ray.
+
+    Parameters
+    ----------
+    before : ports that others on this machine listen on.
+    """
     engine, (head,), (service,) = stack.engine, stack.containers("head"), stack.containers("service")
     address = engine.inspect("container", head)["NetworkSettings"]["Networks"]["try-ray"]["IPAddress"]
-    listening = (
-        "import glob\n"
-        "rows = [line.split() for path in ('/proc/net/tcp', '/proc/net/tcp6') for line in open(path)][1:]\n"
+    look = (
+        "rows = [line.split() for path in ('/proc/net/tcp', '/proc/net/tcp6') for line in open(path)]\n"
         "print(*sorted({int(row[1].rpartition(':')[2], 16) for row in rows if row[3] == '0A'}))"
     )
-    ports = [int(port) for port in engine.podman("exec", head, "python", "-c", listening).split()]
+    ports = [int(port) for port in engine.podman("exec", head, "python", "-c", look).split()]
     check(
         6379 in ports and not {8265, 10001} & set(ports), f"the head has neither dashboard nor client server: {ports}"
     )
@@ -390,13 +406,7 @@ def try_cluster(stack: Stack) -> None:
     check(not found, "the service's network reaches none of the head's ports")
     (node, *_) = stack.containers("node")
     check("6379" in engine.podman("exec", node, "python", "-c", scan, address, *numbers), "a node reaches them")
-    here = subprocess.run(
-        [sys.executable, "-c", scan, "127.0.0.1", *numbers],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=True,
-    ).stdout.split()
+    here = {int(port) for port in call(sys.executable, "-c", scan, "127.0.0.1", *numbers).split()} - before
     check(not here, "none of them is published on this machine")
     for token, works in (("", True), ("0" * 64, False)):
         variable = [f"RAY_AUTH_TOKEN={token}"] if token else []
@@ -455,7 +465,7 @@ def run(engine: Engine, targets: list[str], base: str | None) -> None:
         release = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
         base = bootstrap(engine, release.get("VERSION_CODENAME", "bookworm").strip('"'))
     report = [("base", engine.inspect("image", base)["Size"], time.monotonic() - began)]
-    for target in targets:
+    for target in COMPOSE if "ray" in targets else targets:  # the cluster's service is the other image
         print(f"{target}: building", flush=True)
         began = time.monotonic()
         with pip_secrets(engine.store) as secrets:
@@ -471,11 +481,12 @@ def run(engine: Engine, targets: list[str], base: str | None) -> None:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         stack = Stack(engine, COMPOSE[target], {"BLACKBOX_PUBLISHED_PORT": str(port)}, {"node": 2})
+        before = listening()
         try:
             stack.up()
             check(published(engine) == ["127.0.0.1:8800/tcp"], "one port is published, the service's, to this machine")
             if target == "ray":
-                try_cluster(stack)
+                try_cluster(stack, before)
             names = [name for name in stack.services if name.startswith("worker") or name == "fleet"]
             try_service(stack, f"http://127.0.0.1:{port}", [each for name in names for each in stack.containers(name)])
         finally:
