@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint docker/constraints.txt
 
-.PHONY: demo demo-ray serve test quick lint bench clean
+.PHONY: demo demo-ray serve test quick lint bench images clean
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -47,6 +47,9 @@ test: lint                   ## everything CI runs
 
 bench: .venv/.bench          ## measurements; writes tests/benchmarks/BENCHMARKS.md
 	$(BIN)/python -m tests.benchmarks
+
+images: .venv/.dev           ## builds the images and tries them; as root, on Debian
+	$(BIN)/python docker/images.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .hypothesis

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich.console import Console
@@ -18,6 +18,9 @@ from rich.table import Table
 from blackbox.backends import load
 from blackbox.cli.show import progress
 from blackbox.errors import BlackboxError, InvalidInput
+
+if TYPE_CHECKING:
+    from blackbox_client import Client, StudyHandle
 
 app = typer.Typer(
     help="Gradient-free optimization: the service, its workers, and a solver for functions at hand.",
@@ -34,7 +37,9 @@ Url = Annotated[
 ]
 Key = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option(help="API key; default: the environment's BLACKBOX_KEY."),
+    typer.Option(
+        help="API key; default: the environment's BLACKBOX_KEY, or the content of the file BLACKBOX_KEY_FILE."
+    ),
 ]
 
 
@@ -60,6 +65,22 @@ def failing_politely_over_http() -> Iterator[None]:
     except (BlackboxClientError, ValueError) as error:
         errors.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
+
+
+def find_study(client: Client, text: str) -> StudyHandle:
+    """The study of an id or of a name.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name.
+    """
+    if text.startswith("st_"):
+        return client.study(text)
+    for study in client.studies():
+        if study.name == text:
+            return client.study(study.id)
+    raise ValueError(f"there is no study named {text!r} at {client.url}; `blackbox studies` lists them")
 
 
 def load_objective(name: str) -> Callable[..., Any]:
@@ -103,7 +124,7 @@ def serve(
 
 @app.command()
 def worker(
-    study: Annotated[str, typer.Argument(help="Id of the study, such as st_8f3k.")],
+    study: Annotated[str, typer.Argument(help="Id of the study, such as st_8f3k; or its name, if the key may read.")],
     objective: Annotated[str, typer.Argument(help="module:function; gets a dict of parameters, returns a number.")],
     url: Url = None,
     key: Key = None,
@@ -134,7 +155,7 @@ def worker(
             function = load_objective(objective)
         with failing_politely_over_http(), Client(url, key) as client:
             summary = Worker(
-                client.study(study),
+                find_study(client, study),
                 function,
                 name=name,
                 concurrency=concurrency or 1,
@@ -167,8 +188,10 @@ def _work_on_ray(
     from blackbox.cli import fleet
 
     with failing_politely_over_http(), Client(url, key) as client:
+        found = find_study(client, study)
         with suppress(Forbidden):  # the key of a worker need not read
-            client.study(study).refresh()  # before a cluster is joined for nothing
+            found.refresh()  # before a cluster is joined for nothing
+        study = found.id
         with (
             failing_politely(),
             closing(

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from blackbox.errors import FieldError, InvalidInput, nearest
 
 PREFIX = "BLACKBOX_"
-OF_CLIENTS = ("url", "key")
+OF_CLIENTS = ("url", "key", "key_file")
 """Variables with the same prefix that clients read; a server may be started in their environment."""
 
 
@@ -32,6 +32,8 @@ class Settings(BaseModel):
     """No keys at all. Only on a loopback address. Host and Origin are checked, and POSTs must say they are JSON."""
     root_project: str = Field("default", min_length=1, max_length=200)
     """Project of the first key; only its key administrators make keys for other projects."""
+    first_key_file: str | None = None
+    """File of the first key, which is then not printed: read where it exists, else written, for its owner alone."""
 
     max_body_bytes: int = Field(8 * 2**20, ge=1024)
     """Largest request body."""

@@ -74,7 +74,8 @@ class Client:
     Parameters
     ----------
     url : address of the server, with or without ``/v1``; None: the environment's ``BLACKBOX_URL``, else `DEFAULT_URL`.
-    key : API key; None: the environment's ``BLACKBOX_KEY``, else none is sent.
+    key : API key; None: the environment's ``BLACKBOX_KEY``, else the content of the file that its
+        ``BLACKBOX_KEY_FILE`` names, else none is sent.
     timeout : seconds without a byte after which an attempt counts as lost; long polls get their wait on top.
     retry : when failed attempts are repeated; see `RetryPolicy`.
     transport : what httpx sends through, for tests and special networks.
@@ -82,7 +83,7 @@ class Client:
     Raises
     ------
     ValueError
-        If the address is not an http or https one.
+        If the address is not an http or https one, or the key's file cannot be read.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Client:
         self.url = url.rstrip("/").removesuffix("/v1")
         self.timeout = timeout
         self.retry = retry or RetryPolicy()
-        key = key if key is not None else os.environ.get("BLACKBOX_KEY")
+        key = key if key is not None else _key_of_environment()
         headers = {"user-agent": "blackbox-client-python/0.1"}
         if key:
             headers["authorization"] = f"Bearer {key}"
@@ -325,6 +326,17 @@ class Client:
     def studies(self, *, limit: int | None = None) -> Iterator[Study]:
         """All studies, page by page; `limit` is the size of a page."""
         return self._all(protocol.list_studies(limit=limit))
+
+
+def _key_of_environment() -> str | None:
+    key, path = os.environ.get("BLACKBOX_KEY"), os.environ.get("BLACKBOX_KEY_FILE")
+    if key is not None or not path:
+        return key
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"BLACKBOX_KEY_FILE names {path}, which cannot be read as a key: {error}") from None
 
 
 class StudyHandle:
