@@ -27,6 +27,7 @@ from blackbox.records import NOTHING_PENDING, Points, Recipe, Results
 from blackbox.rng import Key, normal, rademacher, uniform
 from blackbox.space import Space, Vector
 from tests.contracts.algorithm import Case, assert_replays, free, new_study, run_study
+from tests.engine import maze
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "deep_ga.json"
 KEY = Key.from_seed(7)
@@ -394,6 +395,32 @@ def test_behaviours_of_another_length_count_as_none_and_are_counted() -> None:
     state = told(method, state, [1.0] * 4, [[1e300, -1e300], [1e308, 0.0], [0.0, 0.0], [1.0, 1.0]])
     assert np.isfinite(state.archive).all()
     assert math.isfinite(method.metrics(state)["novelty"])
+
+
+def evaluations_to_the_goal(seed: int, weight: float, budget: int = 4500) -> int | None:
+    """Evaluations of the maze until a robot reaches the goal, or None."""
+    method = make(maze.DIM, Key.from_seed(seed), population=50, sigma=0.2, initial_sigma=1.0, novelty=weight)
+    state, cache = method.init(), recipe.PrefixCache()
+    lanes = list(range(50))
+    for used in range(50, budget + 1, 50):
+        points = method.ask(state, lanes, NOTHING_PENDING)
+        blobs = {state.digest: state.base}
+        x = [recipe.materialise(r, method.key, maze.DIM, blobs, cache=cache) for r in points.recipes or ()]
+        distances, ends = maze.walk(np.array(x))
+        if distances.min() < maze.AT_GOAL:
+            return used
+        state = method.tell(state, results(state, lanes, points, distances, ends))
+    return None
+
+
+@pytest.mark.slow
+def test_novelty_search_leaves_the_sack_in_which_the_genetic_algorithm_stays() -> None:
+    """Evaluations to the goal of the deceptive maze within 4500, five seeds."""
+    by_value = [evaluations_to_the_goal(seed, 0.0) for seed in range(5)]
+    by_novelty = [evaluations_to_the_goal(seed, 1.0) for seed in range(5)]
+    print(f"\nby value {by_value}, by novelty {by_novelty}")
+    assert sum(used is not None for used in by_novelty) == 5
+    assert sum(used is not None for used in by_value) <= 1
 
 
 # options, studies
