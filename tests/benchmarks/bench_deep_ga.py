@@ -1,4 +1,4 @@
-"""Deep GA on CartPole-v1 (gymnasium), against its own control without parents: random search over the same policies.
+"""Deep GA on CartPole-v1 (gymnasium): evaluations until a generation's elite solves it.
 
 A policy is a network of 4-16-2 (114 weights, tanh); the value is the return of one episode of at most 500 steps, whose
 seed is new at every evaluation. Solved: the elite's mean return over 100 fresh episodes is at least 475.
@@ -69,8 +69,6 @@ if __name__ == "__main__":
     options = {"population": 100, "parents": 10, "sigma": 0.05, "initial_sigma": 0.5}
     for name, more in (("validated", {"validations": 5, "candidates": 5}), ("single values", {})):
         runs = [run(seed, 3000, **options, **more) for seed in range(5)]
-        print(
-            f"{name}: {[(used, round(mean)) for used, mean in runs]}, median {median(u for u, _ in runs)} evaluations"
-        )
+        print(f"{name}: {[(used, round(mean)) for used, mean in runs]}, median {median(u for u, _ in runs)}")
         sys.stdout.flush()
     print(f"{time.process_time() - began:.0f} s of CPU")
