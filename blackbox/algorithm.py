@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from blackbox.errors import IncompatibleProblem, UnknownAlgorithm, nearest
+from blackbox.errors import FieldError, IncompatibleProblem, UnknownAlgorithm, nearest
 from blackbox.options import Options, parse_options
 from blackbox.records import Pending, Points, Results, Stop, Vector
 from blackbox.rng import Key
@@ -149,6 +149,13 @@ class Algorithm(ABC, Generic[O, S]):
 
     def stopped(self, state: S) -> Stop | None:
         """Why there is nothing more to gain, or None."""
+        return None
+
+    def lacks(self, extra: Mapping[str, Any]) -> FieldError | None:
+        """What a completed result must bring beside its value and `extra` lacks; None if nothing.
+
+        Such a result is refused when it is told: better than a study that learns nothing.
+        """
         return None
 
     def base(self, state: S) -> NDArray[np.float32] | None:

@@ -278,15 +278,17 @@ class Evaluator:
         """The id of the node it runs on."""
         return str(_ray().get_runtime_context().get_node_id())
 
-    def evaluate(self, point: Any) -> tuple[Any, BaseException | None]:
+    def evaluate(self, *arguments: Any) -> tuple[Any, BaseException | None]:
         """The objective's value, or what it raised."""
         try:
-            return self._objective(point), None
+            return self._objective(*arguments), None
         except Exception as error:
             error.add_note("on a Ray actor:\n" + traceback.format_exc())
             return None, error
 
-    def build_and_evaluate(self, recipe: Any, name: str, source: list[Any]) -> tuple[Any, BaseException | None]:
+    def build_and_evaluate(
+        self, recipe: Any, name: str, source: list[Any], *more: Any
+    ) -> tuple[Any, BaseException | None]:
         """The same for a point that is built here.
 
         Parameters
@@ -297,7 +299,7 @@ class Evaluator:
             self._sources[name] = _ray().get(source[0])
             while len(self._sources) > _KEPT:
                 self._sources.popitem(last=False)
-        return self.evaluate(self._sources[name].build(recipe))
+        return self.evaluate(self._sources[name].build(recipe), *more)
 
 
 @dataclass(slots=True, eq=False)
@@ -482,14 +484,15 @@ class RayBackend:
         """Calls that could wait behind others."""
         return sum(self._depth - max(1, len(actor.out)) for actor in self._actors if actor.node)
 
-    def submit(self, ticket: int, point: Any) -> None:
+    def submit(self, ticket: int, *arguments: Any) -> None:
+        point, *more = arguments
         actor = min((actor for actor in self._actors if actor.node), key=lambda actor: len(actor.out))
         if isinstance(point, Unbuilt):
             if self._source is None or self._source[0] != point.name:
                 self._source = (point.name, self._ray.put(point.source))  # the one before goes with its last call
-            reference = actor.handle.build_and_evaluate.remote(point.recipe, point.name, [self._source[1]])
+            reference = actor.handle.build_and_evaluate.remote(point.recipe, point.name, [self._source[1]], *more)
         else:
-            reference = actor.handle.evaluate.remote(point)
+            reference = actor.handle.evaluate.remote(point, *more)
         actor.out.append((ticket, reference))
 
     def wait(self) -> list[Done]:
