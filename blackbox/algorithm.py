@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from blackbox.errors import IncompatibleProblem, UnknownAlgorithm, nearest
 from blackbox.options import Options, parse_options
-from blackbox.records import Pending, Points, Results, Stop, Vector
+from blackbox.records import JSON, Pending, Points, Results, Stop, Vector
 from blackbox.rng import Key
 from blackbox.space import Space
 
@@ -145,6 +145,11 @@ class Algorithm(ABC, Generic[O, S]):
 
     def stopped(self, state: S) -> Stop | None:
         """Why there is nothing more to gain, or None."""
+        return None
+
+    def payload(self, state: S) -> JSON:
+        """What the evaluator of the recommended point should get beside it, such as the statistics by which its
+        observations are normalised; None: nothing. Points have payloads of their own, see `Points.payload`."""
         return None
 
     def base(self, state: S) -> NDArray[np.float32] | None:
