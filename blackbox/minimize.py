@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,8 @@ from blackbox import backends
 from blackbox.backends import Backend
 from blackbox.effects import perform
 from blackbox.errors import InvalidInput, InvalidSpace
-from blackbox.leases import Report
+from blackbox.leases import Lease, Report
+from blackbox.side_data import behaviour_of, sums_of
 from blackbox.space import Parameter, Space
 from blackbox.store import ACTIVE, COMPLETED, FAILED, MemoryStore, Store
 from blackbox.study import Asked, Study, create
@@ -26,7 +28,7 @@ Bounds = Sequence[tuple[float, float]]
 
 
 def minimize(
-    fn: Callable[[Any], float],
+    fn: Callable[..., Any],
     space: Space | Mapping[str, Parameter] | Mapping[str, Mapping[str, Any]] | Bounds,
     method: str = "auto",
     budget: int = 1000,
@@ -38,13 +40,16 @@ def minimize(
     direction: str = "minimize",
     target: float | None = None,
     callback: Callable[[OptimizeResult], object] | None = None,
+    with_trial: bool = False,
 ) -> OptimizeResult:
     """Minimise (or maximise) a function of which only values are known.
 
     Parameters
     ----------
     fn : the objective. It gets a dict of parameters, or, where `space` is a list of bounds or one vector, a (d,) array.
-        NaN and infinities mean that the point cannot be evaluated; an exception ends the run.
+        It returns a number, or ``{"value": number, "behaviour": [...], "sums": {...}}`` with one or both of the latter
+        (see `blackbox.side_data`). NaN and infinities mean that the point cannot be evaluated; an exception ends the
+        run.
     space : a `Space`, the parameters of one by name (objects or their JSON), or a list of (low, high).
     method : a registered algorithm, or `auto`.
     budget : most evaluations.
@@ -54,6 +59,7 @@ def minimize(
     direction : `minimize` or `maximize`.
     target : stop when a value is at least this good.
     callback : called with the result so far after every told value; a true return value stops the run.
+    with_trial : call ``fn(point, evaluation)``; `evaluation.trial` has number, generation, eval_seed and payload.
 
     Returns
     -------
@@ -89,7 +95,7 @@ def minimize(
     study = Study(head)
     point = _array if as_array else dict
     with closing(backends.make(backend, fn, n_workers)) as evaluator:
-        return run(study, store, evaluator, point=point, callback=callback)
+        return run(study, store, evaluator, point=point, callback=callback, with_trial=with_trial)
 
 
 def run(
@@ -101,6 +107,7 @@ def run(
     callback: Callable[[OptimizeResult], object] | None = None,
     clock: Callable[[], float] = time.time,
     worker: str = "local",
+    with_trial: bool = False,
 ) -> OptimizeResult:
     """Evaluate a study on a backend until it ends; see `minimize`.
 
@@ -118,7 +125,8 @@ def run(
                 for lease in asked.leases:
                     number = lease.trial.number
                     out[number] = lease.token
-                    backend.submit(number, point(_params(store, study, number, lease.point)))
+                    more = (_evaluation(study, lease),) if with_trial else ()
+                    backend.submit(number, point(_params(store, study, number, lease.point)), *more)
                 if not out:
                     break
             reports: list[Report] = []
@@ -168,23 +176,51 @@ def _params(store: Store, study: Study, number: int, stored: Any) -> dict[str, A
     return study.params(stored)
 
 
+def _evaluation(study: Study, lease: Lease) -> backends.Evaluation:
+    trial, payload = lease.trial, lease.point.payload
+    told = None if payload is None else json.loads(payload)
+    return backends.Evaluation(backends.Trial(trial.number, trial.step, int(study.eval_seed(trial)), told))
+
+
 def _report(done: backends.Done, token: str) -> tuple[Report, BaseException | None]:
     """What to tell of a finished call, and what to raise after that."""
-    value, error = done.value, done.error
-    if isinstance(value, np.ndarray | np.generic) and np.ndim(value) == 0:
-        value = value.item()
-    if error is None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        error = InvalidInput(
-            f"the objective must return a number, got {type(value).__name__} ({value!r:.80})",
-            hint="return float('nan') for a point that cannot be evaluated",
-        )
+    error, value = done.error, math.nan
+    side: dict[str, Any] = {}
+    if error is None:
+        try:
+            value, side = _told(done.value)
+        except InvalidInput as unfit:
+            error = unfit
     if error is not None:
         died = isinstance(error, backends.WorkerDied)
         facts = {"error": {"type": type(error).__name__, "message": str(error)[:2000]}}
         return Report(done.ticket, token, "failed", extra=facts, retryable=died), None if died else error
     if not math.isfinite(value):
-        return Report(done.ticket, token, "infeasible", extra={"reason": f"value was {value}"}), None
-    return Report(done.ticket, token, value=float(value)), None
+        return Report(done.ticket, token, "infeasible", extra={**side, "reason": f"value was {value}"}), None
+    return Report(done.ticket, token, value=value, extra=side), None
+
+
+_SIDE = {"behaviour": behaviour_of, "sums": sums_of}
+
+
+def _told(returned: Any) -> tuple[float, dict[str, Any]]:
+    """The value that an objective returned, and what it told beside it."""
+    side: dict[str, Any] = {}
+    value = returned
+    if isinstance(returned, Mapping):
+        if "value" not in returned or set(returned) - {"value", *_SIDE}:
+            what = f"got the names {', '.join(map(repr, returned))}"
+            raise InvalidInput(f'a mapping returned by the objective has "value", "behaviour" and "sums"; {what}')
+        value = returned["value"]
+        side = {name: read(returned[name]) for name, read in _SIDE.items() if returned.get(name) is not None}
+    if isinstance(value, np.ndarray | np.generic) and np.ndim(value) == 0:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidInput(
+            f"the objective must return a number, got {type(value).__name__} ({value!r:.80})",
+            hint="return float('nan') for a point that cannot be evaluated",
+        )
+    return float(value), side
 
 
 def _as_space(space: Any) -> Space:

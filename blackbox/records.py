@@ -117,7 +117,7 @@ class Results:
     points : what was asked.
     values : (n, m) float64, minimised; NaN means infeasible. +inf is a barrier value (sequential methods only).
     constraints : (n, c) float64, feasible where <= 0, or None.
-    extra : n mappings with what else the evaluator told (stderr, behaviour, per-instance scores, ...), or empty.
+    extra : n mappings with what else the evaluator told (stderr, behaviour, sums, ...; see `side_data`), or empty.
     """
 
     step: Ints

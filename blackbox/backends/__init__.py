@@ -11,7 +11,32 @@ from typing import Any, Protocol
 
 from blackbox.errors import InvalidInput, nearest
 
-Objective = Callable[[Any], Any]
+Objective = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What an objective may want to know beside its point.
+
+    Attributes
+    ----------
+    number : of the trial in its study.
+    generation : the step it was asked at.
+    eval_seed : a seed for common random numbers: equal for all points of a step of a method that works in steps.
+    payload : what the method says beside the point, or None.
+    """
+
+    number: int
+    generation: int
+    eval_seed: int
+    payload: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The second argument of objectives that take one: a part of what the client's `Worker(with_trial=True)` passes."""
+
+    trial: Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +67,10 @@ class Backend(Protocol):
         """How many calls can be taken now."""
         ...
 
-    def submit(self, ticket: int, point: Any) -> None: ...
+    def submit(self, ticket: int, *arguments: Any) -> None:
+        """Begin to call the objective with these arguments."""
+        ...
+
     def wait(self) -> list[Done]:
         """Block until something is done; empty when nothing is out."""
         ...

@@ -69,11 +69,11 @@ class Processes:
     def free(self) -> int:
         return sum(worker.ticket is None for worker in self._workers)
 
-    def submit(self, ticket: int, point: Any) -> None:
+    def submit(self, ticket: int, *arguments: Any) -> None:
         worker = next(worker for worker in self._workers if worker.ticket is None)
         worker.ticket = ticket
         with suppress(BrokenPipeError, ConnectionResetError):  # it died while idle: `wait` reads the end of its pipe
-            worker.pipe.send(point)
+            worker.pipe.send(arguments)
 
     def wait(self) -> list[Done]:
         busy = {worker.pipe: worker for worker in self._workers if worker.ticket is not None}
@@ -106,15 +106,15 @@ class Processes:
 
 
 def _serve(pipe: Connection, objective: Objective) -> None:
-    """The worker's loop: a point in, (value, error) out, until the pipe closes."""
+    """The worker's loop: arguments in, (value, error) out, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends us
     while True:
         try:
-            point = pipe.recv()
+            arguments = pipe.recv()
         except EOFError:
             return
         try:
-            answer: tuple[Any, BaseException | None] = (objective(point), None)
+            answer: tuple[Any, BaseException | None] = (objective(*arguments), None)
         except Exception as error:
             error.add_note("in a worker process:\n" + traceback.format_exc())
             answer = (None, error)

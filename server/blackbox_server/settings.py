@@ -44,7 +44,7 @@ class Settings(BaseModel):
     max_algorithm_bytes: int = Field(2 * 2**30, ge=2**20)
     """Largest memory estimate of an algorithm; more is refused when a study is created."""
     max_info_bytes: int = Field(16 * 2**10, ge=0)
-    """Largest `info` of a result."""
+    """Largest `info` of a result, and largest `sums`."""
     max_wait_seconds: float = Field(30.0, ge=0)
     """Longest time an ask or a read of events is held."""
     body_seconds: float = Field(30.0, gt=0)
