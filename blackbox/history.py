@@ -101,10 +101,13 @@ def copy(
     snapshot = tx.snapshot(parent, seen.epoch, at)
     if snapshot is not None:
         tx.insert_snapshot(replace(snapshot, study=head.id, epoch=row.epoch))
-    for step in {at} if best is None else {at, best.step}:
-        blob = tx.blob_at(parent, step)
-        if blob is not None:
-            tx.put_blob(head.id, blob[0], step, blob[1])
+    needed = {at} if best is None else {at, best.step}
+    for trial, point in zip(trials, points, strict=True):
+        base = json.loads(point.recipe or "{}").get("base")
+        for name in log.named(point) if trial.step in needed else ():
+            blob = tx.blob(parent, name)
+            if blob is not None:
+                tx.put_blob(head.id, name, trial.step if name == base else log.factor_place(trial.step), blob)
 
 
 def stderr(extra: str | None) -> float:

@@ -83,6 +83,20 @@ def points_of(rows: Sequence[PointRow], dim: int, recipes: bool) -> Points:
     return Points(vectors, None, note, kept)
 
 
+def named(point: PointRow) -> tuple[str, ...]:
+    """Digests of the vectors that a stored recipe is made of; none for a point that is stored as numbers."""
+    if point.vector is not None or point.recipe is None:
+        return ()
+    recipe = recipe_from_json(json.loads(point.recipe))
+    factors = (term.weight for term in recipe.terms)
+    return tuple(dict.fromkeys(name for name in (recipe.base, *factors) if name is not None))
+
+
+def factor_place(step: int) -> int:
+    """Where the factors of a step's recipes are stored: beside the base, which is found by its step alone."""
+    return -1 - step
+
+
 @dataclass(frozen=True, slots=True)
 class Closed:
     """One step closed in memory, not yet recorded."""

@@ -65,7 +65,8 @@ def minimize(
     -------
     OptimizeResult
         x (best evaluated point, as `fn` got it), fun, nfev, nit (closed steps), success, status, message, recommended
-        (the point the method would deploy: better than `x` under noise), algorithm, study (the `Study`) and store.
+        (the point the method would deploy: better than `x` under noise), payload (what its evaluation should get beside
+        it, such as statistics of observations, or None), algorithm, study (the `Study`) and store.
 
     Raises
     ------
@@ -153,7 +154,7 @@ def summary(study: Study, store: Store, point: Callable[[dict[str, Any]], Any] =
 
     row = perform(store, study.row())
     best = perform(store, study.best())
-    step, recommended = perform(store, study.recommend())
+    step, recommended, payload = perform(store, study.recommend())
     reason = row.reason or row.state.lower()
     return OptimizeResult(
         x=None if best is None else point(best[1]),
@@ -164,6 +165,7 @@ def summary(study: Study, store: Store, point: Callable[[dict[str, Any]], Any] =
         status=1 if row.state == FAILED else 0,
         message=f"{row.state.lower()}: {reason}" if row.reason else reason,
         recommended=point(recommended),
+        payload=payload,
         algorithm=study.resolved.algorithm,
         study=study,
         store=store,

@@ -125,6 +125,7 @@ def weighted_noise_sum(
     *,
     start: int = 0,
     count: int | None = None,
+    square: bool = False,
 ) -> Vector:
     """The coordinates [start, start + count) of the sum of scale * noise over the terms, in float64.
 
@@ -135,6 +136,7 @@ def weighted_noise_sum(
     ----------
     terms : what to sum; a term's `scale` is its weight in the sum.
     key, dim, blobs, start, count : as `materialise`.
+    square : sum scale * noise^2 instead, for updates of standard deviations.
 
     Returns
     -------
@@ -169,6 +171,8 @@ def weighted_noise_sum(
         noise, weighted, piece = scratch[: b - a], product[: b - a], total[a - start : b - start]
         for row, draw in zip(rows, draws, strict=True):
             draw(a, noise)
+            if square:
+                np.multiply(noise, noise, out=noise)
             np.multiply(noise, row.scale, out=weighted, dtype=np.float64)
             np.add(piece, weighted, out=piece)
     return total

@@ -16,7 +16,7 @@ import numpy as np
 
 from blackbox.records import JSON, Vector
 
-__all__ = ["FLOOR", "Sums"]
+__all__ = ["FLOOR", "Moments"]
 
 FLOOR = 1e-2
 """No standard deviation is given as less: a coordinate that hardly ever moved would be blown up when it does."""
@@ -24,8 +24,8 @@ _MAX = 1e150  # no sum goes beyond it, nor a sum of squares beyond its square: t
 
 
 @dataclass(frozen=True, slots=True)
-class Sums:
-    """Sums over all observations so far: a monoid under addition.
+class Moments:
+    """Moments over all observations so far: a monoid under addition.
 
     Attributes
     ----------
@@ -42,11 +42,11 @@ class Sums:
     ignored: int = 0
 
     @classmethod
-    def zero(cls, length: int) -> Sums:
+    def zero(cls, length: int) -> Moments:
         """Of no observations of `length` numbers."""
         return cls(0.0, np.zeros(length), np.zeros(length))
 
-    def plus(self, extra: Sequence[Mapping[str, JSON]]) -> Sums:
+    def plus(self, extra: Sequence[Mapping[str, JSON]]) -> Moments:
         """These and what the given results tell, in their order.
 
         Parameters
@@ -64,7 +64,7 @@ class Sums:
                 ignored += 1
             else:
                 count, total, squares = after
-        return Sums(count, total, squares, ignored)
+        return Moments(count, total, squares, ignored)
 
     @property
     def mean(self) -> Vector:

@@ -29,7 +29,7 @@ from blackbox.records import JSON, Ints, Pending, Points, Recipe, Results, Term,
 from blackbox.rng import Key
 from blackbox.schedules import AnySchedule, Constant
 from blackbox.space import Space
-from blackbox.statistics import Sums
+from blackbox.statistics import Moments
 
 SIGMA_RANGE = (1e-8, 1e8)  # below, the noise would be lost in a float32 near 1
 MAX_RATE = 1e8
@@ -87,7 +87,7 @@ class ArsState:
     mean: float | None
     spread: float | None
     move_norm: float
-    seen: Sums
+    seen: Moments
 
 
 @algorithm("ars", Traits(encoding="recipe"))
@@ -117,7 +117,7 @@ class Ars(Algorithm[ArsOptions, ArsState]):
     def init(self) -> ArsState:
         theta = self.space.initial.astype(np.float32)
         np.clip(theta, -FARTHEST, FARTHEST, out=theta)
-        seen = Sums.zero(self.options.observations or 0)
+        seen = Moments.zero(self.options.observations or 0)
         return ArsState(0, theta, recipe.digest(theta), None, None, None, 0.0, seen)
 
     def need(self, state: ArsState) -> int:

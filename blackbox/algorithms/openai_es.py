@@ -35,7 +35,7 @@ from blackbox.records import JSON, Pending, Points, Recipe, Results, Stop, Term,
 from blackbox.rng import Key
 from blackbox.schedules import AnySchedule, Constant
 from blackbox.space import Space
-from blackbox.statistics import Sums
+from blackbox.statistics import Moments
 from blackbox.steppers import Adam, AnyStepper, StepperState
 from blackbox.values import centred_ranks
 
@@ -105,7 +105,7 @@ class OpenAiEsState:
     idle: int
     gradient_norm: float
     move_norm: float
-    seen: Sums
+    seen: Moments
 
 
 @algorithm("openai_es", Traits(encoding="recipe"))
@@ -138,7 +138,7 @@ class OpenAiEs(Algorithm[OpenAiEsOptions, OpenAiEsState]):
         theta = self.space.initial.astype(np.float32)
         np.clip(theta, -FARTHEST, FARTHEST, out=theta)
         stepper = self.options.stepper.init(self.space.dim, np.float32)
-        seen = Sums.zero(self.options.observations or 0)
+        seen = Moments.zero(self.options.observations or 0)
         return OpenAiEsState(0, theta, recipe.digest(theta), stepper, None, None, None, 0, 0.0, 0.0, seen)
 
     def need(self, state: OpenAiEsState) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import blackbox
 from blackbox import recipe
 from blackbox.algorithm import lookup, resolve_options
 from blackbox.algorithms.ars import FARTHEST, Ars, ArsState, among_the_best, standardised
@@ -41,9 +42,7 @@ def built(method: Ars, state: ArsState, points: Points) -> np.ndarray:
     return np.array(rows, dtype=np.float64).reshape(len(rows), method.space.dim)
 
 
-def told(
-    method: Ars, state: ArsState, lanes: list[int], values: list[float], extra: tuple[Any, ...] = ()
-) -> ArsState:
+def told(method: Ars, state: ArsState, lanes: list[int], values: list[float], extra: tuple[Any, ...] = ()) -> ArsState:
     n, points = len(lanes), method.ask(state, lanes, NOTHING_PENDING)
     steps, rows = np.full(n, state.step, dtype=np.int64), np.array(values).reshape(n, 1)
     return method.tell(state, Results(steps, np.array(lanes, dtype=np.int64), points, rows, extra=extra))
@@ -186,6 +185,21 @@ def test_without_the_option_nothing_is_said_of_observations() -> None:
     assert "observed" not in method.metrics(state)
 
 
+def test_an_objective_in_process_is_normalised_too() -> None:
+    counts: list[float] = []
+
+    def objective(theta: np.ndarray, evaluation: Any) -> dict[str, Any]:
+        counts.append(evaluation.trial.payload["observations"]["count"])
+        return {"value": float(theta @ theta), "sums": {"count": 2, "total": [4.0], "squares": [10.0]}}
+
+    space = {"w": {"type": "vector", "dim": 3, "init": 0.5}}
+    options = {"directions": 2, "observations": 1}
+    result = blackbox.minimize(objective, space, "ars", 12, options=options, with_trial=True)
+    assert counts == [0.0] * 4 + [8.0] * 4 + [16.0] * 4
+    assert result.payload == {"observations": {"count": 24.0, "mean": [2.0], "std": [1.0]}}
+    assert blackbox.minimize(lambda w: float(w @ w), space, "ars", 4).payload is None
+
+
 # options
 
 
@@ -270,9 +284,7 @@ def golden_run() -> dict[str, Any]:
         assert points.recipes is not None
         rows = built(method, state, points).tolist()
         values = [math.fsum((j + 1) * v * v for j, v in enumerate(row)) for row in rows]
-        extra = tuple(
-            {"sums": {"count": 1, "total": row[:2], "squares": [row[0] ** 2, row[1] ** 2]}} for row in rows
-        )
+        extra = tuple({"sums": {"count": 1, "total": row[:2], "squares": [row[0] ** 2, row[1] ** 2]}} for row in rows)
         term = points.recipes[1].terms[0]
         state = told(method, state, lanes, values, extra)
         steps.append(

@@ -10,21 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blackbox.statistics import FLOOR, Sums
+from blackbox.statistics import FLOOR, Moments
 
 
 def told(rows: Any) -> dict[str, Any]:
     """What the evaluator of one result tells of the observations it saw."""
     seen = np.array(rows, dtype=np.float64)
-    return {
-        "sums": {"count": len(seen), "total": seen.sum(axis=0).tolist(), "squares": (seen**2).sum(axis=0).tolist()}
-    }
+    return {"sums": {"count": len(seen), "total": seen.sum(axis=0).tolist(), "squares": (seen**2).sum(axis=0).tolist()}}
 
 
 def test_mean_and_deviation_are_those_of_all_observations() -> None:
     chance = np.random.default_rng(3)
     episodes = [chance.normal([0.0, 5.0, -3.0], [1.0, 0.1, 20.0], size=(n, 3)) for n in (200, 1, 57)]
-    sums = Sums.zero(3).plus([told(seen) for seen in episodes[:2]]).plus([told(episodes[2])])
+    sums = Moments.zero(3).plus([told(seen) for seen in episodes[:2]]).plus([told(episodes[2])])
     everything = np.concatenate(episodes)
     assert sums.count == 258
     for j in range(3):
@@ -33,21 +31,21 @@ def test_mean_and_deviation_are_those_of_all_observations() -> None:
 
 
 def test_what_the_evaluator_gets_is_json_and_the_identity_at_first() -> None:
-    before = json.loads(json.dumps(Sums.zero(2).payload(), allow_nan=False))
+    before = json.loads(json.dumps(Moments.zero(2).payload(), allow_nan=False))
     assert before == {"observations": {"count": 0.0, "mean": [0.0, 0.0], "std": [1.0, 1.0]}}
-    after = json.loads(json.dumps(Sums.zero(2).plus([told([[1.0, 4.0], [3.0, 4.0]])]).payload(), allow_nan=False))
+    after = json.loads(json.dumps(Moments.zero(2).plus([told([[1.0, 4.0], [3.0, 4.0]])]).payload(), allow_nan=False))
     assert after == {"observations": {"count": 2.0, "mean": [2.0, 4.0], "std": [1.0, FLOOR]}}
 
 
 def test_a_single_observation_says_nothing_of_the_deviation() -> None:
-    assert Sums.zero(1).plus([told([[7.0]])]).std.tolist() == [1.0]
+    assert Moments.zero(1).plus([told([[7.0]])]).std.tolist() == [1.0]
 
 
 def test_a_coordinate_that_never_moves_is_not_blown_up() -> None:
     """1 + 1e-9 has a variance that is lost in rounding: the difference may even be negative."""
     seen = np.full((1000, 1), 1.0 + 1e-9)
     seen[::2] = 1.0
-    assert Sums.zero(1).plus([told(seen)]).std.tolist() == [FLOOR]
+    assert Moments.zero(1).plus([told(seen)]).std.tolist() == [FLOOR]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +70,7 @@ def test_a_coordinate_that_never_moves_is_not_blown_up() -> None:
 )
 def test_sums_that_do_not_fit_are_left_out_and_counted(sums: Any) -> None:
     good = told([[1.0, 2.0], [3.0, 5.0]])
-    after = Sums.zero(2).plus([good, {"sums": sums}, good])
+    after = Moments.zero(2).plus([good, {"sums": sums}, good])
     assert after.ignored == 1
     assert after.count == 4
     np.testing.assert_array_equal(after.mean, [2.0, 3.5])
@@ -80,12 +78,12 @@ def test_sums_that_do_not_fit_are_left_out_and_counted(sums: Any) -> None:
 
 
 def test_a_result_that_tells_no_sums_adds_nothing() -> None:
-    after = Sums.zero(2).plus([{}, {"stderr": 0.1}, {"sums": None}])
+    after = Moments.zero(2).plus([{}, {"stderr": 0.1}, {"sums": None}])
     assert (after.count, after.ignored) == (0.0, 0)
 
 
 def test_no_number_of_large_sums_makes_the_state_infinite() -> None:
-    sums = Sums.zero(1)
+    sums = Moments.zero(1)
     for _ in range(3):
         sums = sums.plus([{"sums": {"count": 1e149, "total": [9e149], "squares": [8e299]}}] * 10)
         assert np.isfinite([sums.count, *sums.total, *sums.squares, *sums.mean, *sums.std]).all()

@@ -70,8 +70,10 @@ async def best(
             shape["note"] = "one evaluation; under noise the smallest of many values is better than the point is"
     else:
         await service_.advance(open)
-        step, params = await service_.drive(study.recommend())
+        step, params, payload = await service_.drive(study.recommend())
         shape["items"] = [{"generation": step, "params": params, "value": None}]
+        if payload is not None:
+            shape["items"][0]["payload"] = payload
         shape["note"] = "the point the method would deploy; it has not necessarily been evaluated"
     return tagged(request, shape)
 
