@@ -32,6 +32,7 @@ PAGES = (
     "clients/python/README.md",
     "server/README.md",
     "tests/README.md",
+    *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "blackbox" / "algorithms").glob("*.md")),
 )
 BLOCK = re.compile(r"(<!--\s*not run:[^\n]*?-->\s*)?^```python\n(.*?)^```", re.S | re.M)
 

@@ -51,10 +51,10 @@ class Job:
 
 
 JOBS = {
-    "CartPole": Job("CartPole-v1", 3000, threshold=475.0),
+    "CartPole": Job("CartPole-v1", 6000, threshold=475.0, episodes=4),
     "Acrobot": Job("Acrobot-v1", 3000, threshold=-100.0),
-    "MountainCarContinuous": Job("MountainCarContinuous-v0", 3000, scale=5.0, threshold=90.0),
-    "LunarLanderContinuous": Job("LunarLanderContinuous-v3", 8000, threshold=200.0, episodes=4),
+    "MountainCarContinuous": Job("MountainCarContinuous-v0", 1000, scale=5.0, threshold=90.0),
+    "LunarLanderContinuous": Job("LunarLanderContinuous-v3", 4000, threshold=200.0, episodes=4),
     "HalfCheetah": Job("HalfCheetah-v5", 320, scale=0.05, observations=True),
 }
 
@@ -62,6 +62,7 @@ Options = Callable[[Job], dict[str, Any]]
 METHODS: Mapping[str, Options] = {
     "cma_es": lambda job: {"sigma": job.scale},
     "openai_es": lambda job: {"population": 16, "sigma": 0.5 * job.scale, "learning_rate": 0.25 * job.scale},
+    "pgpe": lambda job: {"population": 16, "sigma": 0.5 * job.scale},
     "ars": lambda job: {"directions": 8, "top": 4, "sigma": 0.5 * job.scale, "learning_rate": 0.25 * job.scale},
 }
 SPECIAL: Mapping[tuple[str, str], dict[str, Any]] = {
@@ -69,6 +70,8 @@ SPECIAL: Mapping[tuple[str, str], dict[str, Any]] = {
     ("HalfCheetah", "openai_es"): {"population": 32, "sigma": 0.05, "learning_rate": 0.05},
 }
 """Settings of a method for one job, where the job is known for them."""
+NORMALISING = ("openai_es", "pgpe", "ars")
+"""Methods that take statistics of observations."""
 
 
 @cache
@@ -133,7 +136,7 @@ def train(job_name: str, method: str, seed: int) -> Outcome:
     job = JOBS[job_name]
     n_out, n_in = shape(job.environment)
     options = SPECIAL.get((job_name, method)) or METHODS[method](job)
-    normalises = job.observations and method in ("ars", "openai_es")
+    normalises = job.observations and method in NORMALISING
     if normalises:
         options = {**options, "observations": n_in}
     began, checked = time.process_time(), 0

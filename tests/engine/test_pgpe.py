@@ -317,12 +317,19 @@ def asks_until(method: Pgpe, target: float, lost: float, seed: int) -> int:
 
 @pytest.mark.slow
 def test_thirty_percent_lost_costs_at_most_six_tenths_more_asks() -> None:
-    """Sphere, 100 dimensions, from 1 to a hundredth of the first value, default options: medians of 11 seeds."""
-    methods = [make(dim=100, key=Key.from_seed(seed)) for seed in range(11)]
+    """Sphere, 100 dimensions, from 1 to a hundredth of the first value, default options: medians of 7 seeds."""
+    methods = [make(dim=100, key=Key.from_seed(seed)) for seed in range(7)]
     whole = median(asks_until(method, 1.0, 0.0, seed) for seed, method in enumerate(methods))
     lossy = median(asks_until(method, 1.0, 0.3, seed) for seed, method in enumerate(methods))
     print(f"\npgpe: {whole} asks, {lossy} with 30 % lost, {lossy / whole:.2f} times")
     assert lossy <= 1.6 * whole
+
+
+@pytest.mark.slow
+def test_a_sphere_of_a_thousand_dimensions() -> None:
+    """From 1 to a hundredth of the first value, default options, 3 seeds: 16,584 asks (16,272 to 16,680)."""
+    asks = [asks_until(make(dim=1000, key=Key.from_seed(seed)), 10.0, 0.0, seed) for seed in range(3)]
+    assert median(asks) < 20_000, asks
 
 
 # golden

@@ -205,7 +205,10 @@ def _short(text: str) -> str:
 
 @routes.get("/v1/studies/{study}/bases/{version}", **needs(""))
 async def base(request: Request) -> Response:
-    """The base vector of a generation (or of a sha256): raw little-endian float32, immutable, with range requests."""
+    """The base vector of a generation, or any vector that a recipe names, by its sha256.
+
+    Raw little-endian float32, immutable, with range requests.
+    """
     principal = exchange(request).principal
     if not principal.may("study:read"):
         principal.require("study:evaluate")
