@@ -60,7 +60,8 @@ JOBS = {
 
 Options = Callable[[Job], dict[str, Any]]
 METHODS: Mapping[str, Options] = {
-    "cma_es": lambda job: {"sigma": job.scale},
+    # Solved episodes tie, which is no reason to stop here.
+    "cma_es": lambda job: {"sigma": job.scale, "tolfun": 0, "tolfunhist": 0, "tolflatfitness": 10_000},
     "openai_es": lambda job: {"population": 16, "sigma": 0.5 * job.scale, "learning_rate": 0.25 * job.scale},
     "pgpe": lambda job: {"population": 16, "sigma": 0.5 * job.scale},
     "ars": lambda job: {"directions": 8, "top": 4, "sigma": 0.5 * job.scale, "learning_rate": 0.25 * job.scale},

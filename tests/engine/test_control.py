@@ -1,4 +1,4 @@
-"""A real simulator: linear policies for CartPole, as in tests/benchmarks/bench_control.py, learn to balance for good."""
+"""A real simulator: linear policies for CartPole, as in tests/benchmarks/bench_control.py, learn to balance."""
 
 from __future__ import annotations
 
