@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from blackbox.errors import IncompatibleProblem, UnknownAlgorithm, nearest
+from blackbox.errors import FieldError, IncompatibleProblem, UnknownAlgorithm, nearest
 from blackbox.options import Options, parse_options
 from blackbox.recipe import digest
 from blackbox.records import JSON, Pending, Points, Results, Stop, Vector
@@ -151,6 +151,13 @@ class Algorithm(ABC, Generic[O, S]):
     def payload(self, state: S) -> JSON:
         """What the evaluator of the recommended point should get beside it, such as the statistics by which its
         observations are normalised; None: nothing. Points have payloads of their own, see `Points.payload`."""
+        return None
+
+    def lacks(self, extra: Mapping[str, Any]) -> FieldError | None:
+        """What a completed result must bring beside its value and `extra` lacks; None if nothing.
+
+        Such a result is refused when it is told: better than a study that learns nothing.
+        """
         return None
 
     def base(self, state: S) -> NDArray[np.float32] | None:

@@ -93,8 +93,8 @@ def named(point: PointRow) -> tuple[str, ...]:
 
 
 def factor_place(step: int) -> int:
-    """Where the factors of a step's recipes are stored: beside the base, which is found by its step alone."""
-    return -1 - step
+    """Where the factors of a step's recipes are stored: apart from the bases, which are found by their step alone."""
+    return step - 2**62
 
 
 @dataclass(frozen=True, slots=True)

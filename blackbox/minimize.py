@@ -137,7 +137,8 @@ def run(
                 reports.append(report)
                 error = error or raised
             if reports:
-                perform(store, study.tell(reports, now=clock(), worker=worker))
+                told = perform(store, study.tell(reports, now=clock(), worker=worker))
+                error = error or next((outcome.error for outcome in told.outcomes if outcome.error is not None), None)
             if error is not None:
                 raise error
             if callback is not None and reports and callback(summary(study, store, point)):

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from blackbox.errors import FieldError
 from blackbox.records import JSON, Vector
 
-__all__ = ["FLOOR", "Moments"]
+__all__ = ["FLOOR", "Moments", "lack"]
 
 FLOOR = 1e-2
 """No standard deviation is given as less: a coordinate that hardly ever moved would be blown up when it does."""
@@ -51,8 +52,8 @@ class Moments:
 
         Parameters
         ----------
-        extra : `Results.extra`. A result without `sums` adds nothing; one with sums that do not fit is counted in
-            `ignored`, so that one mistaken worker neither ends the study nor goes unseen.
+        extra : `Results.extra`. A result without `sums` adds nothing. Sums that do not fit are counted in `ignored`, so
+            that they do not end the study: `lack` refuses them with a value, but an infeasible point may bring some.
         """
         count, total, squares, ignored = self.count, self.total, self.squares, self.ignored
         for told in extra:
@@ -83,6 +84,24 @@ class Moments:
     def payload(self) -> JSON:
         """What an evaluator gets: {"observations": {"count", "mean", "std"}}; it uses (observation - mean) / std."""
         return {"observations": {"count": self.count, "mean": self.mean.tolist(), "std": self.std.tolist()}}
+
+
+def lack(extra: Mapping[str, Any], length: int) -> FieldError | None:
+    """What a result must tell of the observations it saw, each of `length` numbers, and does not; None if nothing."""
+    fields = f'"count" of the observations seen, "total" and "squares" of {length} numbers each'
+    if extra.get("sums") is None:
+        return FieldError("/sums", "missing", f"expected {fields}; where none were seen, zeros")
+    if _read(extra["sums"], length) is None:
+        return FieldError("/sums", "unfit", f"expected {fields}, the squares not negative; got {_shape(extra['sums'])}")
+    return None
+
+
+def _shape(sums: Any) -> str:
+    """What came, in few words."""
+    if not isinstance(sums, Mapping):
+        return type(sums).__name__
+    parts = (f"{name} of {len(told)}" if isinstance(told, list | tuple) else str(name) for name, told in sums.items())
+    return ", ".join(parts) or "nothing"
 
 
 def _read(sums: Any, length: int) -> tuple[float, Vector, Vector] | None:

@@ -41,7 +41,7 @@ from blackbox.errors import (
 )
 from blackbox.leases import Lease, Outcome, Renewal, Report
 from blackbox.options import Options, parse_options
-from blackbox.recipe import materialise
+from blackbox.recipe import PrefixCache, materialise
 from blackbox.recipe import to_json as recipe_to_json
 from blackbox.records import JSON, NOTHING_PENDING, Pending, Recipe, Vector
 from blackbox.rng import Key
@@ -69,6 +69,8 @@ T = TypeVar("T")
 PARAMS_STORED_UPTO = 1000
 """Decoded parameters are stored with a trial up to this dimension; above, they are decoded when somebody reads them."""
 MAX_REBUILT_BYTES = 2**30
+PREFIX_BYTES = 2**26
+"""What an open study keeps of points whose children it builds."""
 SNAPSHOT_SECONDS = 0.25
 SNAPSHOT_STEPS = 256
 FIRST_LEASE_SECONDS = 600.0
@@ -127,6 +129,7 @@ class _Prepared:
     params: str | None
     note: bytes
     payload: str | None
+    replicate: int
 
 
 @dataclass(slots=True)
@@ -231,6 +234,7 @@ class Study:
         self.options: Options = parse_options(cls.Options, self.resolved.options)
         self.traits = cls.traits
         self.kind = cls.traits.kind
+        self.prefixes = PrefixCache(PREFIX_BYTES)
         self._algorithms: list[tuple[int, Algorithm[Any, Any]]] = []
         self._lineage = ""
         self._row: StudyRow | None = None
@@ -446,6 +450,7 @@ class Study:
                     params,
                     points.note[i].astype("<i8", copy=False).tobytes(),
                     json.dumps(points.payload[i]) if points.payload else None,
+                    points.replicates[i] if points.replicates else 0,
                 )
             )
         return ready
@@ -515,9 +520,9 @@ class Study:
         trials, points = [], []
         for lane in lanes:
             row.trials += 1
-            trial = TrialRow(self.id, row.trials, pool.step, lane, asked_at=now)
-            leases.lease_to(trial, worker=worker, now=now, seconds=seconds, key=key)
             ready = pool.points[lane]
+            trial = TrialRow(self.id, row.trials, pool.step, lane, ready.replicate, asked_at=now)
+            leases.lease_to(trial, worker=worker, now=now, seconds=seconds, key=key)
             point = PointRow(self.id, row.trials, ready.vector, ready.recipe, ready.params, ready.note, ready.payload)
             trials.append(trial)
             points.append(point)
@@ -572,7 +577,8 @@ class Study:
 
         def work(tx: Tx) -> tuple[tuple[Outcome, ...], StudyRow, list[float], list[log.Told] | None, Any]:
             row = leases.locked(tx, self.id)
-            desk = leases.Desk(tx, row, self.spec, self.head.secret, self.kind, numbers, worker=worker, now=now)
+            lacks = self.algorithm(row).lacks
+            desk = leases.Desk(tx, row, self.spec, self.head.secret, self.kind, numbers, lacks, worker=worker, now=now)
             outcomes = tuple(desk.settle(report) for report in reports)
             desk.write()
             row.asks += 1
@@ -1086,7 +1092,7 @@ class Study:
         recipe = log.points_of([point], self.space.dim, True).recipes
         assert recipe is not None
         vectors = {name: np.frombuffer(content, dtype="<f4") for name, content in (blobs or {}).items()}
-        return materialise(recipe[0], self.key, self.space.dim, vectors).astype(np.float64)
+        return materialise(recipe[0], self.key, self.space.dim, vectors, cache=self.prefixes).astype(np.float64)
 
     def recipe(self, point: PointRow) -> Recipe | None:
         """The recipe of a point, if it is one."""
@@ -1135,11 +1141,10 @@ class Study:
         return {k: float(v) for k, v in self.algorithm(row).metrics(state).items() if math.isfinite(v)}
 
     def eval_seed(self, trial: TrialRow) -> str:
-        """A seed for common random numbers: equal for all lanes of one step of a method that works in steps."""
+        """A seed for common random numbers: equal for all lanes of one step and replicate of a method of steps."""
         step = trial.step if self.kind == "group" and trial.lane >= 0 else 0
-        return str(
-            int.from_bytes(hashlib.blake2b(f"{self.key.hex()}/{step}".encode(), digest_size=6).digest(), "little")
-        )
+        name = f"{self.key.hex()}/{step}" + (f"/{trial.replicate}" if trial.replicate else "")
+        return str(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest(), "little"))
 
     @cached_property
     def seed_encodable(self) -> bool:

@@ -20,13 +20,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
-from blackbox import recipe, steppers
+from blackbox import recipe, statistics, steppers
 from blackbox.algorithm import Algorithm, Traits, algorithm
+from blackbox.errors import FieldError
 from blackbox.options import Field, Options
 from blackbox.records import JSON, Pending, Points, Recipe, Results, Term, Vector
 from blackbox.rng import Key
@@ -200,6 +202,9 @@ class Pgpe(Algorithm[PgpeOptions, PgpeState]):
 
     def recommend(self, state: PgpeState) -> Vector:
         return state.mu.astype(np.float64)
+
+    def lacks(self, extra: Mapping[str, Any]) -> FieldError | None:
+        return statistics.lack(extra, self.options.observations) if self.options.observations else None
 
     def payload(self, state: PgpeState) -> JSON:
         return state.seen.payload() if self.options.observations else None

@@ -232,9 +232,10 @@ def seed_trial(number: int, blob: recipes.Blob) -> dict[str, Any]:
 
 
 def test_a_seed_encoded_trial_is_rebuilt_and_its_base_fetched_once(server: Any, client: Client, answer: Any) -> None:
-    trials = [seed_trial(n, recipes.Blob.of(VECTOR)) for n in (1, 2)]
+    blob = recipes.Blob.of(VECTOR)
+    trials = [seed_trial(n, blob) for n in (1, 2)]
     server.on("POST", f"{PATH}/ask", {"trials": trials})
-    server.on("GET", f"{PATH}/bases/412", answer(VECTOR.astype("<f4").tobytes()))
+    server.on("GET", f"{PATH}/bases/{blob.sha256}", answer(VECTOR.astype("<f4").tobytes()))
     server.on("GET", PATH, {**STUDY, "space": {"weights": {"type": "vector", "dim": 3}}})
     study = client.study("st_1")
     asked = study.ask(2, encoding="seed").trials
@@ -244,7 +245,7 @@ def test_a_seed_encoded_trial_is_rebuilt_and_its_base_fetched_once(server: Any, 
     assert list(study.arguments(asked[0])) == ["weights"]
     server.on("GET", PATH, answer({"detail": "study:read is missing"}, 403))
     assert list(client.study("st_1").arguments(asked[1])) == ["theta"]
-    assert len(server.requests("GET", f"{PATH}/bases/412")) == 1
+    assert len(server.requests("GET", f"{PATH}/bases/{blob.sha256}")) == 1
 
 
 def test_a_base_that_is_not_the_promised_one_is_fetched_again_and_then_refused(

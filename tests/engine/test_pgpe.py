@@ -21,6 +21,7 @@ from blackbox.algorithms.pgpe import FARTHEST, Pgpe, PgpeState, default_populati
 from blackbox.effects import perform
 from blackbox.errors import InvalidOptions
 from blackbox.leases import Report
+from blackbox.log import factor_place
 from blackbox.records import NOTHING_PENDING, Points, Results
 from blackbox.rng import Key, normal, normals
 from blackbox.space import Space, Vector
@@ -249,15 +250,9 @@ def test_extreme_options_keep_the_state_finite() -> None:
 
 
 def test_points_of_a_study_are_kept_with_both_of_their_vectors() -> None:
-    """Also where mu and the standard deviations are the same vector, and for a late result that becomes the best."""
-    case = Case(Pgpe, box(4), {"population": 4, "sigma": 0.5})
-    store, study = new_study(case)
+    """Also those of a late result that becomes the best."""
+    store, study = new_study(Case(Pgpe, box(4), {"population": 4}))
     asked = perform(store, study.ask(now=0.0, worker="a", count=5))
-    point, blobs = perform(store, study.points([1]))[1]
-    state = perform(store, study.state())[1]
-    assert state.names[0] == state.names[1]
-    assert list(blobs) == [state.names[0]]
-    assert store.read(lambda tx: tx.blob_at(study.id, 0))[0] == state.names[0]
     *first, late = asked.leases
     point, blobs = perform(store, study.points([late.trial.number]))[late.trial.number]
     params = study.params(point, blobs)
@@ -267,14 +262,29 @@ def test_points_of_a_study_are_kept_with_both_of_their_vectors() -> None:
         perform(store, study.tell(reports, now=1.0))
         perform(store, study.advance(now=1.0))
     perform(store, study.ask(now=1.0, worker="a", count=1))
-    state = perform(store, study.state())[1]
-    kept = store.read(lambda tx: [place for place in range(-9, 9) if tx.blob_at(study.id, place) is not None])
-    assert kept == [-4, -3, 0, 2, 3], "step 0 has the best point and one vector, 2 was just closed, 3 is open"
+    kept = store.read(
+        lambda tx: [
+            [step for step in range(5) if tx.blob_at(study.id, place(step)) is not None]
+            for place in (int, factor_place)
+        ]
+    )
+    assert kept == [[0, 2, 3], [0, 2, 3]], "step 0 has the best point, 2 was just closed, 3 is open"
     perform(store, study.tell([Report(late.trial.number, late.token, value=-1.0)], now=2.0))
     best = perform(store, study.best())
     assert best is not None
     assert (best[0].number, best[0].state) == (late.trial.number, SUPERSEDED)
     np.testing.assert_array_equal(best[1]["x"], params["x"])
+
+
+def test_one_vector_may_be_both_centre_and_deviations() -> None:
+    store, study = new_study(Case(Pgpe, box(4), {"population": 4, "sigma": 0.5}))
+    perform(store, study.ask(now=0.0, worker="a", count=1))
+    state = perform(store, study.state())[1]
+    assert state.names[0] == state.names[1]
+    point, blobs = perform(store, study.points([1]))[1]
+    assert list(blobs) == [state.names[0]]
+    assert study.params(point, blobs)["x"].shape == (4,)
+    assert store.read(lambda tx: tx.blob_at(study.id, 0))[0] == state.names[0], "it is found as the base"
 
 
 def test_a_fork_has_the_vectors_of_its_best_point() -> None:

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blackbox.statistics import FLOOR, Moments
+import blackbox
+from blackbox.errors import InvalidInput
+from blackbox.statistics import FLOOR, Moments, lack
 
 
 def told(rows: Any) -> dict[str, Any]:
@@ -75,6 +77,21 @@ def test_sums_that_do_not_fit_are_left_out_and_counted(sums: Any) -> None:
     assert after.count == 4
     np.testing.assert_array_equal(after.mean, [2.0, 3.5])
     assert np.isfinite(after.std).all()
+
+
+def test_a_result_is_refused_with_what_was_expected_and_what_came() -> None:
+    assert lack(told([[1.0, 2.0]]), 2) is None
+    assert lack({"sums": {"count": 0, "total": [0, 0], "squares": [0, 0]}}, 2) is None
+    missing, other = lack({}, 17), lack(told([[1.0, 2.0]]), 17)
+    assert missing is not None
+    assert other is not None
+    assert (missing.pointer, other.pointer) == ("/sums", "/sums")
+    assert "17 numbers each" in missing.message
+    assert other.message.endswith("got count, total of 2, squares of 2")
+    study = {"w": {"type": "vector", "dim": 2}}
+    for method in ("ars", "openai_es", "pgpe"):
+        with pytest.raises(InvalidInput, match=r"needs sums beside the value: expected .* of 3 numbers each"):
+            blackbox.minimize(lambda w: float(w @ w), study, method, 20, options={"observations": 3})
 
 
 def test_a_result_that_tells_no_sums_adds_nothing() -> None:

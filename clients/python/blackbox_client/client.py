@@ -78,6 +78,7 @@ class Client:
     timeout : seconds without a byte after which an attempt counts as lost; long polls get their wait on top.
     retry : when failed attempts are repeated; see `RetryPolicy`.
     transport : what httpx sends through, for tests and special networks.
+    prefix_bytes : most bytes of points kept to build their children from; see `recipes.PrefixCache`.
 
     Raises
     ------
@@ -93,6 +94,7 @@ class Client:
         timeout: float = 30.0,
         retry: RetryPolicy | None = None,
         transport: httpx.BaseTransport | None = None,
+        prefix_bytes: int = 2**28,
     ) -> None:
         url = url or os.environ.get("BLACKBOX_URL") or DEFAULT_URL
         parts = urlsplit(url)
@@ -115,6 +117,7 @@ class Client:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=4.0),
         )
         self._bases = _BaseCache()
+        self._prefixes = recipes.PrefixCache(prefix_bytes)
 
     def __repr__(self) -> str:
         return f"Client({self.url!r})"
@@ -616,11 +619,12 @@ class StudyHandle:
         if candidate is None:
             raise ValueError(f'{trial.id} is not seed-encoded; ask with encoding="seed", or read trial.params')
         digest, dtype = candidate.base_sha256, candidate.dtype
-        version = candidate.base_version if candidate.base_version is not None else digest
+        # by digest where it is known: several generations may share a base, and a number only names the newest of them
+        version = digest or ("" if candidate.base_version is None else candidate.base_version)
         base = None if version == "" else self.base(version, dtype=dtype, sha256=digest or None)
         weights = {op["weight"] for op in candidate.ops if isinstance(op.get("weight"), str)}
         factors = {weight: self.base(weight, dtype=dtype, sha256=weight) for weight in weights}
-        return recipes.rebuild(candidate.raw, base, factors=factors)
+        return recipes.rebuild(candidate.raw, base, factors=factors, cache=self.client._prefixes)
 
     def arguments(self, trial: Trial) -> dict[str, Any]:
         """What an objective is called with: the parameters; a seed-encoded vector is rebuilt under its name."""

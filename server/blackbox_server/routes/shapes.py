@@ -143,12 +143,12 @@ def progress(study: Study, row: StudyRow, with_best: bool) -> dict[str, Any]:
 async def asked_json(service: Service, study: Study, asked: Asked, encoding: str, with_best: bool) -> dict[str, Any]:
     """The answer to an ask."""
     points = await points_json(service, study, [lease.point for lease in asked.leases], encoding)
-    seeds: dict[tuple[int, bool], str] = {}
+    seeds: dict[tuple[int, int, bool], str] = {}
     times: dict[float, datetime] = {}
     trials = []
     for lease, point in zip(asked.leases, points, strict=True):
         trial = lease.trial
-        place = (trial.step, trial.lane >= 0)
+        place = (trial.step, trial.replicate, trial.lane >= 0)
         if (seed := seeds.get(place)) is None:
             seed = seeds[place] = study.eval_seed(trial)
         until = trial.until or 0.0
@@ -170,7 +170,7 @@ def _leased(study: Study, lease: Lease, point: dict[str, Any], seed: str, expire
     until = trial.until or 0.0
     if (base := point.get("base")) is not None:
         base["version"] = trial.step
-        base["href"] = f"/v1/studies/{study.id}/bases/{trial.step}"
+        base["href"] = f"/v1/studies/{study.id}/bases/{base['sha256']}"  # several steps may share it
     return {
         "id": f"t_{trial.number}",
         "number": trial.number,
@@ -221,7 +221,7 @@ def _made(study: Study, point: PointRow, blobs: Mapping[str, bytes], encoding: s
     recipe = study.recipe(point)
     if encoding == "seed" and recipe is not None:
         vectors = {name: np.frombuffer(blob, dtype="<f4") for name, blob in blobs.items()}
-        shape: dict[str, Any] = dict(seed_encoded(recipe, study.key, study.space.dim, vectors))
+        shape: dict[str, Any] = dict(seed_encoded(recipe, study.key, study.space.dim, vectors, study.prefixes))
     elif past and recipe is not None and not blobs.keys() >= set(log.named(point)):
         shape = {"recipe": recipe_to_json(recipe)}
     else:
