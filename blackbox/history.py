@@ -103,8 +103,10 @@ def copy(
         tx.insert_snapshot(replace(snapshot, study=head.id, epoch=row.epoch))
     needed = {at} if best is None else {at, best.step}
     for trial, point in zip(trials, points, strict=True):
-        base = json.loads(point.recipe or "{}").get("base")
-        for name in log.named(point) if trial.step in needed else ():
+        if trial.step not in needed or point.recipe is None:
+            continue
+        base = json.loads(point.recipe)["base"]
+        for name in log.named(point):
             blob = tx.blob(parent, name)
             if blob is not None:
                 tx.put_blob(head.id, name, trial.step if name == base else log.factor_place(trial.step), blob)

@@ -87,9 +87,9 @@ def named(point: PointRow) -> tuple[str, ...]:
     """Digests of the vectors that a stored recipe is made of; none for a point that is stored as numbers."""
     if point.vector is not None or point.recipe is None:
         return ()
-    recipe = recipe_from_json(json.loads(point.recipe))
-    factors = (term.weight for term in recipe.terms)
-    return tuple(dict.fromkeys(name for name in (recipe.base, *factors) if name is not None))
+    recipe = json.loads(point.recipe)
+    names = [recipe["base"], *(op.get("weight") for op in recipe["ops"])]
+    return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
 def factor_place(step: int) -> int:
