@@ -51,7 +51,7 @@ class Job:
 
 
 JOBS = {
-    "CartPole": Job("CartPole-v1", 6000, threshold=475.0, episodes=4),
+    "CartPole": Job("CartPole-v1", 3000, threshold=475.0),
     "Acrobot": Job("Acrobot-v1", 3000, threshold=-100.0),
     "MountainCarContinuous": Job("MountainCarContinuous-v0", 1000, scale=5.0, threshold=90.0),
     "LunarLanderContinuous": Job("LunarLanderContinuous-v3", 4000, threshold=200.0, episodes=4),
