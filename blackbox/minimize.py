@@ -69,7 +69,8 @@ def minimize(
     -------
     OptimizeResult
         x (best evaluated point, as `fn` got it), fun, nfev, nit (closed steps), success, status, message, recommended
-        (the point the method would deploy: better than `x` under noise), algorithm, study (the `Study`) and store.
+        (the point the method would deploy: better than `x` under noise), payload (what its evaluation should get beside
+        it, such as statistics of observations, or None), algorithm, study (the `Study`) and store.
 
     Raises
     ------
@@ -169,7 +170,7 @@ def summary(study: Study, store: Store, point: Callable[[dict[str, Any]], Any] =
 
     row = perform(store, study.row())
     best = perform(store, study.best())
-    step, recommended = perform(store, study.recommend())
+    step, recommended, payload = perform(store, study.recommend())
     reason = row.reason or row.state.lower()
     return OptimizeResult(
         x=None if best is None else point(best[1]),
@@ -180,6 +181,7 @@ def summary(study: Study, store: Store, point: Callable[[dict[str, Any]], Any] =
         status=1 if row.state == FAILED else 0,
         message=f"{row.state.lower()}: {reason}" if row.reason else reason,
         recommended=point(recommended),
+        payload=payload,
         algorithm=study.resolved.algorithm,
         study=study,
         store=store,
@@ -206,8 +208,8 @@ class _Sources:
             return None
         name = f"{self._study.id}/{recipe.base}"
         if self._latest is None or self._latest[0] != name:
-            _, blob = perform(self._store, self._study.points([number]))[number]
-            base = None if blob is None else np.frombuffer(blob, dtype="<f4")
+            _, blobs = perform(self._store, self._study.points([number]))[number]
+            base = None if recipe.base is None else np.frombuffer(blobs[recipe.base], dtype="<f4")
             self._latest = (name, backends.Source(self._study.key, self._study.space, base, self._point))
         return backends.Unbuilt(pack(recipe), *self._latest)
 

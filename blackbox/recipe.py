@@ -148,6 +148,7 @@ def weighted_noise_sum(
     *,
     start: int = 0,
     count: int | None = None,
+    square: bool = False,
 ) -> Vector:
     """The coordinates [start, start + count) of the sum of scale * noise over the terms, in float64.
 
@@ -159,6 +160,7 @@ def weighted_noise_sum(
     ----------
     terms : what to sum; a term's `scale` is its weight in the sum.
     key, dim, blobs, start, count : as `materialise`.
+    square : sum scale * noise^2 instead, for updates of standard deviations.
 
     Returns
     -------
@@ -186,12 +188,14 @@ def weighted_noise_sum(
         if weight != 0
     ]
     factors = {row.weight: _blob(blobs, row.weight, dim) for row in rows if row.weight is not None}
-    part = partial(_summed, rows, key, dim, factors)
+    part = partial(_summed, rows, key, dim, factors, square)
     whole = slices.computed(part, start, start + count, len(rows))
     return part((start, start + count)) if whole is None else whole
 
 
-def _summed(rows: Sequence[Term], key: rng.Key, dim: int, factors: Mapping[str, Floats], part: slices.Part) -> Vector:
+def _summed(
+    rows: Sequence[Term], key: rng.Key, dim: int, factors: Mapping[str, Floats], square: bool, part: slices.Part
+) -> Vector:
     """The coordinates [start, stop) of the rows' sum, added in their order."""
     start, stop = part
     draws = _prepared(rows, key, dim, factors)
@@ -202,6 +206,8 @@ def _summed(rows: Sequence[Term], key: rng.Key, dim: int, factors: Mapping[str, 
         noise, weighted, piece = scratch[: b - a], product[: b - a], total[a - start : b - start]
         for row, draw in zip(rows, draws, strict=True):
             draw(a, noise)
+            if square:
+                np.multiply(noise, noise, out=noise)
             np.multiply(noise, row.scale, out=weighted, dtype=np.float64)
             np.add(piece, weighted, out=piece)
     return total

@@ -34,6 +34,7 @@ PAGES = (
     "clients/python/README.md",
     "server/README.md",
     "tests/README.md",
+    *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "blackbox" / "algorithms").glob("*.md")),
 )
 METHODS = ROOT / "blackbox" / "algorithms"
 METHOD_PAGES = tuple(sorted(f"blackbox/algorithms/{page.name}" for page in METHODS.glob("*.md")))

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 from blackbox_client import Evaluation, StudyHandle, Trial, Worker, completed, released
 from blackbox_server.store import SqlStore
 
@@ -71,20 +72,29 @@ def test_a_worker_rebuilds_the_engines_vectors_from_a_few_hundred_bytes(server: 
             assert len(numbers) == POPULATION
             for number, (point, _) in perform(store, engine.points(numbers)).items():
                 assert point.vector is None
-                built = engine.vector(point, state.theta.astype("<f4").tobytes())
+                built = engine.vector(point, {state.digest: state.theta.astype("<f4").tobytes()})
                 assert built.astype(np.float32).tobytes() == seen[number][1].tobytes()
     print(f"\n{DIM} dimensions: at most {max(sizes)} bytes a candidate, {len(seen)} in {seconds:.2f} s")
 
 
-def test_the_same_candidate_as_numbers_is_the_same_vector(server: Service) -> None:
-    study = server.client().create_study(
-        name="both", space={"theta": {"type": "vector", "dim": 1000, "init": 0.5}}, algorithm="openai_es"
+@pytest.mark.parametrize("method", ["openai_es", "ars", "pgpe"])
+def test_the_same_candidate_as_numbers_is_the_same_vector(server: Service, method: str) -> None:
+    """Of pgpe a candidate is made of two vectors: the centre and a factor of the noise."""
+    listening = Listening()
+    study = server.client(transport=listening).create_study(
+        name="both", space={"theta": {"type": "vector", "dim": 1000, "init": 0.5}}, algorithm=method
     )
-    asked = study.ask(2, idempotency_key="k", encoding="seed")
-    as_numbers = study.ask(2, idempotency_key="k", encoding="values")
-    for seeded, plain in zip(asked.trials, as_numbers.trials, strict=True):
-        assert seeded.id == plain.id
-        assert study.arguments(seeded)["theta"].tolist() == plain.params["theta"]
+    for generation in range(3):
+        key = f"k{generation}"
+        asked = study.ask(40, idempotency_key=key, encoding="seed")
+        as_numbers = study.ask(40, idempotency_key=key, encoding="values")
+        for seeded, plain in zip(asked.trials, as_numbers.trials, strict=True):
+            assert (seeded.id, seeded.generation) == (plain.id, generation)
+            assert study.arguments(seeded)["theta"].tolist() == plain.params["theta"]
+        results = [completed(trial, sum(x * x for x in trial.params["theta"])) for trial in as_numbers.trials]
+        assert {outcome.outcome for outcome in study.tell(results).outcomes} == {"applied"}
+    fetched = [path for path in listening.paths if "/bases/" in path]
+    assert len(fetched) == len(set(fetched)) == 3 * (2 if method == "pgpe" else 1)
 
 
 def test_genomes_travel_over_new_bases_and_a_late_worker_is_still_served(server: Service) -> None:
@@ -140,3 +150,21 @@ def test_genomes_travel_over_new_bases_and_a_late_worker_is_still_served(server:
     print(
         f"\n{len(steps)} generations on {len(fetched)} bases, at most {max(ops for _, ops, _ in seen.values())} terms"
     )
+
+
+def test_trials_whose_vectors_are_gone_are_listed_as_recipes(server: Service) -> None:
+    study = server.client().create_study(
+        name="past",
+        space={"theta": {"type": "vector", "dim": 5}},
+        algorithm={"name": "openai_es", "options": {"population": 4}},
+    )
+    for generation in range(4):
+        study.tell([completed(trial, float(generation + i)) for i, trial in enumerate(study.ask(4).trials)])
+    listed = list(study.trials())
+    assert len(listed) == 16
+    past = listed[5]
+    assert past.generation == 1
+    assert past.params == {}
+    assert past.raw["recipe"]["ops"][0]["lane"] == 0
+    assert study.trial(past.id).raw["recipe"] == past.raw["recipe"]
+    assert len(listed[0].params["theta"]) == 5, "the base of the best one is kept"

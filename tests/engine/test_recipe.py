@@ -171,6 +171,18 @@ def test_weights_that_cancel_cost_no_draw_and_an_empty_sum_is_zero() -> None:
     assert recipes.weighted_noise_sum([], KEY, 4).tolist() == [0.0] * 4
 
 
+def test_a_sum_of_squares_is_its_formula_however_it_is_cut() -> None:
+    terms = [Term(0, 3, lane, scale) for lane, scale in enumerate((0.5, -2.0, 0.25))] + [Term(0, 3, 1, 1.0)]
+    weights = (0.5, -1.0, 0.25)  # of one address the weights are added, not the noise
+    expected = sum(
+        w * rng.normal(KEY.stream(0), 3, lane, DIM).astype(np.float64) ** 2 for lane, w in enumerate(weights)
+    )
+    whole = recipes.weighted_noise_sum(terms, KEY, DIM, square=True)
+    np.testing.assert_allclose(whole, expected, rtol=0, atol=5e-6)  # the square is rounded to float32
+    part = recipes.weighted_noise_sum(terms, KEY, DIM, start=100, count=70_000, square=True)
+    assert part.tobytes() == whole[100:70_100].tobytes()
+
+
 def test_sum_takes_streams_kinds_and_factors() -> None:
     total = recipes.weighted_noise_sum(LINEAGE.terms, KEY, DIM, BLOBS)
     point = recipes.materialise(dataclasses.replace(LINEAGE, base=None), KEY, DIM, BLOBS)
