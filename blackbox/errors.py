@@ -8,6 +8,7 @@
     │   ├── InvalidOptions             options an algorithm does not take
     │   ├── InvalidRegion              a constraint set that is unbounded, empty or badly described
     │   ├── NonFiniteValue             NaN or infinity where a finite number is needed
+    │   ├── InvalidContribution        a federated contribution that is not what the open phase asks for
     │   ├── IncompatibleProblem        the algorithm cannot treat this kind of problem; names one that can
     │   └── TooLarge                   more memory or dimensions than allowed; names what fits
     ├── NotFound (KeyError)
@@ -81,6 +82,10 @@ class InvalidRegion(InvalidInput):
 
 class NonFiniteValue(InvalidInput):
     """NaN or infinity where a finite number is needed."""
+
+
+class InvalidContribution(InvalidInput):
+    """A contribution to a federated round that is not what the open phase asks for."""
 
 
 class IncompatibleProblem(InvalidInput):

@@ -1,0 +1,172 @@
+"""MeZO: gradient descent along random directions that are never stored, for models of any size.
+
+Malladi, Gao, Nichani, Damian, Lee, Chen, Arora (2023), Fine-Tuning Language Models with Just Forward Passes,
+arXiv:2305.17333, an SPSA (Spall 1992) whose direction is a seed. With z_i the noise of its address (stream, step, i)::
+
+    lanes 2i, 2i + 1:  theta + c z_i,  theta - c z_i                        what travels is a recipe
+    p_i = (F(theta + c z_i) - F(theta - c z_i)) / (2 c)                     one number per direction
+    theta <- theta - a (1 / |R| sum_{i in R} p_i z_i + weight_decay theta)
+
+The update is made piece by piece, each noise drawn again, so it needs theta and a constant; a run is its log of
+numbers. The evaluator's point is theta + c z, built from theta: no rounding is left behind, unlike adding, subtracting
+twice and adding in place. Of a half pair that was lost the other half counts, see `blackbox.estimators`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import pydantic
+from numpy.typing import NDArray
+
+from blackbox import recipe
+from blackbox.algorithm import Algorithm, Traits, algorithm
+from blackbox.estimators import differences, roles
+from blackbox.options import Field, Options
+from blackbox.records import Pending, Points, Recipe, Results, Term, Vector
+from blackbox.rng import CHUNK, Key
+from blackbox.schedules import AnySchedule, Constant
+from blackbox.space import Space
+
+RADIUS_RANGE = (1e-8, 1e8)  # below, the noise would be lost in a float32 near 1
+MAX_RATE = 1e8
+FARTHEST = 1e15  # |theta_j| stays below it, so that squares stay finite in float32
+
+
+class MezoOptions(Options):
+    """What a user may tune. Lengths are in internal units."""
+
+    count: int = Field(1, ge=1)
+    """Directions per step, each of two results. With W workers choose at least W / 2."""
+    radius: AnySchedule = Constant(value=1e-3)
+    """c: standard deviation of the perturbation of each coordinate, by step. The authors take 1e-3 for all weights of a
+    language model, 1e-2 for LoRA and 1e-1 for prefixes."""
+    learning_rate: AnySchedule | None = None
+    """a, by step. None: 0.5 / (1 + (d + 1) / q), which is right for a curvature of 1 in every direction. The authors
+    take 1e-6 to 1e-7 for all weights of a language model, 1e-4 for LoRA and 1e-2 for prefixes."""
+    noise: Literal["normal", "rademacher"] = "normal"
+    """rademacher: random signs, an order of magnitude cheaper to draw, and SPSA as Spall has it."""
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    """Pull towards the internal origin; for bounded parameters, whose origin is the lower bound, leave it at 0."""
+    clip: float | None = Field(None, gt=0)
+    """Limit on |p_i|, in multiples of the median of the step (of several directions). None: no limit."""
+
+    @pydantic.field_validator("radius")
+    @classmethod
+    def _starts_positive(cls, schedule: AnySchedule) -> AnySchedule:
+        if not schedule(0) > 0:
+            raise ValueError(f"must be positive at step 0, got {schedule(0)}")
+        return schedule
+
+
+@dataclass(frozen=True, slots=True)
+class MezoState:
+    """What changes. d is the dimension.
+
+    Attributes
+    ----------
+    step : steps closed.
+    theta : (d,) float32, the base of the open step's recipes.
+    digest : name of theta, see `recipe.digest`.
+    value : F at theta, the mean of the last step's midpoints, or None.
+    slope : root mean square of the p_i of the last step that had some.
+    """
+
+    step: int
+    theta: NDArray[np.float32]
+    digest: str
+    value: float | None
+    slope: float
+
+
+@algorithm("mezo", Traits(encoding="recipe"))
+class Mezo(Algorithm[MezoOptions, MezoState]):
+    """Two evaluations and one number per step: gradient descent for fine-tuning and for 10^5 to 10^9 parameters.
+
+    Malladi et al. (2023), arXiv:2305.17333. It uses values, not ranks: where their scale changes or their noise has
+    outliers, `openai_es` is safer. Results of closed steps are not told: their noise belongs to another theta.
+    """
+
+    Options = MezoOptions
+    State = MezoState
+
+    def __init__(self, space: Space, options: MezoOptions, key: Key, stream: int = 0) -> None:
+        super().__init__(space, self.resolve(options, space), key, stream)
+
+    @classmethod
+    def resolve(cls, options: MezoOptions, space: Space) -> MezoOptions:
+        return options.with_defaults(learning_rate=0.5 / (1 + (space.dim + 1) / options.count))
+
+    @classmethod
+    def memory(cls, options: MezoOptions, space: Space) -> int:
+        return 12 * space.dim + 1024 * options.count  # theta of two states, and one of them as bytes
+
+    def init(self) -> MezoState:
+        theta = self.space.initial.astype(np.float32)
+        np.clip(theta, -FARTHEST, FARTHEST, out=theta)
+        return MezoState(0, theta, recipe.digest(theta), None, 0.0)
+
+    def need(self, state: MezoState) -> int:
+        return 2 * self.options.count
+
+    def base(self, state: MezoState) -> NDArray[np.float32]:
+        return state.theta
+
+    def ask(self, state: MezoState, lanes: Sequence[int], pending: Pending) -> Points:
+        c, note = self._radius(state.step), roles(lanes, "central")
+        recipes = tuple(
+            Recipe(state.digest, (Term(self.stream, state.step, i, sign * c, self.options.noise),))
+            for i, sign in note.tolist()
+        )
+        return Points(None, recipes, note)
+
+    def tell(self, state: MezoState, results: Results) -> MezoState:
+        if not len(results):
+            return replace(state, step=state.step + 1)
+        p = differences(results.points.note, results.scalar, self._radius(state.step), clip=self.options.clip)
+        if not len(p):
+            return replace(state, step=state.step + 1)
+        rate = self._rate(state.step)
+        terms = [
+            # A direction moves no coordinate farther than FARTHEST; a scale of a term must be a float32.
+            Term(self.stream, state.step, i, float(np.clip(rate * y / len(p), -FARTHEST, FARTHEST)), self.options.noise)
+            for i, y in zip(p.index.tolist(), p.slope.tolist(), strict=True)
+        ]
+        theta = self._moved(state.theta, terms, rate * self.options.weight_decay)
+        return MezoState(
+            step=state.step + 1,
+            theta=theta,
+            digest=recipe.digest(theta),
+            value=state.value if p.value is None else p.value,
+            slope=float(np.sqrt(np.square(p.slope).mean())),
+        )
+
+    def recommend(self, state: MezoState) -> Vector:
+        return state.theta.astype(np.float64)
+
+    def metrics(self, state: MezoState) -> Mapping[str, float]:
+        known = {} if state.value is None else {"value": state.value}
+        return known | {
+            "slope": state.slope,
+            "radius": self._radius(state.step),
+            "learning_rate": self._rate(state.step),
+        }
+
+    def _moved(self, theta: NDArray[np.float32], terms: list[Term], decay: float) -> NDArray[np.float32]:
+        """theta - sum of the terms - decay theta, piece by piece: no second vector of float64."""
+        d, moved = len(theta), np.empty_like(theta)
+        for a in range(0, d, CHUNK):
+            piece = theta[a : a + CHUNK].astype(np.float64)
+            piece -= recipe.weighted_noise_sum(terms, self.key, d, start=a, count=len(piece)) + decay * piece
+            moved[a : a + CHUNK] = np.clip(piece, -FARTHEST, FARTHEST)
+        return moved
+
+    def _radius(self, step: int) -> float:
+        return min(max(self.options.radius(step), RADIUS_RANGE[0]), RADIUS_RANGE[1])
+
+    def _rate(self, step: int) -> float:
+        schedule = self.options.learning_rate
+        return 0.0 if schedule is None else min(max(schedule(step), 0.0), MAX_RATE)

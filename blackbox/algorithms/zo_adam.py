@@ -1,0 +1,163 @@
+"""Zeroth-order Adam and AdaMM: adaptive moments of an estimated gradient, then a projection.
+
+Chen, Liu, Xu, Li, Lin, Hong, Cox (2019), ZO-AdaMM, arXiv:1910.06513, and Kingma and Ba (2015), arXiv:1412.6980. With
+g_t of `blackbox.estimators`::
+
+    m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) g^2
+    adam     x <- P(x - a sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + epsilon))
+    adamm    h <- max(h, v),   x <- P(x - a m / sqrt(h)),   v_0 = h_0 = 1e-7
+
+Between bounds the clip is also the projection in the norm of sqrt(h), which the paper's proof asks for; on other
+regions P is the Euclidean one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from blackbox.algorithm import Algorithm, Traits, algorithm
+from blackbox.directions import Directions, default_family
+from blackbox.estimators import EstimatorOptions, bounded_radius, default_count
+from blackbox.feasible import Room
+from blackbox.options import Field
+from blackbox.records import Pending, Points, Results, Vector
+from blackbox.rng import Key
+from blackbox.schedules import AnySchedule, Constant
+from blackbox.space import Space
+
+MAX_RATE = 1e8
+SQUARE = 1e-7
+"""v_0 of AdaMM, as in the authors' code."""
+
+
+class ZoAdamOptions(EstimatorOptions):
+    """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
+
+    learning_rate: AnySchedule = Constant(value=0.01)
+    """Step size by step: about the distance that every coordinate moves per step, whatever the objective's scale."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the average gradient."""
+    beta2: float = Field(0.999, ge=0, lt=1)
+    """Decay of the average squared gradient. The authors of AdaMM take 0.3 to 0.9 for attacks on images."""
+    rule: Literal["adam", "adamm"] = "adam"
+    """adamm: divide by the largest average square so far, without bias correction; it converges where adam may not."""
+    epsilon: float = Field(1e-8, gt=0)
+    """adam only: added to the root, against division by zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class ZoAdamState:
+    """What changes. d is the dimension.
+
+    Attributes
+    ----------
+    step : steps closed.
+    moves : steps that had a gradient, t.
+    x : (d,) iterate, feasible.
+    m, v, h : (d,) average gradient, average square, and its largest value so far (adamm; else empty).
+    value : F at the centre of the last step that told it, or None.
+    gradient_norm, error : norm of the last estimate and its standard error (0 if unknown).
+    """
+
+    step: int
+    moves: int
+    x: Vector
+    m: Vector
+    v: Vector
+    h: Vector
+    value: float | None
+    gradient_norm: float
+    error: float
+
+
+@algorithm("zo_adam", Traits(regions=frozenset({"free", "box", "convex"}), projects=True))
+class ZoAdam(Algorithm[ZoAdamOptions, ZoAdamState]):
+    """Adam on estimated gradients: `zo_sgd` without a learning rate to find, for badly scaled coordinates.
+
+    Chen et al. (2019), arXiv:1910.06513. The average square is dominated by the variance of the estimate, (d / q) times
+    the squared gradient, so moves shrink by sqrt(q / d) against Adam with exact gradients. Results of closed steps are
+    not told.
+    """
+
+    Options = ZoAdamOptions
+    State = ZoAdamState
+
+    def __init__(self, space: Space, options: ZoAdamOptions, key: Key, stream: int = 0) -> None:
+        options = self.resolve(options, space)
+        super().__init__(space, options, key, stream)
+        family = options.directions or default_family(space.dim)
+        self.room = Room(space, Directions(family, self.noise, space.dim).reach)
+        tangent = self.room.tangent if space.domain == "convex" else None
+        self.estimator = options.estimator(self.noise, space.dim, tangent)
+
+    @classmethod
+    def resolve(cls, options: ZoAdamOptions, space: Space) -> ZoAdamOptions:
+        return options.with_defaults(directions=default_family(space.dim), count=default_count(space.dim))
+
+    @classmethod
+    def memory(cls, options: ZoAdamOptions, space: Space) -> int:
+        return 8 * space.dim * (14 + 4 * (options.count or default_count(space.dim)))
+
+    def init(self) -> ZoAdamState:
+        d, adamm = self.space.dim, self.options.rule == "adamm"
+        v = np.full(d, SQUARE if adamm else 0.0)
+        x = self.room.project(self.space.initial)
+        return ZoAdamState(0, 0, x, np.zeros(d), v, v.copy() if adamm else np.empty(0), None, 0.0, 0.0)
+
+    def need(self, state: ZoAdamState) -> int:
+        return self.estimator.need
+
+    def ask(self, state: ZoAdamState, lanes: Sequence[int], pending: Pending) -> Points:
+        r = self._radius(state.step)
+        return self.estimator.plan(self.room.centre(state.x, r), state.step, lanes, r)
+
+    def tell(self, state: ZoAdamState, results: Results) -> ZoAdamState:
+        if not len(results):
+            return replace(state, step=state.step + 1)
+        estimate = self.estimator.reduce(state.step, results.points.note, results.scalar, self._radius(state.step))
+        if not len(estimate):
+            return replace(state, step=state.step + 1)
+        o, g, t, rate = self.options, estimate.gradient, state.moves + 1, self._rate(state.step)
+        m = o.beta1 * state.m + (1 - o.beta1) * g
+        v = o.beta2 * state.v + (1 - o.beta2) * np.square(g)
+        h = state.h
+        if o.rule == "adamm":
+            h = np.maximum(h, v)
+            move = -rate * m / np.sqrt(h)
+        else:
+            corrected = rate * math.sqrt(1 - o.beta2**t) / (1 - o.beta1**t)
+            move = -corrected * m / (np.sqrt(v) + o.epsilon)
+        return ZoAdamState(
+            step=state.step + 1,
+            moves=t,
+            x=self.room.project(state.x + move),
+            m=m,
+            v=v,
+            h=h,
+            value=state.value if estimate.slopes.value is None else estimate.slopes.value,
+            gradient_norm=float(np.linalg.norm(g)),
+            error=estimate.error or 0.0,
+        )
+
+    def recommend(self, state: ZoAdamState) -> Vector:
+        return state.x
+
+    def metrics(self, state: ZoAdamState) -> Mapping[str, float]:
+        known = {} if state.value is None else {"value": state.value}
+        return known | {
+            "gradient_norm": state.gradient_norm,
+            "gradient_error": state.error,
+            "radius": self._radius(state.step),
+            "learning_rate": self._rate(state.step),
+        }
+
+    def _radius(self, step: int) -> float:
+        return bounded_radius(self.options.radius(step), self.room.longest)
+
+    def _rate(self, step: int) -> float:
+        return min(max(self.options.learning_rate(step), 0.0), MAX_RATE)

@@ -1,0 +1,145 @@
+"""Zeroth-order gradient descent: a gradient estimated from values, a step, a projection.
+
+Nesterov and Spokoiny (2017), Random gradient-free minimization of convex functions, doi:10.1007/s10208-015-9296-2, with
+Gaussian directions and forward differences; here with any family and difference of `blackbox.estimators`::
+
+    g_t     = d / |R| sum_{i in R} y_i u_i          y_i: slope along u_i from values around x_t
+    x_{t+1} = P(x_t + delta(g_t))                   delta: sgd -a g; momentum, clipup: see `blackbox.steppers`
+              P(x_t - a sign(g_t))                  sign: Liu, Chen, Chen, Hong (2019), signSGD via zeroth-order oracle
+
+P is the projection onto the region of the space, or the clip to its bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, TypeAlias
+
+import numpy as np
+from pydantic import Field as Tagged
+
+from blackbox.algorithm import Algorithm, Traits, algorithm
+from blackbox.directions import Directions, default_family
+from blackbox.estimators import EstimatorOptions, bounded_radius, default_count
+from blackbox.feasible import Room
+from blackbox.records import Pending, Points, Results, Vector
+from blackbox.rng import Key
+from blackbox.schedules import AnySchedule
+from blackbox.space import Space
+from blackbox.steppers import SGD, ClipUp, Momentum, StepperState
+
+MAX_RATE = 1e8
+Stepper: TypeAlias = Annotated[SGD | Momentum | ClipUp, Tagged(discriminator="type")]
+
+
+class ZoSgdOptions(EstimatorOptions):
+    """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
+
+    learning_rate: AnySchedule | None = None
+    """Step size by step: internal units per unit of gradient; for clipup and sign the length of a move (of each
+    coordinate). None: half over the estimator's second moment, about q / (2 d), which is right for a curvature of 1;
+    for an objective of curvature L divide it by L."""
+    stepper: Stepper = SGD()
+    """How a gradient becomes a move: sgd, momentum, or clipup, which normalises it."""
+    sign: bool = False
+    """Move each coordinate by the sign of its gradient: robust to the scale and to heavy tails of the objective."""
+
+
+@dataclass(frozen=True, slots=True)
+class ZoSgdState:
+    """What changes. d is the dimension.
+
+    Attributes
+    ----------
+    step : steps closed.
+    x : (d,) iterate, feasible.
+    stepper : moments of the stepper.
+    value : F at the centre of the last step that told it, or None.
+    gradient_norm, error : norm of the last estimate and its standard error (0 if unknown).
+    """
+
+    step: int
+    x: Vector
+    stepper: StepperState
+    value: float | None
+    gradient_norm: float
+    error: float
+
+
+@algorithm("zo_sgd", Traits(regions=frozenset({"free", "box", "convex"}), projects=True))
+class ZoSgd(Algorithm[ZoSgdOptions, ZoSgdState]):
+    """Projected gradient descent on estimated gradients, for smooth objectives of ten to ten thousand dimensions.
+
+    Nesterov and Spokoiny (2017), doi:10.1007/s10208-015-9296-2. Probes stay inside the region or the bounds: near the
+    border the centre of a step stands back by the radius. Results of closed steps are not told.
+    """
+
+    Options = ZoSgdOptions
+    State = ZoSgdState
+
+    def __init__(self, space: Space, options: ZoSgdOptions, key: Key, stream: int = 0) -> None:
+        options = self.resolve(options, space)
+        super().__init__(space, options, key, stream)
+        family = options.directions or default_family(space.dim)
+        self.room = Room(space, Directions(family, self.noise, space.dim).reach)
+        tangent = self.room.tangent if space.domain == "convex" else None
+        self.estimator = options.estimator(self.noise, space.dim, tangent)
+
+    @classmethod
+    def resolve(cls, options: ZoSgdOptions, space: Space) -> ZoSgdOptions:
+        family = options.directions or default_family(space.dim)
+        count = options.count or default_count(space.dim)
+        moment = Directions(family, Key((0, 0)), space.dim, min(count, space.dim)).second_moment(count)
+        return options.with_defaults(directions=family, count=count, learning_rate=0.5 / moment)
+
+    @classmethod
+    def memory(cls, options: ZoSgdOptions, space: Space) -> int:
+        return 8 * space.dim * (8 + 4 * (options.count or default_count(space.dim)))
+
+    def init(self) -> ZoSgdState:
+        x = self.room.project(self.space.initial)
+        return ZoSgdState(0, x, self.options.stepper.init(self.space.dim), None, 0.0, 0.0)
+
+    def need(self, state: ZoSgdState) -> int:
+        return self.estimator.need
+
+    def ask(self, state: ZoSgdState, lanes: Sequence[int], pending: Pending) -> Points:
+        r = self._radius(state.step)
+        return self.estimator.plan(self.room.centre(state.x, r), state.step, lanes, r)
+
+    def tell(self, state: ZoSgdState, results: Results) -> ZoSgdState:
+        if not len(results):
+            return replace(state, step=state.step + 1)
+        estimate = self.estimator.reduce(state.step, results.points.note, results.scalar, self._radius(state.step))
+        if not len(estimate):
+            return replace(state, step=state.step + 1)
+        g, rate = estimate.gradient, self._rate(state.step)
+        stepper, move = self.options.stepper.step(state.stepper, np.sign(g) if self.options.sign else g, rate)
+        return ZoSgdState(
+            step=state.step + 1,
+            x=self.room.project(state.x + move),
+            stepper=stepper,
+            value=state.value if estimate.slopes.value is None else estimate.slopes.value,
+            gradient_norm=float(np.linalg.norm(g)),
+            error=estimate.error or 0.0,
+        )
+
+    def recommend(self, state: ZoSgdState) -> Vector:
+        return state.x
+
+    def metrics(self, state: ZoSgdState) -> Mapping[str, float]:
+        known = {} if state.value is None else {"value": state.value}
+        return known | {
+            "gradient_norm": state.gradient_norm,
+            "gradient_error": state.error,
+            "radius": self._radius(state.step),
+            "learning_rate": self._rate(state.step),
+        }
+
+    def _radius(self, step: int) -> float:
+        return bounded_radius(self.options.radius(step), self.room.longest)
+
+    def _rate(self, step: int) -> float:
+        schedule = self.options.learning_rate
+        return 0.0 if schedule is None else min(max(schedule(step), 0.0), MAX_RATE)

@@ -1,0 +1,502 @@
+"""What travels between a coordinator and its participants, and nothing else.
+
+=================  ==========  =======================================================================================
+record             direction   holds
+=================  ==========  =======================================================================================
+`Invitation`       down, once  method, resolved options, space, noise key: what both sides derive everything else from
+`Broadcast`        down        round, phase, the named vectors of the moment (x, surrogate weights, control variate)
+`Contribution`     up          round, phase, weight, the named vectors that the phase asks for, privacy facts
+`Update`           down        how x moved in one round: a vector, or coefficients of directions that are only named
+=================  ==========  =======================================================================================
+
+A contribution has exactly the vectors that its phase declares, of exactly the declared lengths, so there is no field in
+which a queried point, a value or a trajectory could travel. Numbers in contributions and updates are float32. Every
+payload is linear: the coordinator only ever needs weighted sums of them, so they can be summed under masks.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from blackbox import codec, recipe, rng
+from blackbox.errors import BlobNotFound, CodecError, FieldError, InvalidContribution, InvalidInput
+from blackbox.records import JSON, Term, Vector
+from blackbox.rng import Key
+from blackbox.space import Space
+from blackbox.validation import Described, invalid, pointer
+
+Floats: TypeAlias = NDArray[np.float32]
+"""(n,) float32, as it travels."""
+
+DIRECTIONS = 1
+"""Stream of the shared directions: direction l of round r is `noise(key.stream(DIRECTIONS), r, l, d)`."""
+FEATURES = 2
+"""Stream of the random features: frequencies are lanes 0 ... M-1 at step 0, phases the uniform numbers at step 1."""
+INVITED = 3
+"""Stream that decides who is invited to a round."""
+
+LISTED = 64
+"""Vectors up to this length are written as lists in JSON, longer ones as base64."""
+
+ClientName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]*$")]
+"""Letters, digits and . _ : @ - behind a letter or digit."""
+
+
+# -- down: the invitation ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """What a participant is told once. Both sides derive directions and random features from the key.
+
+    Attributes
+    ----------
+    method : name in the registry of federated methods.
+    options : resolved options, as JSON.
+    space : the search space, as JSON.
+    key : noise key of the study, hexadecimal. It is shared: nothing private may be drawn from it.
+    noise : name of the noise specification, `rng.NAME`.
+    """
+
+    method: str
+    options: Mapping[str, JSON]
+    space: Mapping[str, JSON]
+    key: str
+    noise: str = rng.NAME
+
+    @property
+    def terms(self) -> str:
+        """Digest of all of it; broadcasts and contributions carry it, so that nobody works under other terms."""
+        # The order of the parameters lays out x, so a transport that sorts them must not go unnoticed.
+        whole = {**self.to_json(), "space": list(self.space.items())}
+        text = json.dumps(whole, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "method": self.method,
+            "options": dict(self.options),
+            "space": dict(self.space),
+            "key": self.key,
+            "noise": self.noise,
+        }
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Invitation:
+        """The invitation that `to_json` wrote.
+
+        Raises
+        ------
+        InvalidInput
+            If a member is missing or unknown, or the noise specification is not ours.
+        """
+        members = {"method", "options", "space", "key", "noise"}
+        if not isinstance(raw, Mapping) or set(raw) != members:
+            raise InvalidInput(f"an invitation has the members {', '.join(sorted(members))}, got {raw!r:.200}")
+        if raw["noise"] != rng.NAME:
+            raise InvalidInput(
+                f"the coordinator's noise is {raw['noise']!r}, this participant makes {rng.NAME!r}",
+                hint="both sides must derive the same directions; install the coordinator's version",
+            )
+        return cls(raw["method"], dict(raw["options"]), dict(raw["space"]), raw["key"])
+
+
+# -- down: every phase -------------------------------------------------------------------------------------------------
+
+Blobs: TypeAlias = "Mapping[str, NDArray[Any]] | Callable[[str], NDArray[Any]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """What a participant needs for one phase, beside the invitation.
+
+    Attributes
+    ----------
+    terms : digest of the invitation.
+    step : phases closed before this one; it grows from broadcast to broadcast.
+    round : rounds completed before this one.
+    phase : name of the phase; a round has one or two.
+    version : updates applied to x.
+    vectors : name -> vector: always "x" (d,) float64, and what the method adds as float32: "surrogate" (M,) mean
+        weights of the random features, "control" (d,) mean gradient.
+    """
+
+    terms: str
+    step: int
+    round: int
+    phase: str
+    version: int
+    vectors: Mapping[str, NDArray[Any]]
+
+    @property
+    def x(self) -> Vector:
+        """(d,) float64, the common point."""
+        x: Vector = self.vectors["x"]
+        return x
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the raw vectors."""
+        return sum(vector.nbytes for vector in self.vectors.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Small JSON: vectors are named by digest, their bytes are `blobs`."""
+        return {
+            "terms": self.terms,
+            "step": self.step,
+            "round": self.round,
+            "phase": self.phase,
+            "version": self.version,
+            "vectors": {
+                name: {"sha256": recipe.digest(v), "dtype": v.dtype.str, "length": len(v)}
+                for name, v in sorted(self.vectors.items())
+            },
+        }
+
+    def blobs(self) -> dict[str, NDArray[Any]]:
+        """Digest -> vector."""
+        return {recipe.digest(vector): vector for vector in self.vectors.values()}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any], blobs: Blobs) -> Broadcast:
+        """The broadcast that `to_json` wrote, with its vectors from `blobs` (digest -> array, checked here).
+
+        Raises
+        ------
+        InvalidInput
+            If a member is missing, unknown or of the wrong type, or a vector is not what its digest says.
+        BlobNotFound
+            If a vector is not at hand.
+        """
+        sent = _BroadcastJson(**_members(raw, "a broadcast"))
+        vectors = {}
+        for name, ref in sent.vectors.items():
+            try:
+                vector = blobs(ref.sha256) if callable(blobs) else blobs[ref.sha256]
+            except KeyError:
+                raise BlobNotFound(f"no vector with sha256 {ref.sha256} is at hand for {name!r}") from None
+            if vector.shape != (ref.length,) or vector.dtype.str != ref.dtype or recipe.digest(vector) != ref.sha256:
+                raise InvalidInput(f"the vector {name!r} is not what its digest {ref.sha256} says; fetch it again")
+            vectors[name] = vector
+        return cls(sent.terms, sent.step, sent.round, sent.phase, sent.version, vectors)
+
+
+class _VectorRef(Described):
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    dtype: Literal["<f4", "<f8"]
+    length: int = Field(ge=1)
+
+
+class _BroadcastJson(Described):
+    terms: str
+    step: int = Field(ge=0)
+    round: int = Field(ge=0)
+    phase: str
+    version: int = Field(ge=0)
+    vectors: dict[str, _VectorRef]
+
+
+# -- up ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Privacy:
+    """What a participant did to its vectors before they left.
+
+    Attributes
+    ----------
+    clip : name -> largest Euclidean norm of that vector.
+    noise : standard deviation of the Gaussian noise on each coordinate, in units of the vector's clip.
+    """
+
+    clip: Mapping[str, float]
+    noise: float
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """One participant's update. There is no field for points, values or data.
+
+    Attributes
+    ----------
+    terms : digest of the invitation it was made under.
+    client : who made it.
+    round, phase : which broadcast it answers.
+    weight : share of this participant in means, in any unit that all share (number of examples).
+    vectors : name -> (n,) float32, exactly those that the phase declares.
+    evaluations : private evaluations spent on it.
+    privacy : clipping and noise, or None.
+    """
+
+    terms: str
+    client: str
+    round: int
+    phase: str
+    weight: float
+    vectors: Mapping[str, Floats]
+    evaluations: int
+    privacy: Privacy | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the raw vectors."""
+        return sum(vector.nbytes for vector in self.vectors.values())
+
+    def to_bytes(self) -> bytes:
+        """Canonical bytes (`application/octet-stream`): a JSON header of about 250 bytes and the raw numbers."""
+        return codec.encode(self)
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Contribution:
+        """The contribution that `to_bytes` wrote, with every field checked as by `from_json`.
+
+        Raises
+        ------
+        InvalidContribution
+        """
+        try:
+            read = codec.decode(cls, raw)
+            vectors = {name: _float32(vector, pointer("vectors", name)) for name, vector in read.vectors.items()}
+            plain = read._fields()
+        except (CodecError, AttributeError, TypeError) as error:
+            raise InvalidContribution(f"these bytes are no contribution: {error}") from None
+        return cls._of(ContributionJson(**plain, vectors=dict.fromkeys(vectors, "")), vectors)
+
+    def _fields(self) -> dict[str, Any]:
+        privacy = self.privacy
+        return {
+            "terms": self.terms,
+            "client": self.client,
+            "round": self.round,
+            "phase": self.phase,
+            "weight": self.weight,
+            "evaluations": self.evaluations,
+            "privacy": None if privacy is None else {"clip": dict(privacy.clip), "noise": privacy.noise},
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON; vectors of at most `LISTED` numbers as lists, longer ones as base64 of little-endian float32."""
+        return {**self._fields(), "vectors": {name: _written(v) for name, v in sorted(self.vectors.items())}}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Contribution:
+        """The contribution that `to_json` wrote. A vector may be a list or base64, whatever its length.
+
+        Raises
+        ------
+        InvalidContribution
+            With a `FieldError` for every missing, unknown or unfit member. What the open phase asks for is checked
+            by `Federation.check`.
+        """
+        sent = ContributionJson(**_members(raw, "a contribution", InvalidContribution))
+        return cls._of(sent, {name: _read(v, pointer("vectors", name)) for name, v in sent.vectors.items()})
+
+    @classmethod
+    def _of(cls, sent: ContributionJson, vectors: dict[str, Floats]) -> Contribution:
+        privacy = None if sent.privacy is None else Privacy(dict(sent.privacy.clip), sent.privacy.noise)
+        return cls(sent.terms, sent.client, sent.round, sent.phase, sent.weight, vectors, sent.evaluations, privacy)
+
+
+class PrivacyJson(Described):
+    """Wire form of `Privacy`."""
+
+    error_class = InvalidContribution
+    clip: dict[str, Annotated[float, Field(gt=0)]]
+    """Largest Euclidean norm of each vector."""
+    noise: float = Field(ge=0)
+    """Standard deviation of the noise per coordinate, in units of the clip."""
+
+
+class ContributionJson(Described):
+    """Wire form of `Contribution`; unknown members are refused."""
+
+    error_class = InvalidContribution
+    terms: str = Field(max_length=64)
+    """Digest of the invitation."""
+    client: ClientName
+    """Who contributes."""
+    round: int = Field(ge=0)
+    """The round of the broadcast that this answers."""
+    phase: str = Field(max_length=64)
+    """The phase of the broadcast that this answers."""
+    weight: float = Field(gt=0, le=1e12)
+    """Share of this participant in means, such as its number of examples."""
+    vectors: dict[str, list[float] | str]
+    """The vectors that the phase asks for: a list of numbers, or base64 of little-endian float32."""
+    evaluations: int = Field(ge=0, le=2**53)
+    """Private evaluations spent."""
+    privacy: PrivacyJson | None = None
+    """Clipping and noise, if any."""
+
+
+def _members(raw: object, what: str, error: type[InvalidInput] = InvalidInput) -> dict[str, Any]:
+    if not isinstance(raw, Mapping):
+        raise error(f"{what} is an object, got {type(raw).__name__}")
+    return {str(name): value for name, value in raw.items()}
+
+
+def _written(vector: Floats) -> list[float] | str:
+    if len(vector) <= LISTED:
+        return [float(v) for v in vector]
+    return base64.b64encode(vector.astype("<f4", copy=False).tobytes()).decode()
+
+
+def _read(sent: Sequence[float] | str, at: str) -> Floats:
+    if isinstance(sent, str):
+        try:
+            raw = base64.b64decode(sent, validate=True)
+            vector = np.frombuffer(raw, "<f4")
+        except (binascii.Error, ValueError):
+            fault = FieldError(at, "bad_base64", "must be a list of numbers, or base64 of little-endian float32")
+            raise invalid(InvalidContribution, [fault]) from None
+        return _float32(vector.astype(np.float32), at)
+    return _float32(np.array(sent, dtype=np.float64), at)
+
+
+def _float32(vector: NDArray[Any], at: str) -> Floats:
+    """The vector as finite float32."""
+    if vector.ndim != 1 or vector.dtype.kind != "f":
+        fault = FieldError(at, "wrong_type", f"must be a vector of floats, got {vector.dtype} of shape {vector.shape}")
+        raise invalid(InvalidContribution, [fault])
+    with np.errstate(over="ignore"):
+        narrow = vector.astype(np.float32)
+    if not np.isfinite(narrow).all():
+        bad = int(np.flatnonzero(~np.isfinite(narrow))[0])
+        fault = FieldError(at, "non_finite", f"must hold finite float32 numbers, got {vector[bad]} at index {bad}")
+        raise invalid(InvalidContribution, [fault])
+    return narrow
+
+
+# -- down: how x moved -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """How x got from one version to the next. Exactly one of `move` and `coefficients` is there.
+
+    Attributes
+    ----------
+    version : version of x after it.
+    round : the round it closed; the directions are those of this round.
+    move : (d,) float32 added to x.
+    coefficients : (L,) float32, of the directions 0 ... L-1 of the round.
+    noise : kind of these directions, "normal" or "rademacher".
+    """
+
+    version: int
+    round: int
+    move: Floats | None
+    coefficients: Floats | None = None
+    noise: str = "normal"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the raw numbers."""
+        return sum(v.nbytes for v in (self.move, self.coefficients) if v is not None)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON: {"version", "round", "move"} or {"version", "round", "noise", "stream", "coefficients"}."""
+        head = {"version": self.version, "round": self.round}
+        if self.move is not None:
+            return {**head, "move": _written(self.move)}
+        assert self.coefficients is not None
+        written = _written(self.coefficients)
+        return {**head, "noise": self.noise, "stream": str(DIRECTIONS), "coefficients": written}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Update:
+        """The update that `to_json` wrote.
+
+        Raises
+        ------
+        InvalidInput
+        """
+        sent = _UpdateJson(**_members(raw, "an update"))
+        move = None if sent.move is None else _read(sent.move, "/move")
+        coefficients = None if sent.coefficients is None else _read(sent.coefficients, "/coefficients")
+        return cls(sent.version, sent.round, move, coefficients, sent.noise or "normal")
+
+
+class _UpdateJson(Described):
+    version: int = Field(ge=1)
+    round: int = Field(ge=0)
+    move: tuple[float, ...] | str | None = None
+    noise: Literal["normal", "rademacher"] | None = None
+    stream: Literal["1"] | None = None
+    coefficients: tuple[float, ...] | str | None = None
+
+    def faults(self) -> Iterator[FieldError]:
+        if (self.move is None) == (self.coefficients is None):
+            yield FieldError("/move", "one_of", "exactly one of move and coefficients must be there")
+
+
+def apply(x: Vector, update: Update, key: Key, space: Space) -> Vector:
+    """x after one update, bit for bit the same on every machine: sums of products in a fixed order, no matrix product.
+
+    Parameters
+    ----------
+    x : (d,) float64 of version `update.version - 1`.
+    key : the study's key.
+    space : bounded coordinates are cut to [0, 1].
+    """
+    if update.move is not None:
+        moved = x + update.move
+    else:
+        assert update.coefficients is not None
+        terms = [
+            Term(DIRECTIONS, update.round, lane, float(c), update.noise)
+            for lane, c in enumerate(update.coefficients.tolist())
+        ]
+        moved = x + recipe.weighted_noise_sum(terms, key, space.dim)
+    return project(moved, space)
+
+
+FARTHEST = 1e15
+"""No coordinate goes farther, so that what follows does not overflow in float32."""
+
+
+def project(x: Vector, space: Space) -> Vector:
+    """x with its bounded coordinates cut to [0, 1] and the others to +-FARTHEST."""
+    clipped: Vector = np.clip(x, np.maximum(space.lower, -FARTHEST), np.minimum(space.upper, FARTHEST))
+    return clipped
+
+
+def catch_up(x: Vector, version: int, updates: Sequence[Update], key: Key, space: Space) -> tuple[Vector, int]:
+    """x and its version after the updates that are newer than `version`.
+
+    Parameters
+    ----------
+    x, version : what the participant has; the start is `space.initial` projected, version 0.
+    updates : any order, older ones are skipped.
+
+    Raises
+    ------
+    InvalidInput
+        If a version in between is missing; compare the digest of the result with the broadcast's for the rest.
+    """
+    for update in sorted(updates, key=lambda u: u.version):
+        if update.version <= version:
+            continue
+        if update.version != version + 1:
+            raise InvalidInput(
+                f"the update to version {version + 1} is missing, the next one is {update.version}",
+                hint=f"ask for the updates after {version}, or for x itself",
+            )
+        x, version = apply(x, update, key, space), update.version
+    return x, version
+
+
+def norm(vector: NDArray[Any]) -> float:
+    """Euclidean norm, the same bits whatever BLAS does."""
+    return math.sqrt(math.fsum(np.square(vector, dtype=np.float64).tolist()))

@@ -1,0 +1,95 @@
+"""Rounds in one process: for tests, examples and choosing options before anything is deployed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from blackbox import codec
+from blackbox.federation.coordinator import Federation, FederationState
+from blackbox.federation.methods import accept
+from blackbox.federation.payloads import Contribution, Update
+from blackbox.records import Matrix, Vector
+
+Objective = Callable[[Matrix], Vector]
+"""(k, d) internal points -> (k,) values."""
+
+
+@dataclass(slots=True)
+class Rehearsal:
+    """What a rehearsal leaves behind.
+
+    Attributes
+    ----------
+    state : of the coordinator, at the end.
+    path : x after each round.
+    evaluations : private evaluations spent by all participants after each round, those that were lost included.
+    updates : how x moved.
+    bytes_up : encoded size of the largest contribution of each phase.
+    """
+
+    state: FederationState
+    path: list[Vector] = field(default_factory=list)
+    evaluations: list[int] = field(default_factory=list)
+    updates: list[Update] = field(default_factory=list)
+    bytes_up: dict[str, int] = field(default_factory=dict)
+
+
+def rehearse(
+    federation: Federation[Any],
+    objectives: Mapping[str, Objective],
+    rounds: int,
+    *,
+    weights: Mapping[str, float] | None = None,
+    lost: Callable[[int, str, str], bool] = lambda round, phase, client: False,
+    secret: bytes = b"a rehearsal has no secrets",
+) -> Rehearsal:
+    """Run rounds with every participant in this process; every payload goes through its bytes.
+
+    Parameters
+    ----------
+    federation : the coordinator.
+    objectives : client -> its private objective.
+    rounds : how many to run, fewer if the method stops.
+    weights : client -> weight; 1 where missing.
+    lost : (round, phase, client) -> whether its contribution never arrives. It has evaluated nevertheless.
+    secret : from which, with the client's name, private randomness is drawn.
+    """
+    machines = {
+        name: accept(
+            federation.invitation(),
+            client=name,
+            weight=(weights or {}).get(name, 1.0),
+            secret=secret.ljust(16) + name.encode(),
+        )
+        for name in sorted(objectives)
+    }
+    private = {name: machine.init() for name, machine in machines.items()}
+    state = federation.init()
+    done = Rehearsal(state)
+    while state.round < rounds and federation.stopped(state) is None:
+        broadcast = federation.broadcast(state)
+        arrived = []
+        for name, machine in machines.items():
+            if not federation.invited(state, name):
+                continue
+            own = machine.start(private[name], broadcast)
+            while len(points := machine.ask(own)):
+                own = machine.tell(own, objectives[name](points))
+            sent = machine.contribution(own).to_bytes()
+            counted = not lost(state.round, broadcast.phase, name)
+            if counted:
+                arrived.append(Contribution.from_bytes(sent))
+                done.bytes_up[broadcast.phase] = max(done.bytes_up.get(broadcast.phase, 0), len(sent))
+            own = machine.settle(own, counted)
+            private[name] = codec.decode(type(own), codec.encode(own))
+        version = state.version
+        state = federation.tell(state, arrived)
+        if state.update is not None and state.version > version:
+            done.updates.append(state.update)
+        if state.phase == 0:
+            done.path.append(state.x)
+            done.evaluations.append(sum(own.work.total for own in private.values()))
+    done.state = state
+    return done

@@ -1,0 +1,174 @@
+"""Zeroth-order gradient descent: its update by loops, projections, lost results, golden trace.
+
+`python -m tests.engine.test_zo_sgd` writes the golden file anew; say in the commit why.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pytest
+
+from blackbox.errors import InvalidOptions
+from blackbox.records import NOTHING_PENDING
+from blackbox.space import Space, Vector
+from tests.contracts.algorithm import Case, free
+from tests.engine.zeroth_order import LeastSquares, ball, make, step, told
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "zo_sgd.json"
+FREE = Space({"w": Vector(dim=6, init=1.0)})
+
+
+def bowl(x: np.ndarray) -> np.ndarray:
+    """sum_j (j + 1) (x_j - 0.2)^2 + x_0^4."""
+    value: np.ndarray = (np.arange(1, x.shape[1] + 1) * np.square(x - 0.2)).sum(axis=1) + x[:, 0] ** 4
+    return value
+
+
+@pytest.mark.parametrize("difference", ["central", "forward"])
+@pytest.mark.parametrize(
+    ("stepper", "momentum"),
+    [({"type": "sgd"}, 0.0), ({"type": "momentum", "momentum": 0.8}, 0.8)],
+    ids=["sgd", "momentum"],
+)
+def test_x_moves_by_the_formulas(stepper: dict[str, Any], momentum: float, difference: str) -> None:
+    a, r, q, d = 0.03, 0.05, 3, 6
+    method = make(
+        "zo_sgd", FREE, count=q, radius=r, learning_rate=a, stepper=stepper, difference=difference, directions="sphere"
+    )
+    state = method.init()
+    x, m = [1.0] * d, [0.0] * d
+    for t in range(4):
+        g = [0.0] * d
+        for i in range(q):
+            u = method.estimator.directions.rows(t, [i])[0].tolist()
+            f = [float(bowl(np.array([[x[j] + s * r * u[j] for j in range(d)]]))[0]) for s in (1, -1, 0)]
+            y = (f[0] - f[1]) / (2 * r) if difference == "central" else (f[0] - f[2]) / r
+            for j in range(d):
+                g[j] += d / q * y * u[j]
+        for j in range(d):
+            m[j] = momentum * m[j] + (1 - momentum) * g[j]
+            x[j] -= a * m[j]
+        state = step(method, state, bowl)
+        np.testing.assert_allclose(state.x, x, rtol=1e-9)
+        assert state.gradient_norm == pytest.approx(math.hypot(*g))
+
+
+def test_sign_moves_every_coordinate_by_the_rate() -> None:
+    method = make("zo_sgd", FREE, sign=True, learning_rate=0.01)
+    np.testing.assert_allclose(np.abs(step(method, method.init(), bowl).x - 1.0), 0.01)
+
+
+def test_clipup_moves_by_a_distance_whatever_the_scale() -> None:
+    moves = []
+    for scale in (1.0, 1e6):
+        method = make("zo_sgd", FREE, learning_rate=0.05, stepper={"type": "clipup"})
+        moves.append(step(method, method.init(), lambda x, s=scale: s * bowl(x)).x - 1.0)
+    np.testing.assert_allclose(moves[0], moves[1], rtol=1e-6)
+    assert np.linalg.norm(moves[0]) == pytest.approx(0.05)
+
+
+def test_the_default_rate_is_half_over_the_second_moment() -> None:
+    method = make("zo_sgd", FREE)  # orthonormal frames of 4 directions in 6 dimensions
+    assert method.options.count == 4
+    assert method.options.learning_rate(0) == pytest.approx(0.5 * 4 / 6)
+    with pytest.raises(InvalidOptions, match="positive at step 0"):
+        make("zo_sgd", FREE, radius=0.0)
+
+
+def test_iterates_and_probes_stay_in_the_region_and_reach_a_face() -> None:
+    d = 8
+    method = make("zo_sgd", ball(d), radius=1e-3, learning_rate=0.05, count=d)  # exact gradients
+    region = method.space.region
+    assert region is not None
+    slope = np.linspace(3, 1, d)
+    state = method.init()
+    for _ in range(120):
+        points = method.ask(state, range(20), NOTHING_PENDING)
+        assert points.vectors is not None
+        assert all(region.contains(row) for row in points.vectors)
+        state = step(method, state, lambda x: x @ slope)
+        assert region.contains(state.x)
+    np.testing.assert_allclose(state.x, region.lmo(slope), atol=1e-9)
+
+
+def test_bounds_are_reached_and_not_left() -> None:
+    method = make("zo_sgd", Space({"x": Vector(dim=4, low=0, high=1)}), learning_rate=0.1)
+    state = method.init()
+    for _ in range(20):
+        points = method.ask(state, range(8), NOTHING_PENDING)
+        assert points.vectors is not None
+        assert points.vectors.min() >= 0
+        assert points.vectors.max() <= 1
+        state = step(method, state, lambda x: x.sum(axis=1))
+    np.testing.assert_array_equal(state.x, 0)
+
+
+def test_on_a_simplex_only_tangent_directions_are_probed() -> None:
+    method = make("zo_sgd", ball(5, type="simplex"), radius=1e-4)
+    points = method.ask(method.init(), range(10), NOTHING_PENDING)
+    assert points.vectors is not None
+    np.testing.assert_allclose(points.vectors.sum(axis=1), 1, rtol=1e-12)
+    state = method.init()
+    for _ in range(150):
+        state = step(method, state, lambda x: np.square(x - [0.5, 0.3, 0.2, 0, 0]).sum(axis=1))
+    np.testing.assert_allclose(state.x, [0.5, 0.3, 0.2, 0, 0], atol=1e-3)
+
+
+def test_a_step_whose_only_result_is_a_single_value_moves_nothing() -> None:
+    method = make("zo_sgd", FREE)
+    state = method.init()
+    np.testing.assert_array_equal(told(method, state, [3], bowl).x, state.x)
+
+
+def test_nesterovs_rate_on_least_squares() -> None:
+    """Strictly convex quadratic, d = 20: the default rate halves the distance within about d / q steps."""
+    f = LeastSquares(20, 0)
+    method = make("zo_sgd", Space({"x": Vector(dim=20)}), radius=1e-4)
+    state = method.init()
+    start = float(f(state.x[None])[0])
+    for _ in range(300):
+        state = step(method, state, f)
+    assert float(f(state.x[None])[0]) < 0.02 * start
+
+
+def asks_until(lost: float, seed: int) -> float:
+    case = Case(type(make("zo_sgd", FREE)), free(30))
+    target = 0.01 * case.problem.at_start
+    loop = case.loop(seed).run(20_000, lost=lost, seed=seed, until=target)
+    return loop.asks if loop.best <= target else math.inf
+
+
+@pytest.mark.slow
+def test_thirty_percent_lost_cost_at_most_1_6_times_the_asks() -> None:
+    whole, lossy = (median(asks_until(lost, seed) for seed in range(7)) for lost in (0.0, 0.3))
+    print(f"{whole} asks, with 30 % lost {lossy}: {lossy / whole:.2f} times")
+    assert lossy <= 1.6 * whole
+
+
+def golden_run() -> list[dict[str, Any]]:
+    """Twenty steps on a bowl between bounds, one lane of four lost."""
+    space = Space({"x": Vector(dim=5, low=-1, high=1)})
+    method = make("zo_sgd", space, count=3, learning_rate=0.02, radius=0.03, stepper={"type": "momentum"})
+    state, steps = method.init(), []
+    for t in range(20):
+        state = told(method, state, [lane for lane in range(8) if lane % 4 != t % 4], bowl)
+        steps.append({"x": state.x.tolist(), "gradient_norm": state.gradient_norm, "value": state.value})
+    return steps
+
+
+def test_it_does_what_it_did() -> None:
+    expected, found = json.loads(GOLDEN.read_text()), golden_run()
+    assert len(expected) == len(found) == 20
+    for now, then in zip(found, expected, strict=True):
+        for name, value in then.items():
+            np.testing.assert_allclose(now[name], value, rtol=1e-9, err_msg=name)
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps(golden_run(), indent=1) + "\n")
