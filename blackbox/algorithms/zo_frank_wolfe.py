@@ -45,6 +45,7 @@ import pydantic
 
 from blackbox.algorithm import Algorithm, Traits, algorithm
 from blackbox.directions import Directions, Family, default_family
+from blackbox.errors import InvalidOptions
 from blackbox.estimators import STEEPEST, Difference, Estimator, bounded_radius, differences, roles
 from blackbox.feasible import Room
 from blackbox.options import Field, Options
@@ -194,6 +195,11 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeOptions, ZoFrankWolfeState]):
     def resolve(cls, options: ZoFrankWolfeOptions, space: Space) -> ZoFrankWolfeOptions:
         d, region = space.dim, _region(space)
         inner = region.interior(d)[1]
+        if inner == 0 and (options.certify_every is not None or options.scheme not in (None, "vertices")):
+            raise InvalidOptions(
+                "no inner point of this region is known, so only chords to vertices can be probed",
+                hint='leave certify_every out, and scheme, or take {"scheme": "vertices"}',
+            )
         scheme: Scheme = options.scheme or ("irdsa" if inner > 0 else "vertices")
         count = _count(options, scheme, d)
         radius = SHARE_OF_ROOM if scheme == "vertices" or not np.isfinite(inner) else SHARE_OF_ROOM * inner
@@ -256,24 +262,25 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeOptions, ZoFrankWolfeState]):
 
     def ask(self, state: ZoFrankWolfeState, lanes: Sequence[int], pending: Pending) -> Points:
         r, lane = self._radius(state), np.asarray(lanes, dtype=np.int64)
-        centre = self._centre(state.w, r)
         if state.phase == "confirm":
             note = np.stack([lane, np.zeros_like(lane)], axis=1)
             candidates = [self._centre(self._toward(state, i), r) for i in lane.tolist()]
             return dense(np.array(candidates).reshape(len(lane), self.space.dim), note)
         if state.phase == "certify":
-            note = roles(lane, "central")
-            return dense(centre + (r * note[:, 1])[:, None] * self._fresh_rows(state.step, note[:, 0]), note)
+            r, note = self._certificate_radius(state), roles(lane, "central")
+            u = self._fresh_rows(state.step, note[:, 0])
+            return dense(self.room.centre(state.w, r) + (r * note[:, 1])[:, None] * u, note)
         if self.scheme == "jaguar":
             note = roles(lane, "central")
             where = self._oldest(state)[note[:, 0] % self.space.dim]
-            u = self._tangents(np.eye(self.space.dim)[where])
-            return dense(centre + (r * note[:, 1])[:, None] * u, note)
+            u = np.zeros((len(lane), self.space.dim))
+            u[np.arange(len(lane)), where] = 1.0
+            return dense(self._centre(state.w, r) + (r * note[:, 1])[:, None] * self._tangents(u), note)
         if self.scheme == "vertices":
             note = roles(lane, "forward", self._known_value(state) is None)
             chords = self._chords(state, note[:, 0])
             return dense(state.w + (r * note[:, 1])[:, None] * chords, note)
-        return self._estimator(state).plan(centre, state.step, lane, r)
+        return self._estimator(state).plan(self._centre(state.w, r), state.step, lane, r)
 
     def tell(self, state: ZoFrankWolfeState, results: Results) -> ZoFrankWolfeState:
         if not len(results):
@@ -338,7 +345,7 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeOptions, ZoFrankWolfeState]):
 
     def _refreshed(self, state: ZoFrankWolfeState, note: Ints, values: Vector) -> ZoFrankWolfeState:
         """JAGUAR: h_i <- y_i for the coordinates that came; those that were lost stay the oldest and come next."""
-        slopes = differences(note, values, self._radius(state), clip=self.options.clip)
+        slopes = differences(note, values, self._radius(state), self._known_value(state), self.options.clip)
         if not len(slopes):
             return replace(state, step=state.step + 1)
         d = self.space.dim
@@ -443,7 +450,7 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeOptions, ZoFrankWolfeState]):
 
     def _certified(self, state: ZoFrankWolfeState, note: Ints, values: Vector) -> ZoFrankWolfeState:
         state = replace(state, step=state.step + 1, phase="gradient")
-        slopes = differences(note, values, self._radius(state), clip=self.options.clip)
+        slopes = differences(note, values, self._certificate_radius(state), clip=self.options.clip)
         own = slopes.index % 2 == 0
         if min(own.sum(), (~own).sum()) < 2:
             return state
@@ -460,6 +467,12 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeOptions, ZoFrankWolfeState]):
         schedule = self.options.radius
         wanted = SHARE_OF_ROOM if schedule is None else schedule(state.t)
         return bounded_radius(wanted, 1.0 if self.scheme == "vertices" else self.room.longest)
+
+    def _certificate_radius(self, state: ZoFrankWolfeState) -> float:
+        """Of the probes of a certificate: of the schemes' own, or where these go along chords the default."""
+        if self.scheme != "vertices":
+            return self._radius(state)
+        return bounded_radius(min(SHARE_OF_ROOM * self.room.inner, 1.0), self.room.longest)
 
     def _gamma(self, state: ZoFrankWolfeState) -> float:
         """gamma of the last gradient."""
