@@ -415,12 +415,15 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeOptions, ZoFrankWolfeState]):
         finite = np.flatnonzero(np.isfinite(values))
         limit = np.inf if state.value is None else state.value + self.options.slack
         if len(finite) and values[best := finite[int(values[finite].argmin())]] <= limit:
+            # Halvings count if a longer step was refused, not if its result is only late: or the lanes of many workers
+            # would shorten the steps for good.
             added = int(note[best, 0])
-            at_once = added == 0 and state.tried == 0
+            refused = note[~(values <= limit), 0]
+            more = int(refused[refused < added].max(initial=-1)) + 1
             return replace(
                 state,
                 w=self._toward(state, added),
-                halvings=max(state.halvings + added - at_once, 0),
+                halvings=max(state.halvings + more - (state.tried + more == 0), 0),
                 tried=0,
                 value=float(values[best]) if self.fixed_radius else None,
                 phase=self._next_phase(state),

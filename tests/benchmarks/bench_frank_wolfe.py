@@ -97,7 +97,7 @@ def matrix_completion() -> Job:
         "matrix completion, nuclear norm ball, d = 120",
         {"x": {"type": "vector", "dim": 120, "region": region}},
         value,
-        8000,
+        4000,
         quality,
         0.0,
     )
@@ -121,7 +121,7 @@ def matching() -> Job:
         return {"nodes matched": float((found == truth.argmax(axis=1)).mean())}
 
     space = {"x": {"type": "vector", "dim": n * n, "region": {"type": "birkhoff", "order": n}}}
-    return Job("network matching, Birkhoff polytope, d = 64", space, value, 8000, quality, 0.0)
+    return Job("network matching, Birkhoff polytope, d = 64", space, value, 4000, quality, 0.0)
 
 
 def exact(space: Any, value: Callable[[Array], float], gradient: Callable[[Array], Array]) -> float:
