@@ -24,8 +24,8 @@ vertices   a memory that is corrected, in the least squares sense, to agree with
 
 `step_rule: monotone` is the rule of Carderera, Besancon, Pokutta (2021), Simple steps are all you need,
 arXiv:2105.13913: gamma_t 2^-phi with gamma_t = 2 / (t + 2) is taken only if the value does not grow, else phi grows and
-stays. Its confirming evaluation is a phase of its own: lane l tries phi + l, so idle workers try the next halvings at
-once; the accepted value is the base of the next forward differences, so a step still costs m + 1 results if it works.
+stays. Its confirming evaluation is a phase of its own: lane l tries phi + l mod 3, so idle workers try the next
+halvings at once; the accepted value is the base of the next forward differences, so a step costs m + 1 results as ever.
 Unlike the paper's, gradients here are uncertain: after three halvings in vain another one is taken and the halvings are
 forgotten, and phi falls by one after a step that was right at once. With phi only growing, steps died out: 1e-2 instead
 of 3e-4 after 6000 results of the least squares problem of the tests.
@@ -263,8 +263,8 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeOptions, ZoFrankWolfeState]):
     def ask(self, state: ZoFrankWolfeState, lanes: Sequence[int], pending: Pending) -> Points:
         r, lane = self._radius(state), np.asarray(lanes, dtype=np.int64)
         if state.phase == "confirm":
-            note = np.stack([lane, np.zeros_like(lane)], axis=1)
-            candidates = [self._centre(self._toward(state, i), r) for i in lane.tolist()]
+            note = np.stack([lane % GIVE_UP, np.zeros_like(lane)], axis=1)  # a lost long step is tried again
+            candidates = [self._centre(self._toward(state, i), r) for i in note[:, 0].tolist()]
             return dense(np.array(candidates).reshape(len(lane), self.space.dim), note)
         if state.phase == "certify":
             r, note = self._certificate_radius(state), roles(lane, "central")

@@ -238,10 +238,9 @@ def test_idle_workers_try_the_next_halvings() -> None:
     k = 1 - 1e-3
     gamma = 2 / 2
     for lane in range(4):
-        w = state.w + gamma / 2**lane * (state.vertex - state.w)
+        w = state.w + gamma / 2 ** (lane % 3) * (state.vertex - state.w)
         np.testing.assert_allclose(points.vectors[lane], k * w, atol=1e-12)
-    values = {0: 2.0, 1: 0.7, 2: 0.5, 3: 0.9}
-    after = told(method, state, [0, 1, 2, 3], lambda x: np.array([values[i] for i in range(4)]))
+    after = told(method, state, [0, 1, 2], lambda x: np.array([2.0, 0.7, 0.5]))
     assert (after.halvings, after.value, after.phase) == (1, 0.5, "gradient"), "one longer step was refused"
     np.testing.assert_allclose(after.w, state.w + gamma / 4 * (state.vertex - state.w))
 
@@ -418,7 +417,7 @@ def asks_until(lost: float, seed: int, **options: Any) -> float:
     "options", [{}, {"scheme": "jaguar"}, {"step_rule": "monotone"}], ids=["irdsa", "jaguar", "monotone"]
 )
 def test_thirty_percent_lost_cost_at_most_1_6_times_the_asks(options: dict[str, Any]) -> None:
-    whole, lossy = (median(asks_until(lost, seed, **options) for seed in range(7)) for lost in (0.0, 0.3))
+    whole, lossy = (median(asks_until(lost, seed, **options) for seed in range(25)) for lost in (0.0, 0.3))
     print(f"{options}: {whole} asks, with 30 % lost {lossy}: {lossy / whole:.2f} times")
     assert lossy <= 1.6 * whole
 
