@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint docker/constraints.txt
 
-.PHONY: demo serve test quick lint bench clean
+.PHONY: demo demo-ray serve test quick lint bench images clean
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
 .venv/.demo: .venv/bin/python pyproject.toml clients/python/pyproject.toml docker/constraints.txt
 	$(PIP) --editable clients/python --editable '.[server,demo]'
+	@touch $@
+
+.venv/.demo-ray: .venv/.demo
+	$(PIP) --editable clients/python --editable '.[server,demo,ray]'
 	@touch $@
 
 .venv/.dev: .venv/bin/python pyproject.toml clients/python/pyproject.toml docker/constraints.txt
@@ -22,6 +26,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 demo: .venv/.demo            ## the main job: a real simulator optimized over HTTP by two workers
 	$(BIN)/blackbox demo
+
+demo-ray: .venv/.demo-ray    ## the same job, evaluated on a Ray cluster that is started here
+	$(BIN)/blackbox demo --ray
 
 serve: .venv/.demo           ## the service on an embedded SQLite file; stays up
 	$(BIN)/blackbox serve
@@ -40,6 +47,9 @@ test: lint                   ## everything CI runs
 
 bench: .venv/.bench          ## measurements; writes tests/benchmarks/BENCHMARKS.md
 	$(BIN)/python -m tests.benchmarks
+
+images: .venv/.dev           ## builds the images and tries them; as root, on Debian
+	$(BIN)/python docker/images.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .hypothesis

@@ -20,9 +20,10 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from blackbox.errors import IncompatibleProblem, UnknownAlgorithm, nearest
+from blackbox.errors import FieldError, IncompatibleProblem, UnknownAlgorithm, nearest
 from blackbox.options import Options, parse_options
-from blackbox.records import Pending, Points, Results, Stop, Vector
+from blackbox.recipe import digest
+from blackbox.records import JSON, Pending, Points, Results, Stop, Vector
 from blackbox.rng import Key
 from blackbox.space import Space
 
@@ -151,9 +152,31 @@ class Algorithm(ABC, Generic[O, S]):
         """Why there is nothing more to gain, or None."""
         return None
 
+    def payload(self, state: S) -> JSON:
+        """What the evaluator of the recommended point should get beside it, such as the statistics by which its
+        observations are normalised; None: nothing. Points have payloads of their own, see `Points.payload`."""
+        return None
+
+    def lacks(self, extra: Mapping[str, Any]) -> FieldError | None:
+        """What a completed result must bring beside its value and `extra` lacks; None if nothing.
+
+        Such a result is refused when it is told: better than a study that learns nothing.
+        """
+        return None
+
     def base(self, state: S) -> NDArray[np.float32] | None:
         """(d,) the base vector that the recipes of the open step name; None for dense methods and the zero vector."""
         return None
+
+    def factors(self, state: S) -> Sequence[NDArray[np.float32]]:
+        """(d,) each, the per-coordinate factors that terms of the open step's recipes name as their `weight`."""
+        return ()
+
+    def blobs(self, state: S) -> dict[str, NDArray[np.float32]]:
+        """Base and factors by digest, the base first: what it takes to materialise the recipes of the open step."""
+        base = self.base(state)
+        vectors = [*(() if base is None else (base,)), *self.factors(state)]
+        return {digest(vector): vector for vector in vectors}
 
 
 def idle_members(told_at: NDArray[np.int64], pending: Pending, n: int) -> list[int]:

@@ -101,10 +101,15 @@ def copy(
     snapshot = tx.snapshot(parent, seen.epoch, at)
     if snapshot is not None:
         tx.insert_snapshot(replace(snapshot, study=head.id, epoch=row.epoch))
-    for step in {at} if best is None else {at, best.step}:
-        blob = tx.blob_at(parent, step)
-        if blob is not None:
-            tx.put_blob(head.id, blob[0], step, blob[1])
+    needed = {at} if best is None else {at, best.step}
+    for trial, point in zip(trials, points, strict=True):
+        if trial.step not in needed or point.recipe is None:
+            continue
+        base = json.loads(point.recipe)["base"]
+        for name in log.named(point):
+            blob = tx.blob(parent, name)
+            if blob is not None:
+                tx.put_blob(head.id, name, trial.step if name == base else log.factor_place(trial.step), blob)
 
 
 def stderr(extra: str | None) -> float:

@@ -22,7 +22,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from blackbox.errors import BlackboxError, FieldError, LeaseUnknown, NonFiniteValue, StudyNotFound, TrialNotFound
+from blackbox.errors import (
+    BlackboxError,
+    FieldError,
+    InvalidInput,
+    LeaseUnknown,
+    NonFiniteValue,
+    StudyNotFound,
+    TrialNotFound,
+)
 from blackbox.spec import StudySpec
 from blackbox.store import (
     ACTIVE,
@@ -285,6 +293,7 @@ class Desk:
     ----------
     row : the study's row, changed in place; the caller writes it.
     numbers : of the trials that the reports are about.
+    lacks : what a completed result with this `extra` must bring and does not, see `Algorithm.lacks`.
     """
 
     def __init__(
@@ -295,11 +304,12 @@ class Desk:
         secret: bytes,
         kind: Kind,
         numbers: Sequence[int],
+        lacks: Callable[[Mapping[str, Any]], FieldError | None] = lambda extra: None,
         *,
         worker: str | None,
         now: float,
     ) -> None:
-        self.tx, self.row, self.spec, self.secret, self.kind = tx, row, spec, secret, kind
+        self.tx, self.row, self.spec, self.secret, self.kind, self.lacks = tx, row, spec, secret, kind, lacks
         self.worker, self.now = worker, now
         self.trials = tx.trials(row.id, numbers) if numbers else {}
         self._changed: dict[int, TrialRow] = {}
@@ -308,6 +318,13 @@ class Desk:
         """Apply one report. Never raises for a bad item: the outcome says what was wrong with it."""
         try:
             report = _checked(report, self.spec)
+            if report.status in ("completed", "stopped") and (lack := self.lacks(report.extra)) is not None:
+                name = lack.pointer[1:]
+                raise InvalidInput(
+                    f"the study's method needs {name} beside the value: {lack.message}",
+                    hint=f'send {{"value": ..., "{name}": ...}}',
+                    errors=[lack],
+                )
             if report.trial is None:
                 return self._inject(report)
             trial = self.trials.get(report.trial)

@@ -83,6 +83,20 @@ def points_of(rows: Sequence[PointRow], dim: int, recipes: bool) -> Points:
     return Points(vectors, None, note, kept)
 
 
+def named(point: PointRow) -> tuple[str, ...]:
+    """Digests of the vectors that a stored recipe is made of; none for a point that is stored as numbers."""
+    if point.vector is not None or point.recipe is None:
+        return ()
+    recipe = json.loads(point.recipe)
+    names = [recipe["base"], *(op.get("weight") for op in recipe["ops"])]
+    return tuple(dict.fromkeys(name for name in names if name is not None))
+
+
+def factor_place(step: int) -> int:
+    """Where the factors of a step's recipes are stored: apart from the bases, which are found by their step alone."""
+    return step - 2**62
+
+
 @dataclass(frozen=True, slots=True)
 class Closed:
     """One step closed in memory, not yet recorded."""

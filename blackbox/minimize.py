@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -14,9 +16,11 @@ from blackbox import backends
 from blackbox.backends import Backend
 from blackbox.effects import perform
 from blackbox.errors import InvalidInput, InvalidSpace
-from blackbox.leases import Report
+from blackbox.leases import Lease, Report
+from blackbox.recipe import pack
+from blackbox.side_data import behaviour_of, sums_of
 from blackbox.space import Parameter, Space
-from blackbox.store import ACTIVE, COMPLETED, FAILED, MemoryStore, Store
+from blackbox.store import ACTIVE, COMPLETED, FAILED, MemoryStore, PointRow, Store
 from blackbox.study import Asked, Study, create
 
 if TYPE_CHECKING:
@@ -26,40 +30,47 @@ Bounds = Sequence[tuple[float, float]]
 
 
 def minimize(
-    fn: Callable[[Any], float],
+    fn: Callable[..., Any] | str,
     space: Space | Mapping[str, Parameter] | Mapping[str, Mapping[str, Any]] | Bounds,
     method: str = "auto",
     budget: int = 1000,
     *,
     options: Mapping[str, Any] | None = None,
-    backend: str = "inline",
+    backend: str | Callable[[Any], Backend] = "inline",
     n_workers: int | None = None,
     seed: int | str = 0,
     direction: str = "minimize",
     target: float | None = None,
     callback: Callable[[OptimizeResult], object] | None = None,
+    with_trial: bool = False,
 ) -> OptimizeResult:
     """Minimise (or maximise) a function of which only values are known.
 
     Parameters
     ----------
-    fn : the objective. It gets a dict of parameters, or, where `space` is a list of bounds or one vector, a (d,) array.
-        NaN and infinities mean that the point cannot be evaluated; an exception ends the run.
+    fn : the objective, or its name as "module:function". It gets a dict of parameters, or, where `space` is a list of
+        bounds or one vector, a (d,) array. It returns a number, or
+        ``{"value": number, "behaviour": [...], "sums": {...}}`` with one or both of the latter (see
+        `blackbox.side_data`). NaN and infinities mean that the point cannot be evaluated; an exception ends the run.
     space : a `Space`, the parameters of one by name (objects or their JSON), or a list of (low, high).
     method : a registered algorithm, or `auto`.
     budget : most evaluations.
     options : of the algorithm.
-    backend : `inline`, or `processes` for `n_workers` processes of this machine. No worker waits for a slow one.
+    backend : `inline`; `processes` for `n_workers` processes of this machine; `ray` for actors of a Ray cluster that is
+        started here; or a function from `fn` to a backend, such as `partial(RayBackend, address="auto", num_gpus=1)`.
+        No worker waits for a slow one.
     seed : of all randomness. With `inline`, equal arguments give equal results.
     direction : `minimize` or `maximize`.
     target : stop when a value is at least this good.
     callback : called with the result so far after every told value; a true return value stops the run.
+    with_trial : call ``fn(point, evaluation)``; `evaluation.trial` has number, generation, eval_seed and payload.
 
     Returns
     -------
     OptimizeResult
         x (best evaluated point, as `fn` got it), fun, nfev, nit (closed steps), success, status, message, recommended
-        (the point the method would deploy: better than `x` under noise), algorithm, study (the `Study`) and store.
+        (the point the method would deploy: better than `x` under noise), payload (what its evaluation should get beside
+        it, such as statistics of observations, or None), algorithm, study (the `Study`) and store.
 
     Raises
     ------
@@ -88,8 +99,9 @@ def minimize(
     head, _ = perform(store, create("local", spec, time.time()))
     study = Study(head)
     point = _array if as_array else dict
-    with closing(backends.make(backend, fn, n_workers)) as evaluator:
-        return run(study, store, evaluator, point=point, callback=callback)
+    made = backends.make(backend, fn, n_workers) if isinstance(backend, str) else backend(fn)
+    with closing(made) as evaluator:
+        return run(study, store, evaluator, point=point, callback=callback, with_trial=with_trial)
 
 
 def run(
@@ -101,34 +113,47 @@ def run(
     callback: Callable[[OptimizeResult], object] | None = None,
     clock: Callable[[], float] = time.time,
     worker: str = "local",
+    with_trial: bool = False,
 ) -> OptimizeResult:
     """Evaluate a study on a backend until it ends; see `minimize`.
 
-    Every free worker gets the next lane as soon as it is free; a step never waits for its slow evaluations. An
-    exception of the objective is told as a failure and raised; the death of a worker process is told as a failure that
-    may be retried, up to the study's `max_attempts`.
+    Every free worker gets the next lane as soon as it is free; a step never waits for its slow evaluations. Where the
+    backend lets calls wait behind others, they are lanes that the open step needs, never more.
+
+    An exception of the objective is told as a failure and raised; the death of a worker process is told as a failure
+    that may be retried, up to the study's `max_attempts`. What a lost machine had in hand is given back, as if it had
+    not been asked; a point under which more than the study's `max_lost` workers died fails for good.
     """
     out: dict[int, str] = {}
+    deaths: Counter[int] = Counter()
+    builds = bool(getattr(backend, "builds", False)) and study.traits.encoding == "recipe"
+    prepared = _Sources(study, store, point) if builds else None
     try:
         while True:
             if study.due():
                 perform(store, study.advance(now=clock()))
-            if free := backend.free:
-                asked: Asked = perform(store, study.ask(now=clock(), worker=worker, count=free, lease_seconds=86400.0))
+            count = backend.free
+            if ahead := getattr(backend, "ahead", 0):
+                count += max(0, min(ahead, study.short() - count))
+            if count:
+                asked: Asked = perform(store, study.ask(now=clock(), worker=worker, count=count, lease_seconds=86400.0))
                 for lease in asked.leases:
                     number = lease.trial.number
                     out[number] = lease.token
-                    backend.submit(number, point(_params(store, study, number, lease.point)))
+                    unbuilt = None if prepared is None else prepared.unbuilt(number, lease.point)
+                    more = (_evaluation(study, lease),) if with_trial else ()
+                    backend.submit(number, unbuilt or point(_params(store, study, number, lease.point)), *more)
                 if not out:
                     break
             reports: list[Report] = []
             error: BaseException | None = None
             for done in backend.wait():
-                report, raised = _report(done, out.pop(done.ticket))
+                report, raised = _report(done, out.pop(done.ticket), deaths, study.spec.lease.max_lost)
                 reports.append(report)
                 error = error or raised
             if reports:
-                perform(store, study.tell(reports, now=clock(), worker=worker))
+                told = perform(store, study.tell(reports, now=clock(), worker=worker))
+                error = error or next((outcome.error for outcome in told.outcomes if outcome.error is not None), None)
             if error is not None:
                 raise error
             if callback is not None and reports and callback(summary(study, store, point)):
@@ -145,7 +170,7 @@ def summary(study: Study, store: Store, point: Callable[[dict[str, Any]], Any] =
 
     row = perform(store, study.row())
     best = perform(store, study.best())
-    step, recommended = perform(store, study.recommend())
+    step, recommended, payload = perform(store, study.recommend())
     reason = row.reason or row.state.lower()
     return OptimizeResult(
         x=None if best is None else point(best[1]),
@@ -156,6 +181,7 @@ def summary(study: Study, store: Store, point: Callable[[dict[str, Any]], Any] =
         status=1 if row.state == FAILED else 0,
         message=f"{row.state.lower()}: {reason}" if row.reason else reason,
         recommended=point(recommended),
+        payload=payload,
         algorithm=study.resolved.algorithm,
         study=study,
         store=store,
@@ -168,23 +194,79 @@ def _params(store: Store, study: Study, number: int, stored: Any) -> dict[str, A
     return study.params(stored)
 
 
-def _report(done: backends.Done, token: str) -> tuple[Report, BaseException | None]:
+class _Sources:
+    """Points of a recipe study as they are sent to a backend that builds them."""
+
+    def __init__(self, study: Study, store: Store, point: Callable[[dict[str, Any]], Any]) -> None:
+        self._study, self._store, self._point = study, store, point
+        self._latest: tuple[str, backends.Source] | None = None
+
+    def unbuilt(self, number: int, stored: PointRow) -> backends.Unbuilt | None:
+        """None where only the study can build it: a point that is not a recipe of the step's base alone."""
+        recipe = self._study.recipe(stored)
+        if recipe is None or any(term.weight is not None for term in recipe.terms):
+            return None
+        name = f"{self._study.id}/{recipe.base}"
+        if self._latest is None or self._latest[0] != name:
+            _, blobs = perform(self._store, self._study.points([number]))[number]
+            base = None if recipe.base is None else np.frombuffer(blobs[recipe.base], dtype="<f4")
+            self._latest = (name, backends.Source(self._study.key, self._study.space, base, self._point))
+        return backends.Unbuilt(pack(recipe), *self._latest)
+
+
+def _evaluation(study: Study, lease: Lease) -> backends.Evaluation:
+    trial, payload = lease.trial, lease.point.payload
+    told = None if payload is None else json.loads(payload)
+    return backends.Evaluation(backends.Trial(trial.number, trial.step, int(study.eval_seed(trial)), told))
+
+
+def _report(
+    done: backends.Done, token: str, deaths: Counter[int], max_lost: int
+) -> tuple[Report, BaseException | None]:
     """What to tell of a finished call, and what to raise after that."""
-    value, error = done.value, done.error
-    if isinstance(value, np.ndarray | np.generic) and np.ndim(value) == 0:
-        value = value.item()
-    if error is None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        error = InvalidInput(
-            f"the objective must return a number, got {type(value).__name__} ({value!r:.80})",
-            hint="return float('nan') for a point that cannot be evaluated",
-        )
+    error, value = done.error, math.nan
+    if isinstance(error, backends.WorkerLost):
+        deaths[done.ticket] += error.suspect
+        if deaths[done.ticket] <= max_lost:
+            return Report(done.ticket, token, "released"), None
+        facts = {"error": {"type": "lost", "message": f"{deaths[done.ticket]} workers died of it: {error}"[:2000]}}
+        return Report(done.ticket, token, "failed", extra=facts, retryable=False), None
+    side: dict[str, Any] = {}
+    if error is None:
+        try:
+            value, side = _told(done.value)
+        except InvalidInput as unfit:
+            error = unfit
     if error is not None:
         died = isinstance(error, backends.WorkerDied)
         facts = {"error": {"type": type(error).__name__, "message": str(error)[:2000]}}
         return Report(done.ticket, token, "failed", extra=facts, retryable=died), None if died else error
     if not math.isfinite(value):
-        return Report(done.ticket, token, "infeasible", extra={"reason": f"value was {value}"}), None
-    return Report(done.ticket, token, value=float(value)), None
+        return Report(done.ticket, token, "infeasible", extra={**side, "reason": f"value was {value}"}), None
+    return Report(done.ticket, token, value=value, extra=side), None
+
+
+_SIDE = {"behaviour": behaviour_of, "sums": sums_of}
+
+
+def _told(returned: Any) -> tuple[float, dict[str, Any]]:
+    """The value that an objective returned, and what it told beside it."""
+    side: dict[str, Any] = {}
+    value = returned
+    if isinstance(returned, Mapping):
+        if "value" not in returned or set(returned) - {"value", *_SIDE}:
+            what = f"got the names {', '.join(map(repr, returned))}"
+            raise InvalidInput(f'a mapping returned by the objective has "value", "behaviour" and "sums"; {what}')
+        value = returned["value"]
+        side = {name: read(returned[name]) for name, read in _SIDE.items() if returned.get(name) is not None}
+    if isinstance(value, np.ndarray | np.generic) and np.ndim(value) == 0:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidInput(
+            f"the objective must return a number, got {type(value).__name__} ({value!r:.80})",
+            hint="return float('nan') for a point that cannot be evaluated",
+        )
+    return float(value), side
 
 
 def _as_space(space: Any) -> Space:

@@ -14,13 +14,16 @@ import hashlib
 import math
 import re
 import struct
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blackbox import rng
+from blackbox import rng, slices
 from blackbox.errors import BlobNotFound, CodecError, InvalidInput, NonFiniteValue
 from blackbox.records import JSON, Recipe, Term, Vector
 
@@ -70,6 +73,7 @@ def materialise(
     start: int = 0,
     count: int | None = None,
     out: NDArray[np.float32] | None = None,
+    cache: PrefixCache | None = None,
 ) -> NDArray[np.float32]:
     """The coordinates [start, start + count) of a recipe's point.
 
@@ -81,6 +85,7 @@ def materialise(
     blobs : where base and factors are found by digest. They are trusted: nothing is hashed here.
     start, count : the coordinates wanted; count None reads to the end. A slice equals that slice of the whole point.
     out : (count,) float32 to build in, or None for a new array.
+    cache : where the points of parents are kept, for recipes of which many share all but the last term.
 
     Returns
     -------
@@ -104,14 +109,32 @@ def materialise(
     elif out.shape != (count,) or out.dtype != np.float32:
         raise InvalidInput(f"out must be ({count},) float32, got {out.shape} {out.dtype}")
     base = None if recipe.base is None else _blob(blobs, recipe.base, dim)
-    terms = _prepared(recipe.terms, key, dim, blobs)
-    scales = [np.float32(_finite(term.scale)) for term in recipe.terms]
+    if cache is not None and len(recipe.terms) > 1 and cache.takes(4 * count):
+        parent, n = cache.parent(recipe, key, dim, blobs, base, start, count)
+        return _add(parent, start, recipe.terms[n:], key, dim, blobs, start, count, out)
+    return _add(base, 0, recipe.terms, key, dim, blobs, start, count, out)
+
+
+def _add(
+    base: Floats | None,
+    origin: int,
+    terms: Sequence[Term],
+    key: rng.Key,
+    dim: int,
+    blobs: Blobs | None,
+    start: int,
+    count: int,
+    out: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """`out` filled with base + terms at the coordinates [start, start + count); base[0] is the coordinate `origin`."""
+    draws = _prepared(terms, key, dim, blobs)
+    scales = [np.float32(_finite(term.scale)) for term in terms]
     scratch = np.empty(min(count, rng.CHUNK), dtype=np.float32)
     for a, b in rng.pieces(start, count):
         piece, noise = out[a - start : b - start], scratch[: b - a]
-        piece[:] = np.float32(0) if base is None else base[a:b]
-        for term, scale in zip(terms, scales, strict=True):
-            term(a, noise)
+        piece[:] = np.float32(0) if base is None else base[a - origin : b - origin]
+        for draw, scale in zip(draws, scales, strict=True):
+            draw(a, noise)
             np.multiply(noise, scale, out=noise)
             np.add(piece, noise, out=piece)
     return out
@@ -125,16 +148,19 @@ def weighted_noise_sum(
     *,
     start: int = 0,
     count: int | None = None,
+    square: bool = False,
 ) -> Vector:
     """The coordinates [start, start + count) of the sum of scale * noise over the terms, in float64.
 
     Terms of one address (the two halves of a mirrored pair, say) share one draw; their scales are summed exactly first.
-    The order of the terms does not matter: they are summed by (step, lane, stream, kind, factor).
+    The order of the terms does not matter: they are summed by (step, lane, stream, kind, factor). Inside `slices.using`
+    a large sum is computed in parts by whoever is there, to the same bits.
 
     Parameters
     ----------
     terms : what to sum; a term's `scale` is its weight in the sum.
     key, dim, blobs, start, count : as `materialise`.
+    square : sum scale * noise^2 instead, for updates of standard deviations.
 
     Returns
     -------
@@ -161,14 +187,27 @@ def weighted_noise_sum(
         for (step, lane, stream, kind, factor), weight in summed
         if weight != 0
     ]
-    draws = _prepared(rows, key, dim, blobs)
-    total = np.zeros(count, dtype=np.float64)
-    scratch = np.empty(min(count, rng.CHUNK), dtype=np.float32)
-    product = np.empty(min(count, rng.CHUNK), dtype=np.float64)
-    for a, b in rng.pieces(start, count):
+    factors = {row.weight: _blob(blobs, row.weight, dim) for row in rows if row.weight is not None}
+    part = partial(_summed, rows, key, dim, factors, square)
+    whole = slices.computed(part, start, start + count, len(rows))
+    return part((start, start + count)) if whole is None else whole
+
+
+def _summed(
+    rows: Sequence[Term], key: rng.Key, dim: int, factors: Mapping[str, Floats], square: bool, part: slices.Part
+) -> Vector:
+    """The coordinates [start, stop) of the rows' sum, added in their order."""
+    start, stop = part
+    draws = _prepared(rows, key, dim, factors)
+    total = np.zeros(stop - start, dtype=np.float64)
+    scratch = np.empty(min(stop - start, rng.CHUNK), dtype=np.float32)
+    product = np.empty(min(stop - start, rng.CHUNK), dtype=np.float64)
+    for a, b in rng.pieces(start, stop - start):
         noise, weighted, piece = scratch[: b - a], product[: b - a], total[a - start : b - start]
         for row, draw in zip(rows, draws, strict=True):
             draw(a, noise)
+            if square:
+                np.multiply(noise, noise, out=noise)
             np.multiply(noise, row.scale, out=weighted, dtype=np.float64)
             np.add(piece, weighted, out=piece)
     return total
@@ -301,17 +340,19 @@ def pack(recipe: Recipe) -> bytes:
     parts = [_HEAD.pack(_VERSION, recipe.base is not None, len(recipe.terms))]
     if recipe.base is not None:
         parts.append(bytes.fromhex(_sha256(recipe.base, "base")))
-    for i, term in enumerate(recipe.terms):
-        if term.kind not in _PACKED_KINDS:
-            raise InvalidInput(f"terms[{i}].kind must be one of {', '.join(_PACKED_KINDS)}, got {term.kind!r}")
-        kind, scale = _PACKED_KINDS[term.kind], _finite(term.scale)
-        try:
-            parts.append(_TERM.pack(kind, term.weight is not None, term.stream, term.step, term.lane, scale))
-        except struct.error:
-            raise InvalidInput(f"stream, step and lane must be in [0, 2^64), got {term}") from None
-        if term.weight is not None:
-            parts.append(bytes.fromhex(_sha256(term.weight, f"terms[{i}].weight")))
+    parts += [_packed_term(term, i) for i, term in enumerate(recipe.terms)]
     return b"".join(parts)
+
+
+def _packed_term(term: Term, i: int) -> bytes:
+    if term.kind not in _PACKED_KINDS:
+        raise InvalidInput(f"terms[{i}].kind must be one of {', '.join(_PACKED_KINDS)}, got {term.kind!r}")
+    kind, scale = _PACKED_KINDS[term.kind], _finite(term.scale)
+    try:
+        packed = _TERM.pack(kind, term.weight is not None, term.stream, term.step, term.lane, scale)
+    except struct.error:
+        raise InvalidInput(f"stream, step and lane must be in [0, 2^64), got {term}") from None
+    return packed if term.weight is None else packed + bytes.fromhex(_sha256(term.weight, f"terms[{i}].weight"))
 
 
 def unpack(packed: bytes) -> Recipe:
@@ -354,7 +395,9 @@ def unpack(packed: bytes) -> Recipe:
     return recipe
 
 
-def check(recipe: Recipe, key: rng.Key, dim: int, blobs: Blobs | None = None) -> dict[str, JSON]:
+def check(
+    recipe: Recipe, key: rng.Key, dim: int, blobs: Blobs | None = None, cache: PrefixCache | None = None
+) -> dict[str, JSON]:
     """The point's first two numbers and its last, by which a worker proves that it rebuilt the same vector.
 
     Returns
@@ -366,15 +409,17 @@ def check(recipe: Recipe, key: rng.Key, dim: int, blobs: Blobs | None = None) ->
     NonFiniteValue
         If one of them is not finite: JSON cannot carry it.
     """
-    first = materialise(recipe, key, dim, blobs, count=min(2, dim))
-    last = materialise(recipe, key, dim, blobs, start=min(dim, max(2, dim - 1)))
+    first = materialise(recipe, key, dim, blobs, count=min(2, dim), cache=cache)
+    last = materialise(recipe, key, dim, blobs, start=min(dim, max(2, dim - 1)), cache=cache)
     values = [*first.tolist(), *last.tolist()]
     if not np.isfinite(values).all():
         raise NonFiniteValue(f"a recipe's point must be finite, got {values} at its first two and last coordinates")
     return {"index": [*range(len(first)), dim - 1][: len(values)], "value": values}
 
 
-def seed_encoded(recipe: Recipe, key: rng.Key, dim: int, blobs: Blobs | None = None) -> dict[str, JSON]:
+def seed_encoded(
+    recipe: Recipe, key: rng.Key, dim: int, blobs: Blobs | None = None, cache: PrefixCache | None = None
+) -> dict[str, JSON]:
     """What a seed-encoded trial says about its point (`blackbox_client.recipes.rebuild` reads it).
 
     The server adds what it alone knows: the trial's id, and where the base is found (`base.version`, `base.href`).
@@ -393,8 +438,63 @@ def seed_encoded(recipe: Recipe, key: rng.Key, dim: int, blobs: Blobs | None = N
         "ops": wire["ops"],
         "rng": rng.NAME,
         "key": key.hex(),
-        "check": check(recipe, key, dim, blobs),
+        "check": check(recipe, key, dim, blobs, cache),
     }
+
+
+class PrefixCache:
+    """Points of the first terms of recipes, so that a child costs one term however many ancestors it has.
+
+    Children of one parent share all terms but the last. What is kept is the parent's point; where that is new, it is
+    built from the longest prefix at hand. The least recently used points go when there are too many bytes. May be
+    shared by threads and by studies.
+
+    Parameters
+    ----------
+    max_bytes : most that is kept. A point that alone is larger is built without the cache.
+    """
+
+    def __init__(self, max_bytes: int = 2**28) -> None:
+        self.max_bytes = max_bytes
+        self.n_bytes = 0
+        self._kept: OrderedDict[tuple[bytes, int, int], NDArray[np.float32]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def takes(self, n_bytes: int) -> bool:
+        """Whether a point of this size is kept at all."""
+        return n_bytes + _OVERHEAD <= self.max_bytes
+
+    def parent(
+        self, recipe: Recipe, key: rng.Key, dim: int, blobs: Blobs | None, base: Floats | None, start: int, count: int
+    ) -> tuple[NDArray[np.float32], int]:
+        """The coordinates [start, start + count) of all terms but the last, and how many terms that is."""
+        wanted = len(recipe.terms) - 1
+        names = _prefix_names(recipe, key, dim)
+        found, n = None, wanted
+        with self._lock:
+            while n > 0 and (found := self._kept.get((names[n], start, count))) is None:
+                n -= 1
+            if found is not None:
+                self._kept.move_to_end((names[n], start, count))
+        if found is not None and n == wanted:
+            return found, wanted
+        point, origin = (base, 0) if found is None else (found, start)
+        built = np.empty(count, dtype=np.float32)
+        _add(point, origin, recipe.terms[n:wanted], key, dim, blobs, start, count, built)
+        built.flags.writeable = False
+        with self._lock:
+            if self._kept.setdefault((names[wanted], start, count), built) is built:
+                self.n_bytes += built.nbytes + _OVERHEAD
+            while self.n_bytes > self.max_bytes:
+                _, oldest = self._kept.popitem(last=False)
+                self.n_bytes -= oldest.nbytes + _OVERHEAD
+        return built, wanted
+
+
+_OVERHEAD = 256  # bytes of a kept point beside its numbers
 
 
 def cache_key(recipe: Recipe, key: rng.Key, dim: int, n_terms: int | None = None) -> str:
@@ -410,5 +510,14 @@ def cache_key(recipe: Recipe, key: rng.Key, dim: int, n_terms: int | None = None
     -------
     64 hexadecimal digits.
     """
-    prefix = pack(Recipe(recipe.base, recipe.terms[:n_terms]))
-    return hashlib.sha256(f"{rng.NAME} {key.hex()} {dim}\n".encode() + prefix).hexdigest()
+    return _prefix_names(Recipe(recipe.base, recipe.terms[:n_terms]), key, dim)[-1].hex()
+
+
+def _prefix_names(recipe: Recipe, key: rng.Key, dim: int) -> list[bytes]:
+    """The names of the points of the first 0, 1, 2, ... terms, by one running hash."""
+    running = hashlib.sha256(f"{rng.NAME} {key.hex()} {dim} {recipe.base}\n".encode())
+    names = [running.digest()]
+    for i, term in enumerate(recipe.terms):
+        running.update(_packed_term(term, i))
+        names.append(running.digest())
+    return names

@@ -56,12 +56,15 @@ class Points:
     recipes : k recipes of a recipe method, else None.
     note : (k, m) int64, private to the method: stored on the trial and given back with the result.
     payload : k JSON values the evaluator gets beside the point, or empty.
+    replicates : k numbers of the evaluation, where a point is asked again, or empty. Another number is another
+        `eval_seed`, and equal numbers within a step share one.
     """
 
     vectors: Matrix | None
     recipes: tuple[Recipe, ...] | None
     note: Ints
     payload: tuple[JSON, ...] = ()
+    replicates: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.note)
@@ -74,6 +77,7 @@ class Points:
             recipes=None if self.recipes is None else tuple(self.recipes[i] for i in index),
             note=self.note[index],
             payload=tuple(self.payload[i] for i in index) if self.payload else (),
+            replicates=tuple(self.replicates[i] for i in index) if self.replicates else (),
         )
 
 
@@ -117,7 +121,7 @@ class Results:
     points : what was asked.
     values : (n, m) float64, minimised; NaN means infeasible. +inf is a barrier value (sequential methods only).
     constraints : (n, c) float64, feasible where <= 0, or None.
-    extra : n mappings with what else the evaluator told (stderr, behaviour, per-instance scores, ...), or empty.
+    extra : n mappings with what else the evaluator told (stderr, behaviour, sums, ...; see `side_data`), or empty.
     """
 
     step: Ints

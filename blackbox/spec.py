@@ -14,14 +14,16 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from blackbox import federation
 from blackbox.algorithm import registry, resolve_options
-from blackbox.algorithms.auto import choose
+from blackbox.algorithms import auto
 from blackbox.errors import FieldError, IncompatibleProblem, InvalidInput, UnknownAlgorithm, nearest
 from blackbox.options import Options
-from blackbox.space import Space
+from blackbox.space import Parameter, Space
 from blackbox.validation import field_errors, invalid
 
 MAX_SAFE_INTEGER = 2**53
@@ -29,6 +31,14 @@ MAX_SAFE_INTEGER = 2**53
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class _ParameterSchema:
+    """Shows a parameter's JSON schema where the model keeps the object as it was written (`Space` reads it)."""
+
+    @staticmethod
+    def __get_pydantic_json_schema__(_: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(pydantic.TypeAdapter(Parameter).core_schema)
 
 
 class AlgorithmChoice(_Model):
@@ -89,8 +99,8 @@ class StudySpec(_Model):
 
     name: str = Field(min_length=1, max_length=200)
     """Unique in its project; creating the same spec again returns the existing study."""
-    space: dict[str, dict[str, Any]]
-    """Parameters by name; see `blackbox.space`."""
+    space: dict[str, Annotated[dict[str, Any], _ParameterSchema]]
+    """Parameters by name. A vector may live in a convex region; all other parameters must then be bounded."""
     direction: Literal["minimize", "maximize"] = "minimize"
     algorithm: AlgorithmChoice = AlgorithmChoice()
     budget: Budget = Budget()
@@ -153,7 +163,7 @@ def resolve(spec: StudySpec) -> tuple[Resolved, Space]:
     InvalidSpace, InvalidOptions, UnknownAlgorithm, IncompatibleProblem
     """
     space = Space.from_json(spec.space)
-    name, reason = spec.algorithm.name, ""
+    name, reason, chosen = spec.algorithm.name, "", spec.algorithm.options
     if name == "auto":
         if spec.algorithm.options:
             raise InvalidInput(
@@ -161,7 +171,8 @@ def resolve(spec: StudySpec) -> tuple[Resolved, Space]:
                 hint="name the algorithm that these options belong to",
                 errors=[FieldError("/algorithm/options", "extra_forbidden", "auto takes no options")],
             )
-        name, reason = choose(space, spec.budget.evaluations)
+        name, reason = auto.choose(space, spec.budget.evaluations)
+        chosen = auto.options(name, space, spec.budget.evaluations)
     federated = name in (rounds := federation.registry())
     if not federated and name not in registry():
         known = [*registry(), *rounds, "auto"]
@@ -173,9 +184,9 @@ def resolve(spec: StudySpec) -> tuple[Resolved, Space]:
                 f"{name} minimises: its participants' values never come here",
                 hint='let each participant negate its value, and leave out "direction"',
             )
-        options = federation.resolve_options(name, space, spec.algorithm.options)
+        options = federation.resolve_options(name, space, chosen)
     else:
-        options = resolve_options(name, space, spec.algorithm.options)
+        options = resolve_options(name, space, chosen)
     dumped = options.model_dump(mode="json")
     resolved = Resolved(spec=spec, algorithm=name, options=dumped, reason=reason, federated=federated)
     return resolved, space

@@ -319,11 +319,16 @@ class Tx(Protocol):
         ...
 
     def snapshot_steps(self, study: str, epoch: int) -> list[int]: ...
-    def put_blob(self, study: str, digest: str, step: int, content: bytes) -> None: ...
+    def put_blob(self, study: str, digest: str, step: int, content: bytes) -> None:
+        """Keep a vector that recipes name. `step` is a base's, or the place of a factor (`log.factor_place`)."""
+
     def blob(self, study: str, digest: str) -> bytes | None: ...
     def blob_at(self, study: str, step: int) -> tuple[str, bytes] | None: ...
     def drop_blobs(self, study: str, before_step: int, keep: Iterable[int]) -> None:
-        """Delete base vectors of steps before `before_step` other than those of the kept steps."""
+        """Delete base vectors last put for a step before `before_step`, but those that a step of `keep` needs.
+
+        Steps that share a base follow one another, so a step's base is the one put for it or for the next step.
+        """
         ...
 
     # federated rounds
@@ -412,6 +417,13 @@ def _study(row: StudyRow) -> StudyRow:
 
 def _trial(row: TrialRow) -> TrialRow:
     return TrialRow(*_trial_values(row))
+
+
+def steps_with_bases(stored: Iterable[int], wanted: Iterable[int]) -> set[int]:
+    """Of the steps that base vectors were last put for, those whose vector a wanted step names: itself or the next."""
+    steps = sorted(stored)
+    places = (bisect.bisect_left(steps, step) for step in wanted)
+    return {steps[i] for i in places if i < len(steps)}
 
 
 class MemoryStore:
@@ -707,7 +719,8 @@ class _MemoryTx:
         return None
 
     def drop_blobs(self, study: str, before_step: int, keep: Iterable[int]) -> None:
-        blobs, kept = self._studies[study].blobs, set(keep)
+        blobs = self._studies[study].blobs
+        kept = steps_with_bases((step for step, _ in blobs.values()), keep)
         for digest in [d for d, (step, _) in blobs.items() if step < before_step and step not in kept]:
             self._delete(blobs, digest)
 

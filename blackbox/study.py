@@ -22,6 +22,7 @@ from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blackbox import codec, history, leases, log
 from blackbox.algorithm import Algorithm, Traits, build, lookup
@@ -40,10 +41,9 @@ from blackbox.errors import (
 )
 from blackbox.leases import Lease, Outcome, Renewal, Report
 from blackbox.options import Options, parse_options
-from blackbox.recipe import digest as base_digest
-from blackbox.recipe import materialise
+from blackbox.recipe import PrefixCache, materialise
 from blackbox.recipe import to_json as recipe_to_json
-from blackbox.records import NOTHING_PENDING, Pending, Recipe, Vector
+from blackbox.records import JSON, NOTHING_PENDING, Pending, Recipe, Vector
 from blackbox.rng import Key
 from blackbox.space import Space
 from blackbox.spec import Budget, Resolved, StudySpec, canonical, differences, parse_spec, resolve, spec_hash
@@ -69,9 +69,13 @@ T = TypeVar("T")
 PARAMS_STORED_UPTO = 1000
 """Decoded parameters are stored with a trial up to this dimension; above, they are decoded when somebody reads them."""
 MAX_REBUILT_BYTES = 2**30
+PREFIX_BYTES = 2**26
+"""What an open study keeps of points whose children it builds."""
 SNAPSHOT_SECONDS = 0.25
 SNAPSHOT_STEPS = 256
 FIRST_LEASE_SECONDS = 600.0
+SECONDS_PER_COORDINATE = 1e-8
+"""What a first step is expected to take: little at a thousand dimensions, too long for an event loop at a million."""
 FAILURES_UNTIL_BACKOFF = 20
 BACKOFF_SECONDS = 30.0
 AT_ONCE_SECONDS = 0.002
@@ -138,6 +142,7 @@ class _Prepared:
     params: str | None
     note: bytes
     payload: str | None
+    replicate: int
 
 
 @dataclass(slots=True)
@@ -153,8 +158,9 @@ class _Turn:
     asks: int = -1
     """For methods whose asks depend on what is in flight: the counter these points were computed at."""
     points: dict[int, _Prepared] = field(default_factory=dict)
-    base: tuple[str, bytes] | None = None
-    base_stored: bool = False
+    blobs: Sequence[tuple[str, int, bytes]] = ()
+    """Digest, place and content of the vectors that the recipes name."""
+    blobs_stored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +260,7 @@ class Study:
         self._vectors = [name for name, parameter in self.space.items() if parameter.type == "vector"]
         self.options, self.traits = self._method()
         self.kind = self.traits.kind
+        self.prefixes = PrefixCache(PREFIX_BYTES)
         self._algorithms: list[tuple[int, Algorithm[Any, Any]]] = []
         self._lineage = ""
         self._row: StudyRow | None = None
@@ -330,6 +337,13 @@ class Study:
             if turn is not None and turn.place == place:
                 return turn
         return None
+
+    def short(self) -> int:
+        """Results that the open step still needs beyond those waiting or out. Cheap: from what was last seen."""
+        row, cached = self._row, self._cached
+        if row is None or cached is None or (cached.epoch, cached.step) != (row.epoch, row.step):
+            return 0
+        return max(0, self.algorithm(row).need(cached.state) - row.waiting - row.leased)
 
     @property
     def seen(self) -> StudyRow | None:
@@ -437,7 +451,7 @@ class Study:
         self._row = asked.row
         turn = self._turn_at(asked.row)
         if turn is not None and any(lease.trial.step == turn.state.step for lease in asked.leases):
-            turn.base_stored = True
+            turn.blobs_stored = True
         return asked
 
     def _turn_of(self, row: StudyRow, state: Any) -> _Turn:
@@ -458,14 +472,14 @@ class Study:
             return  # another ask that missed them was faster
         first = not turn.points
 
-        def work() -> tuple[list[_Prepared], tuple[str, bytes] | None]:
-            return self._computed(turn, lanes, missing.pending), self._base(turn) if first else turn.base
+        def work() -> tuple[list[_Prepared], Sequence[tuple[str, int, bytes]]]:
+            return self._computed(turn, lanes, missing.pending), self._blobs(turn) if first else turn.blobs
 
         def took(seconds: float) -> None:
             self._lane_seconds = seconds / len(lanes)
 
-        prepared, base = yield Compute(work, (self._lane_seconds or 0.0) * len(lanes), took)
-        turn.base = base
+        prepared, blobs = yield Compute(work, (self._lane_seconds or 0.0) * len(lanes), took)
+        turn.blobs = blobs
         if self.traits.uses_pending:
             # A new turn: the writer's thread may be granting from the old one.
             turn = replace(turn, points={}, asks=missing.asks)
@@ -489,9 +503,18 @@ class Study:
     def _computed(self, turn: _Turn, lanes: Sequence[int], pending: Pending) -> list[_Prepared]:
         return self._ready(turn.algorithm.ask(turn.state, lanes, pending))
 
-    def _base(self, turn: _Turn) -> tuple[str, bytes] | None:
-        base = turn.algorithm.base(turn.state)
-        return None if base is None else (base_digest(base), np.ascontiguousarray(base, dtype="<f4").tobytes())
+    def _blobs(self, turn: _Turn) -> Sequence[tuple[str, int, bytes]]:
+        """The vectors that the turn's recipes name, with the place at which each is stored."""
+        step, factors = turn.state.step, 0 if turn.algorithm.base(turn.state) is None else 1  # where they begin
+        return [
+            (name, step if i < factors else log.factor_place(step), content)
+            for i, (name, content) in enumerate(_contents(turn.algorithm.blobs(turn.state)).items())
+        ]
+
+    @property
+    def _expected_seconds(self) -> float:
+        """What the next steps are expected to take, as the last ones did."""
+        return SECONDS_PER_COORDINATE * self.space.dim if self._tell_seconds is None else self._tell_seconds
 
     def _tell_took(self, seconds: float) -> None:
         self._tell_seconds = seconds
@@ -513,6 +536,7 @@ class Study:
                     params,
                     points.note[i].astype("<i8", copy=False).tobytes(),
                     json.dumps(points.payload[i]) if points.payload else None,
+                    points.replicates[i] if points.replicates else 0,
                 )
             )
         return ready
@@ -575,7 +599,7 @@ class Study:
             return False
         try:
             if not turn.points:
-                turn.base = self._base(turn)
+                turn.blobs = self._blobs(turn)
             turn.points.update(zip(lanes, self._computed(turn, lanes, missing.pending), strict=True))
         except Exception:
             return False
@@ -598,15 +622,16 @@ class Study:
         trials, points = [], []
         for lane in lanes:
             row.trials += 1
-            trial = TrialRow(self.id, row.trials, turn.state.step, lane, asked_at=now)
-            leases.lease_to(trial, worker=worker, now=now, seconds=seconds, key=key)
             ready = turn.points[lane]
+            trial = TrialRow(self.id, row.trials, turn.state.step, lane, ready.replicate, asked_at=now)
+            leases.lease_to(trial, worker=worker, now=now, seconds=seconds, key=key)
             point = PointRow(self.id, row.trials, ready.vector, ready.recipe, ready.params, ready.note, ready.payload)
             trials.append(trial)
             points.append(point)
             stored[trial.number] = point
-        if turn.base is not None and not turn.base_stored:
-            tx.put_blob(self.id, turn.base[0], turn.state.step, turn.base[1])
+        if not turn.blobs_stored:
+            for name, place, content in turn.blobs:
+                tx.put_blob(self.id, name, place, content)
         tx.insert_trials(trials, points)
         row.leased += len(trials)
         if self.kind == "group":
@@ -657,7 +682,8 @@ class Study:
 
         def work(tx: Tx) -> tuple[Any, ...]:
             row = leases.locked(tx, self.id)
-            desk = leases.Desk(tx, row, self.spec, self.head.secret, self.kind, numbers, worker=worker, now=now)
+            lacks = self.algorithm(row).lacks
+            desk = leases.Desk(tx, row, self.spec, self.head.secret, self.kind, numbers, lacks, worker=worker, now=now)
             outcomes = tuple(desk.settle(report) for report in reports)
             desk.write()
             row.asks += 1
@@ -738,7 +764,7 @@ class Study:
             try:
                 closed: list[log.Closed] = yield Compute(
                     partial(log.advance, algorithm, state, told, self.maximize),
-                    self._tell_seconds or 0.0,
+                    self._expected_seconds,
                     self._tell_took,
                 )
             except Exception as error:
@@ -841,13 +867,14 @@ class Study:
             self._since_snapshot = 0.0
 
     def _drop_bases(self, tx: Tx, row: StudyRow) -> None:
-        """Forget base vectors that no open trial, and not the best one, names."""
+        """Forget the vectors of recipes that no open trial, and not the best one, names."""
         steps = {trial.step for trial in tx.open_trials(self.id)}
         best = tx.trial(self.id, row.best_trial) if row.best_trial is not None else None
         if best is not None:
             steps.add(best.step)
-        # The base of the step just closed stays for workers that have a lease of it and have not fetched it yet.
-        tx.drop_blobs(self.id, row.step - 1, steps)
+        # Those of the step just closed stay for workers that have a lease of it and have not fetched them yet.
+        steps |= {row.step - 1, row.step}
+        tx.drop_blobs(self.id, row.step - 1, steps | {log.factor_place(step) for step in steps})
 
     def _close_empty(self, now: float) -> Steps[None]:
         """Close a step in which nothing is out and nothing can be handed out (all its members failed for good)."""
@@ -1160,10 +1187,9 @@ class Study:
         vectors: dict[int, bytes] = {}
 
         def take(step: int, state: Any) -> None:
-            base = self.algorithm(row, step).base(state)
-            blob = None if base is None else np.ascontiguousarray(base, dtype="<f4").tobytes()
+            blobs = _contents(self.algorithm(row, step).blobs(state)) if step in waiting else {}
             for trial, point in waiting.pop(step, ()):
-                vectors[trial.number] = self.vector(point, blob).astype("<f8").tobytes()
+                vectors[trial.number] = self.vector(point, blobs).astype("<f8").tobytes()
 
         state = self.algorithm(row, 0).init()
         take(0, state)
@@ -1204,23 +1230,23 @@ class Study:
         archive = Archive.of(points.reshape(len(rows), self.space.dim), values, errors)
         return archive, [rows[i][0] for i in archive.first]
 
-    def params(self, point: PointRow, blob: bytes | None = None) -> dict[str, Any]:
-        """The parameters a trial asks, decoded (vectors as arrays); of a recipe, `blob` is its base vector."""
+    def params(self, point: PointRow, blobs: Mapping[str, bytes] | None = None) -> dict[str, Any]:
+        """The parameters a trial asks, decoded (vectors as arrays); `blobs` has by digest what a recipe is made of."""
         if point.params is not None:
             params: dict[str, Any] = json.loads(point.params)
             for name in self._vectors:
                 params[name] = np.asarray(params[name], dtype=np.float64)
             return params
-        return self.space.decode(self.vector(point, blob))
+        return self.space.decode(self.vector(point, blobs))
 
-    def vector(self, point: PointRow, blob: bytes | None = None) -> Vector:
+    def vector(self, point: PointRow, blobs: Mapping[str, bytes] | None = None) -> Vector:
         """(d,) float64 internal point of a trial."""
         if point.vector is not None:
             return np.frombuffer(point.vector, dtype="<f8").copy()
         recipe = log.points_of([point], self.space.dim, True).recipes
         assert recipe is not None
-        bases = {} if blob is None or recipe[0].base is None else {recipe[0].base: np.frombuffer(blob, dtype="<f4")}
-        return materialise(recipe[0], self.key, self.space.dim, bases).astype(np.float64)
+        vectors = {name: np.frombuffer(content, dtype="<f4") for name, content in (blobs or {}).items()}
+        return materialise(recipe[0], self.key, self.space.dim, vectors, cache=self.prefixes).astype(np.float64)
 
     def recipe(self, point: PointRow) -> Recipe | None:
         """The recipe of a point, if it is one."""
@@ -1229,20 +1255,17 @@ class Study:
         recipes = log.points_of([point], self.space.dim, True).recipes
         return recipes[0] if recipes else None
 
-    def points(self, numbers: Sequence[int]) -> Steps[dict[int, tuple[PointRow, bytes | None]]]:
-        """Points of trials, each with the base vector of its recipe where that is still kept."""
+    def points(self, numbers: Sequence[int]) -> Steps[dict[int, tuple[PointRow, dict[str, bytes]]]]:
+        """Points of trials, each with those vectors by digest that its recipe is made of and that are still kept."""
 
-        def work(tx: Tx) -> dict[int, tuple[PointRow, bytes | None]]:
+        def work(tx: Tx) -> dict[int, tuple[PointRow, dict[str, bytes]]]:
             found = {}
             for number, point in tx.points(self.id, numbers).items():
-                blob = None
-                if point.vector is None and point.recipe is not None:
-                    base = json.loads(point.recipe).get("base")
-                    blob = tx.blob(self.id, base) if base else None
-                found[number] = (point, blob)
+                blobs = {name: tx.blob(self.id, name) for name in log.named(point)}
+                found[number] = point, {name: blob for name, blob in blobs.items() if blob is not None}
             return found
 
-        points: dict[int, tuple[PointRow, bytes | None]] = yield Read(work)
+        points: dict[int, tuple[PointRow, dict[str, bytes]]] = yield Read(work)
         return points
 
     def best(self) -> Steps[tuple[TrialRow, dict[str, Any]] | None]:
@@ -1252,19 +1275,19 @@ class Study:
             return None
         number = row.best_trial
         trial: TrialRow = yield Read(lambda tx: tx.trial(self.id, number))
-        point, blob = (yield from self.points([number]))[number]
-        if blob is None and point.recipe is not None:
-            # A late result became the best one after the base of its step was dropped: the log still has that state.
+        point, blobs = (yield from self.points([number]))[number]
+        if len(blobs) < len(log.named(point)):
+            # A late result became the best one after its step's vectors were dropped: the log still has that state.
             state = yield from self._state_at(row, trial.step)
-            base = self.algorithm(row, trial.step).base(state)
-            if base is not None and base_digest(base) == json.loads(point.recipe)["base"]:
-                blob = np.ascontiguousarray(base, dtype="<f4").tobytes()
-        return trial, self.params(point, blob)
+            blobs |= _contents(self.algorithm(row, trial.step).blobs(state))
+        return trial, self.params(point, blobs)
 
-    def recommend(self) -> Steps[tuple[int, dict[str, Any]]]:
-        """The open step and the parameters the method would deploy now."""
+    def recommend(self) -> Steps[tuple[int, dict[str, Any], JSON]]:
+        """The open step, the parameters the method would deploy now, and what their evaluation gets beside them."""
         row, state = yield from self.state()
-        return row.step, self.space.decode(np.asarray(self.algorithm(row).recommend(state), dtype=np.float64))
+        algorithm = self.algorithm(row)
+        params = self.space.decode(np.asarray(algorithm.recommend(state), dtype=np.float64))
+        return row.step, params, algorithm.payload(state)
 
     def metrics(self) -> Steps[dict[str, float]]:
         """The method's own numbers at the open step."""
@@ -1272,11 +1295,10 @@ class Study:
         return {k: float(v) for k, v in self.algorithm(row).metrics(state).items() if math.isfinite(v)}
 
     def eval_seed(self, trial: TrialRow) -> str:
-        """A seed for common random numbers: equal for all lanes of one step of a method that works in steps."""
+        """A seed for common random numbers: equal for all lanes of one step and replicate of a method of steps."""
         step = trial.step if self.kind == "group" and trial.lane >= 0 else 0
-        return str(
-            int.from_bytes(hashlib.blake2b(f"{self.key.hex()}/{step}".encode(), digest_size=6).digest(), "little")
-        )
+        name = f"{self.key.hex()}/{step}" + (f"/{trial.replicate}" if trial.replicate else "")
+        return str(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest(), "little"))
 
     @cached_property
     def seed_encodable(self) -> bool:
@@ -1289,6 +1311,11 @@ _WORD = {PAUSED: "paused", COMPLETED: "completed", CANCELLED: "cancelled", FAILE
 
 def _cancelled(trial: TrialRow) -> None:
     trial.state, trial.until = CANCELLED, None
+
+
+def _contents(vectors: Mapping[str, NDArray[np.float32]]) -> dict[str, bytes]:
+    """Vectors as they are stored and served."""
+    return {name: np.ascontiguousarray(vector, dtype="<f4").tobytes() for name, vector in vectors.items()}
 
 
 def _place(row: StudyRow) -> tuple[int, int, int]:

@@ -12,6 +12,9 @@ arXiv:1703.03864, and the authors' code (openai/evolution-strategies-starter). L
 What travels is a recipe: the digest of theta, one noise address and +-sigma. A half pair, whose other lane was lost,
 counts one-sided: its u_l s_l eps_i alone has the right mean too, and where 30 % of lanes are lost, dropping half pairs
 would throw away 30 % of the results as well.
+
+Policies want observations at a common scale. With `observations` the evaluators tell sums of what they saw, and the
+payload of the next step's points carries mean and standard deviation (section 3 of the paper; `blackbox.statistics`).
 """
 
 from __future__ import annotations
@@ -19,19 +22,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
-from blackbox import recipe, steppers
+from blackbox import recipe, statistics, steppers
 from blackbox.algorithm import Algorithm, Traits, algorithm
+from blackbox.errors import FieldError
 from blackbox.options import Field, Options
-from blackbox.records import Pending, Points, Recipe, Results, Stop, Term, Vector
+from blackbox.records import JSON, Pending, Points, Recipe, Results, Stop, Term, Vector
 from blackbox.rng import Key
 from blackbox.schedules import AnySchedule, Constant
 from blackbox.space import Space
+from blackbox.statistics import Moments
 from blackbox.steppers import Adam, AnyStepper, StepperState
 from blackbox.values import centred_ranks
 
@@ -59,6 +64,9 @@ class OpenAiEsOptions(Options):
     weights of policies; for bounded parameters, whose origin is the lower bound, leave it at 0."""
     noise: Literal["normal", "rademacher"] = "normal"
     """rademacher: random signs, an order of magnitude cheaper to draw; for 10^7 dimensions and more."""
+    observations: int | None = Field(None, ge=1, le=100_000)
+    """Length of an observation. Evaluators then tell {"value", "sums": {"count", "total", "squares"}} and normalise by
+    the mean and standard deviation in their payload. None: no statistics."""
     stagnation: int | None = Field(None, ge=1)
     """Stop after this many steps without a new lowest median of a step's values. None: never."""
 
@@ -85,6 +93,7 @@ class OpenAiEsState:
     lowest : lowest of all these medians, or None.
     idle : steps since `lowest` was found.
     gradient_norm, move_norm : norms of g and of the last move of theta; 0 before the first one.
+    seen : sums over the observations told so far; of length 0 without the option `observations`.
     """
 
     step: int
@@ -97,6 +106,7 @@ class OpenAiEsState:
     idle: int
     gradient_norm: float
     move_norm: float
+    seen: Moments
 
 
 @algorithm("openai_es", Traits(encoding="recipe"))
@@ -129,7 +139,8 @@ class OpenAiEs(Algorithm[OpenAiEsOptions, OpenAiEsState]):
         theta = self.space.initial.astype(np.float32)
         np.clip(theta, -FARTHEST, FARTHEST, out=theta)
         stepper = self.options.stepper.init(self.space.dim, np.float32)
-        return OpenAiEsState(0, theta, recipe.digest(theta), stepper, None, None, None, 0, 0.0, 0.0)
+        seen = Moments.zero(self.options.observations or 0)
+        return OpenAiEsState(0, theta, recipe.digest(theta), stepper, None, None, None, 0, 0.0, 0.0, seen)
 
     def need(self, state: OpenAiEsState) -> int:
         return self.population
@@ -144,7 +155,8 @@ class OpenAiEs(Algorithm[OpenAiEsOptions, OpenAiEsState]):
             scale = -sigma if lane % 2 else sigma
             term = Term(self.stream, state.step, int(lane) // 2, scale, self.options.noise)
             recipes.append(Recipe(state.digest, (term,)))
-        return Points(None, tuple(recipes), np.empty((len(recipes), 0), dtype=np.int64))
+        payload = (self.payload(state),) * len(recipes) if self.options.observations else ()
+        return Points(None, tuple(recipes), np.empty((len(recipes), 0), dtype=np.int64), payload)
 
     def tell(self, state: OpenAiEsState, results: Results) -> OpenAiEsState:
         state = self._noted(state, results)
@@ -180,8 +192,16 @@ class OpenAiEs(Algorithm[OpenAiEsOptions, OpenAiEsState]):
     def recommend(self, state: OpenAiEsState) -> Vector:
         return state.theta.astype(np.float64)
 
+    def lacks(self, extra: Mapping[str, Any]) -> FieldError | None:
+        return statistics.lack(extra, self.options.observations) if self.options.observations else None
+
+    def payload(self, state: OpenAiEsState) -> JSON:
+        return state.seen.payload() if self.options.observations else None
+
     def metrics(self, state: OpenAiEsState) -> Mapping[str, float]:
         found = {} if state.best is None or state.median is None else {"best": state.best, "step_median": state.median}
+        if self.options.observations:
+            found |= {"observed": state.seen.count, "sums_ignored": float(state.seen.ignored)}
         return found | {
             "step": float(state.step),
             "sigma": self._sigma(state.step),
@@ -198,9 +218,10 @@ class OpenAiEs(Algorithm[OpenAiEsOptions, OpenAiEsState]):
     def _sigma(self, step: int) -> float:
         return min(max(self.options.sigma(step), SIGMA_RANGE[0]), SIGMA_RANGE[1])
 
-    @staticmethod
-    def _noted(state: OpenAiEsState, results: Results) -> OpenAiEsState:
-        """The state with what is recorded of the values themselves; the method looks at ranks only."""
+    def _noted(self, state: OpenAiEsState, results: Results) -> OpenAiEsState:
+        """The state with what is recorded of observations, and of the values themselves: the method sees only ranks."""
+        if self.options.observations:
+            state = replace(state, seen=state.seen.plus(results.extra))
         values = np.sort(results.scalar[np.isfinite(results.scalar)])
         if not len(values):
             return replace(state, idle=state.idle + bool(len(results)))

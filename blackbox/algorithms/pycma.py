@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blackbox.algorithm import Algorithm, Traits, algorithm
+from blackbox.evolution import default_popsize
 from blackbox.options import Field, Options
 from blackbox.records import Ints, Matrix, Pending, Points, Results, Stop, Vector, dense
 from blackbox.rng import Key, normals
@@ -253,8 +254,3 @@ class Pycma(Algorithm[PycmaOptions, PycmaState]):
         while len(self._lives) > N_CACHED:
             self._lives.popitem(last=False)
         return live
-
-
-def default_popsize(d: int) -> int:
-    """4 + floor(3 ln d)."""
-    return 4 + int(3 * math.log(d))

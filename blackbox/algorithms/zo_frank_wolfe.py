@@ -24,8 +24,8 @@ vertices   a memory that is corrected, in the least squares sense, to agree with
 
 `step_rule: monotone` is the rule of Carderera, Besancon, Pokutta (2021), Simple steps are all you need,
 arXiv:2105.13913: gamma_t 2^-phi with gamma_t = 2 / (t + 2) is taken only if the value does not grow, else phi grows and
-stays. Its confirming evaluation is a phase of its own: lane l tries phi + l, so idle workers try the next halvings at
-once; the accepted value is the base of the next forward differences, so a step still costs m + 1 results if it works.
+stays. Its confirming evaluation is a phase of its own: lane l tries phi + l mod 3, so idle workers try the next
+halvings at once; the accepted value is the base of the next forward differences, so a step costs m + 1 results as ever.
 Unlike the paper's, gradients here are uncertain: after three halvings in vain another one is taken and the halvings are
 forgotten, and phi falls by one after a step that was right at once. With phi only growing, steps died out: 1e-2 instead
 of 3e-4 after 6000 results of the least squares problem of the tests.
@@ -45,6 +45,7 @@ import pydantic
 
 from blackbox.algorithm import Algorithm, Traits, algorithm
 from blackbox.directions import Directions, Family, default_family
+from blackbox.errors import InvalidOptions
 from blackbox.estimators import STEEPEST, Difference, Estimator, bounded_radius, differences, roles
 from blackbox.feasible import Room
 from blackbox.options import Field, Options
@@ -194,6 +195,11 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeOptions, ZoFrankWolfeState]):
     def resolve(cls, options: ZoFrankWolfeOptions, space: Space) -> ZoFrankWolfeOptions:
         d, region = space.dim, _region(space)
         inner = region.interior(d)[1]
+        if inner == 0 and (options.certify_every is not None or options.scheme not in (None, "vertices")):
+            raise InvalidOptions(
+                "no inner point of this region is known, so only chords to vertices can be probed",
+                hint='leave certify_every out, and scheme, or take {"scheme": "vertices"}',
+            )
         scheme: Scheme = options.scheme or ("irdsa" if inner > 0 else "vertices")
         count = _count(options, scheme, d)
         radius = SHARE_OF_ROOM if scheme == "vertices" or not np.isfinite(inner) else SHARE_OF_ROOM * inner
@@ -256,24 +262,25 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeOptions, ZoFrankWolfeState]):
 
     def ask(self, state: ZoFrankWolfeState, lanes: Sequence[int], pending: Pending) -> Points:
         r, lane = self._radius(state), np.asarray(lanes, dtype=np.int64)
-        centre = self._centre(state.w, r)
         if state.phase == "confirm":
-            note = np.stack([lane, np.zeros_like(lane)], axis=1)
-            candidates = [self._centre(self._toward(state, i), r) for i in lane.tolist()]
+            note = np.stack([lane % GIVE_UP, np.zeros_like(lane)], axis=1)  # a lost long step is tried again
+            candidates = [self._centre(self._toward(state, i), r) for i in note[:, 0].tolist()]
             return dense(np.array(candidates).reshape(len(lane), self.space.dim), note)
         if state.phase == "certify":
-            note = roles(lane, "central")
-            return dense(centre + (r * note[:, 1])[:, None] * self._fresh_rows(state.step, note[:, 0]), note)
+            r, note = self._certificate_radius(state), roles(lane, "central")
+            u = self._fresh_rows(state.step, note[:, 0])
+            return dense(self.room.centre(state.w, r) + (r * note[:, 1])[:, None] * u, note)
         if self.scheme == "jaguar":
             note = roles(lane, "central")
             where = self._oldest(state)[note[:, 0] % self.space.dim]
-            u = self._tangents(np.eye(self.space.dim)[where])
-            return dense(centre + (r * note[:, 1])[:, None] * u, note)
+            u = np.zeros((len(lane), self.space.dim))
+            u[np.arange(len(lane)), where] = 1.0
+            return dense(self._centre(state.w, r) + (r * note[:, 1])[:, None] * self._tangents(u), note)
         if self.scheme == "vertices":
             note = roles(lane, "forward", self._known_value(state) is None)
             chords = self._chords(state, note[:, 0])
             return dense(state.w + (r * note[:, 1])[:, None] * chords, note)
-        return self._estimator(state).plan(centre, state.step, lane, r)
+        return self._estimator(state).plan(self._centre(state.w, r), state.step, lane, r)
 
     def tell(self, state: ZoFrankWolfeState, results: Results) -> ZoFrankWolfeState:
         if not len(results):
@@ -338,7 +345,7 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeOptions, ZoFrankWolfeState]):
 
     def _refreshed(self, state: ZoFrankWolfeState, note: Ints, values: Vector) -> ZoFrankWolfeState:
         """JAGUAR: h_i <- y_i for the coordinates that came; those that were lost stay the oldest and come next."""
-        slopes = differences(note, values, self._radius(state), clip=self.options.clip)
+        slopes = differences(note, values, self._radius(state), self._known_value(state), self.options.clip)
         if not len(slopes):
             return replace(state, step=state.step + 1)
         d = self.space.dim
@@ -408,12 +415,15 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeOptions, ZoFrankWolfeState]):
         finite = np.flatnonzero(np.isfinite(values))
         limit = np.inf if state.value is None else state.value + self.options.slack
         if len(finite) and values[best := finite[int(values[finite].argmin())]] <= limit:
+            # Halvings count if a longer step was refused, not if its result is only late: or the lanes of many workers
+            # would shorten the steps for good.
             added = int(note[best, 0])
-            at_once = added == 0 and state.tried == 0
+            refused = note[~(values <= limit), 0]
+            more = int(refused[refused < added].max(initial=-1)) + 1
             return replace(
                 state,
                 w=self._toward(state, added),
-                halvings=max(state.halvings + added - at_once, 0),
+                halvings=max(state.halvings + more - (state.tried + more == 0), 0),
                 tried=0,
                 value=float(values[best]) if self.fixed_radius else None,
                 phase=self._next_phase(state),
@@ -443,7 +453,7 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeOptions, ZoFrankWolfeState]):
 
     def _certified(self, state: ZoFrankWolfeState, note: Ints, values: Vector) -> ZoFrankWolfeState:
         state = replace(state, step=state.step + 1, phase="gradient")
-        slopes = differences(note, values, self._radius(state), clip=self.options.clip)
+        slopes = differences(note, values, self._certificate_radius(state), clip=self.options.clip)
         own = slopes.index % 2 == 0
         if min(own.sum(), (~own).sum()) < 2:
             return state
@@ -460,6 +470,12 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeOptions, ZoFrankWolfeState]):
         schedule = self.options.radius
         wanted = SHARE_OF_ROOM if schedule is None else schedule(state.t)
         return bounded_radius(wanted, 1.0 if self.scheme == "vertices" else self.room.longest)
+
+    def _certificate_radius(self, state: ZoFrankWolfeState) -> float:
+        """Of the probes of a certificate: of the schemes' own, or where these go along chords the default."""
+        if self.scheme != "vertices":
+            return self._radius(state)
+        return bounded_radius(min(SHARE_OF_ROOM * self.room.inner, 1.0), self.room.longest)
 
     def _gamma(self, state: ZoFrankWolfeState) -> float:
         """gamma of the last gradient."""

@@ -18,9 +18,9 @@ class Inline:
     def free(self) -> int:
         return 1 - len(self._done)
 
-    def submit(self, ticket: int, point: Any) -> None:
+    def submit(self, ticket: int, *arguments: Any) -> None:
         try:
-            self._done.append(Done(ticket, self._objective(point)))
+            self._done.append(Done(ticket, self._objective(*arguments)))
         except Exception as error:
             self._done.append(Done(ticket, error=error))
 

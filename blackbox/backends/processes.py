@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from blackbox.backends import Done, Objective, WorkerDied
+from blackbox.backends import Done, Objective, WorkerDied, load
 from blackbox.errors import InvalidInput
 
 _CONTEXT = multiprocessing.get_context("spawn")
@@ -34,11 +34,12 @@ class Processes:
 
     Parameters
     ----------
-    objective : a picklable callable (defined in a module, not a lambda). It is sent to each worker once.
+    objective : a picklable callable (defined in a module, not a lambda), sent to each worker once; or its name as
+        "module:function", imported by each worker.
     n_workers : default: the number of cores this process may use.
     """
 
-    def __init__(self, objective: Objective, n_workers: int | None = None) -> None:
+    def __init__(self, objective: Objective | str, n_workers: int | None = None) -> None:
         n = len(os.sched_getaffinity(0)) if n_workers is None else n_workers
         if n < 1:
             raise InvalidInput(f"n_workers must be at least 1, got {n}")
@@ -69,11 +70,11 @@ class Processes:
     def free(self) -> int:
         return sum(worker.ticket is None for worker in self._workers)
 
-    def submit(self, ticket: int, point: Any) -> None:
+    def submit(self, ticket: int, *arguments: Any) -> None:
         worker = next(worker for worker in self._workers if worker.ticket is None)
         worker.ticket = ticket
         with suppress(BrokenPipeError, ConnectionResetError):  # it died while idle: `wait` reads the end of its pipe
-            worker.pipe.send(point)
+            worker.pipe.send(arguments)
 
     def wait(self) -> list[Done]:
         busy = {worker.pipe: worker for worker in self._workers if worker.ticket is not None}
@@ -105,16 +106,17 @@ class Processes:
             worker.process.join()
 
 
-def _serve(pipe: Connection, objective: Objective) -> None:
-    """The worker's loop: a point in, (value, error) out, until the pipe closes."""
+def _serve(pipe: Connection, objective: Objective | str) -> None:
+    """The worker's loop: arguments in, (value, error) out, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends us
     while True:
         try:
-            point = pipe.recv()
+            arguments = pipe.recv()
         except EOFError:
             return
         try:
-            answer: tuple[Any, BaseException | None] = (objective(point), None)
+            objective = load(objective)
+            answer: tuple[Any, BaseException | None] = (objective(*arguments), None)
         except Exception as error:
             error.add_note("in a worker process:\n" + traceback.format_exc())
             answer = (None, error)

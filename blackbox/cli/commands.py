@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from blackbox.backends import load
 from blackbox.cli.show import progress
 from blackbox.errors import BlackboxError, InvalidInput
+
+if TYPE_CHECKING:
+    from blackbox_client import Client, StudyHandle
 
 app = typer.Typer(
     help="Gradient-free optimization: the service, its workers, and a solver for functions at hand.",
@@ -35,7 +38,9 @@ Url = Annotated[
 ]
 Key = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option(help="API key; default: the environment's BLACKBOX_KEY."),
+    typer.Option(
+        help="API key; default: the environment's BLACKBOX_KEY, or the content of the file BLACKBOX_KEY_FILE."
+    ),
 ]
 
 
@@ -63,39 +68,40 @@ def failing_politely_over_http() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def load_objective(name: str) -> Callable[..., Any]:
-    """The function that `module:function` names; modules of the working directory are found.
+def find_study(client: Client, text: str) -> StudyHandle:
+    """The study of an id or of a name.
 
     Raises
     ------
-    InvalidInput
-        Saying which part of the name is wrong.
+    ValueError
+        If there is none of that name.
     """
-    module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
-        raise InvalidInput(f"expected module:function, got {name!r}", hint="for example my_job:evaluate")
+    if text.startswith("st_"):
+        return client.study(text)
+    for study in client.studies():
+        if study.name == text:
+            return client.study(study.id)
+    raise ValueError(f"there is no study named {text!r} at {client.url}; `blackbox studies` lists them")
+
+
+def load_objective(name: str) -> Callable[..., Any]:
+    """The function that `module:function` names; modules of the working directory are found."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise InvalidInput(f"cannot import {module_name}: {error}", hint="run this where the module lies") from None
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        raise InvalidInput(f"{module_name} has no function {attribute!r}")
-    return function  # type: ignore[no-any-return]
+    return load(name)
 
 
 @app.command()
 def demo(
     episodes: Annotated[int, typer.Option(min=20, help="Episodes for each of the two methods.")] = 240,
     seed: Annotated[int, typer.Option(help="Seed of both methods.")] = 1,
+    ray: Annotated[bool, typer.Option("--ray", help="Evaluate on a local Ray cluster.")] = False,
 ) -> None:
     """The main job: a physics simulator optimized over HTTP by two worker processes. Ends by itself."""
     from blackbox.cli.demo import run
 
     with failing_politely():
-        run(console, episodes, seed)
+        run(console, episodes, seed, ray=ray)
 
 
 @app.command(name="demo-federated")
@@ -133,32 +139,88 @@ def serve(
 
 @app.command()
 def worker(
-    study: Annotated[str, typer.Argument(help="Id of the study, such as st_8f3k.")],
+    study: Annotated[str, typer.Argument(help="Id of the study, such as st_8f3k; or its name, if the key may read.")],
     objective: Annotated[str, typer.Argument(help="module:function; gets a dict of parameters, returns a number.")],
     url: Url = None,
     key: Key = None,
     name: Annotated[Optional[str], typer.Option(help="Name of this worker; default: host and process.")] = None,  # noqa: UP045
-    concurrency: Annotated[int, typer.Option(min=1, help="Evaluations at a time, each in a process of its own.")] = 1,
+    concurrency: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Evaluations at a time, each in a process of its own; default: 1, on Ray what fits."),
+    ] = None,
     encoding: Annotated[str, typer.Option(help="values, or seed: large vectors travel as recipes.")] = "values",
+    ray: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Evaluate on a Ray cluster: host:port or auto; local starts one on this machine."),
+    ] = None,
+    cpus: Annotated[float, typer.Option(min=0, help="Cores that an evaluation on Ray asks for.")] = 1.0,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs that an evaluation on Ray asks for.")] = 0.0,
+    ship: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder to send to the nodes of the cluster, where they find the objective's module."),
+    ] = None,
 ) -> None:
     """Evaluate a study until it ends. SIGTERM finishes what is in hand and leaves; a second one leaves at once."""
     from blackbox_client import Client, Worker
 
-    with failing_politely():
-        function = load_objective(objective)
-    with failing_politely_over_http(), Client(url, key) as client:
-        summary = Worker(
-            client.study(study),
-            function,
-            name=name,
-            concurrency=concurrency,
-            encoding="seed" if encoding == "seed" else "values",
-            executor="process" if concurrency > 1 else None,
-        ).run()
+    if ray is not None:
+        summary = _work_on_ray(study, objective, url, key, name, concurrency, encoding, ray, cpus, gpus, ship)
+    else:
+        with failing_politely():
+            function = load_objective(objective)
+        with failing_politely_over_http(), Client(url, key) as client:
+            summary = Worker(
+                find_study(client, study),
+                function,
+                name=name,
+                concurrency=concurrency or 1,
+                encoding="seed" if encoding == "seed" else "values",
+                executor="process" if (concurrency or 1) > 1 else None,
+            ).run()
     console.print(
         f"{summary.evaluated} evaluated, {summary.applied} applied, {summary.late} late, {summary.failed} failed, "
         f"{summary.seconds:.1f} s, ended: {summary.ended}"
     )
+
+
+def _work_on_ray(
+    study: str,
+    objective: str,
+    url: str | None,
+    key: str | None,
+    name: str | None,
+    concurrency: int | None,
+    encoding: str,
+    address: str,
+    cpus: float,
+    gpus: float,
+    ship: Path | None,
+) -> Any:
+    from blackbox_client import Client
+    from blackbox_client.errors import Forbidden
+
+    from blackbox.backends.ray_cluster import Fleet
+    from blackbox.cli import fleet
+
+    with failing_politely_over_http(), Client(url, key) as client:
+        found = find_study(client, study)
+        with suppress(Forbidden):  # the key of a worker need not read
+            found.refresh()  # before a cluster is joined for nothing
+        study = found.id
+        with (
+            failing_politely(),
+            closing(
+                Fleet(
+                    objective,
+                    address=None if address == "local" else address,
+                    num_cpus=cpus,
+                    num_gpus=gpus,
+                    runtime_env=None if ship is None else {"working_dir": str(ship)},
+                )
+            ) as actors,
+        ):
+            lanes = concurrency or actors.room()
+            return fleet.work(client, study, actors, name=name, concurrency=lanes, seed_encoded=encoding == "seed")
 
 
 @app.command()

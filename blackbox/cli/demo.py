@@ -1,7 +1,8 @@
-"""`blackbox demo`: the service on an embedded SQLite file, two worker processes, a real simulator, a result table.
+"""`blackbox demo`: the service on an embedded SQLite file, two workers, a real simulator, a result table.
 
 Everything is as a user would start it: the server and the workers are processes of their own, started through this
-command line, and the demo talks to the server through the SDK alone.
+command line, and the demo talks to the server through the SDK alone. The workers are two processes, or two actors of a
+local Ray cluster with one process that holds their leases.
 """
 
 from __future__ import annotations
@@ -42,14 +43,17 @@ class Outcome:
     seconds: float
 
 
-def run(console: Console, episodes: int, seed: int) -> None:
+def run(console: Console, episodes: int, seed: int, *, ray: bool = False) -> None:
     """Run both methods and print the comparison.
 
     Parameters
     ----------
     episodes : budget of each method.
     seed : of both.
+    ray : evaluate on a local Ray cluster.
     """
+    if ray and importlib.util.find_spec("ray") is None:
+        raise InvalidInput("this demo needs Ray", hint="pip install 'blackbox-zoo[server,demo,ray]', or make demo-ray")
     if importlib.util.find_spec("mujoco") is None or importlib.util.find_spec("gymnasium") is None:
         raise InvalidInput("the demo needs the simulator", hint="pip install 'blackbox-zoo[server,demo]', or make demo")
     from blackbox_client import Client
@@ -57,10 +61,11 @@ def run(console: Console, episodes: int, seed: int) -> None:
     with tempfile.TemporaryDirectory(prefix="blackbox-demo-") as folder, ExitStack() as stack:
         url = stack.enter_context(_server(Path(folder)))
         client = stack.enter_context(Client(url))
-        console.print(f"service on {url}, {N_WORKERS} worker processes, Swimmer-v5: 18 parameters, 1 episode = 1 value")
+        kind = "actors on a local Ray cluster" if ray else "worker processes"
+        console.print(f"service on {url}, {N_WORKERS} {kind}, Swimmer-v5: 18 parameters, 1 episode = 1 value")
         outcomes = [
-            _optimize(console, client, "cma_es", {"sigma": 0.6}, episodes, seed),
-            _optimize(console, client, "random_search", {"sigma": 0.6}, episodes, seed),
+            _optimize(console, client, "cma_es", {"sigma": 0.6}, episodes, seed, ray),
+            _optimize(console, client, "random_search", {"sigma": 0.6}, episodes, seed, ray),
         ]
         brief = client.study(next(s.id for s in client.studies() if s.name == "cma_es")).brief()
     console.print(_table(outcomes))
@@ -85,7 +90,9 @@ def _table(outcomes: list[Outcome]) -> Table:
     return table
 
 
-def _optimize(console: Console, client: Any, method: str, options: dict[str, Any], episodes: int, seed: int) -> Outcome:
+def _optimize(
+    console: Console, client: Any, method: str, options: dict[str, Any], episodes: int, seed: int, ray: bool
+) -> Outcome:
     """Create a study, start its workers, and watch it to its end."""
     study = client.create_study(
         name=method,
@@ -98,7 +105,7 @@ def _optimize(console: Console, client: Any, method: str, options: dict[str, Any
     console.print(f"{method}: {client.url}/v1/studies/{study.id}/brief")
     began = time.monotonic()
     returns: list[float] = []
-    with _workers(client.url, study.id) as processes, progress(console) as bars:
+    with _workers(client.url, study.id, ray) as processes, progress(console) as bars:
         task = bars.add_task(method, total=episodes, best="")
         for event in study.events(follow=True):
             if event.type == "trial.completed":
@@ -107,7 +114,7 @@ def _optimize(console: Console, client: Any, method: str, options: dict[str, Any
             elif event.type in ("study.completed", "study.failed", "study.paused", "study.cancelled"):
                 break
             if all(process.poll() is not None for process in processes):
-                raise InvalidInput("both workers ended early", hint="run `blackbox worker` by hand to see why")
+                raise InvalidInput("the workers ended early", hint="run `blackbox worker` by hand to see why")
     if event.type != "study.completed":
         raise InvalidInput(f"the study ended with {event.type}: {event.data.get('reason')}")
     return Outcome(method, returns, time.monotonic() - began)
@@ -128,11 +135,13 @@ def _server(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _workers(url: str, study: str) -> Iterator[list[subprocess.Popen[str]]]:
+def _workers(url: str, study: str, ray: bool) -> Iterator[list[subprocess.Popen[str]]]:
     """Worker processes that leave when the study has ended."""
-    processes = [
-        _start("worker", study, OBJECTIVE, "--url", url, "--name", f"worker-{i}") for i in range(1, N_WORKERS + 1)
-    ]
+    job = ("worker", study, OBJECTIVE, "--url", url)
+    if ray:
+        processes = [_start(*job, "--name", "fleet", "--ray", "local", "--concurrency", str(N_WORKERS))]
+    else:
+        processes = [_start(*job, "--name", f"worker-{i}") for i in range(1, N_WORKERS + 1)]
     try:
         yield processes
         for process in processes:

@@ -11,7 +11,7 @@ See `blackbox.federation.descent` for the rest.
 from __future__ import annotations
 
 from blackbox.federation.descent import Descent, DescentParticipant, DescentState, ScalarOptions
-from blackbox.federation.machines import federated
+from blackbox.federation.methods import federated
 from blackbox.options import Field
 from blackbox.records import Vector
 

@@ -11,7 +11,7 @@ See `blackbox.federation.descent` for the local steps.
 from __future__ import annotations
 
 from blackbox.federation.descent import Descent, DescentParticipant, ScalarOptions
-from blackbox.federation.machines import federated
+from blackbox.federation.methods import federated
 
 
 class FedZoOptions(ScalarOptions):

@@ -29,17 +29,10 @@ import numpy as np
 import pydantic
 
 from blackbox import rng, surrogates
-from blackbox.federation.machines import (
-    Federation,
-    FederationOptions,
-    FederationState,
-    Participant,
-    Phase,
-    Work,
-    federated,
-    idle,
-    weighted_mean,
-)
+from blackbox.federation.coordinator import Federation, FederationState, weighted_mean
+from blackbox.federation.methods import federated
+from blackbox.federation.options import FederationOptions, Phase
+from blackbox.federation.participant import Participant, Work, idle
 from blackbox.federation.payloads import FEATURES, Broadcast, Contribution, project
 from blackbox.options import Field
 from blackbox.records import Matrix, Vector

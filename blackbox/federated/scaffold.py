@@ -21,8 +21,10 @@ from typing import Literal
 
 import numpy as np
 
+from blackbox.federation.coordinator import FederationState, weighted_mean
 from blackbox.federation.descent import Descent, DescentOptions, DescentParticipant, DescentState
-from blackbox.federation.machines import FederationState, Phase, federated, weighted_mean
+from blackbox.federation.methods import federated
+from blackbox.federation.options import Phase
 from blackbox.federation.payloads import Broadcast, Contribution
 from blackbox.records import Vector
 

@@ -24,22 +24,10 @@ says who takes part where participation is random; `metrics`, `recommend` and `s
 this machine can be hosted: somebody else runs it and gives its points out as ordinary trials.
 """
 
-from blackbox.federation.machines import (
-    Client,
-    Federation,
-    FederationOptions,
-    FederationState,
-    Participant,
-    Phase,
-    PrivacyOptions,
-    Work,
-    accept,
-    build,
-    federated,
-    lookup,
-    registry,
-    resolve_options,
-)
+from blackbox.federation.coordinator import Client, Federation, FederationState
+from blackbox.federation.methods import accept, build, federated, lookup, registry, resolve_options
+from blackbox.federation.options import FederationOptions, Phase, PrivacyOptions
+from blackbox.federation.participant import Participant, Work
 from blackbox.federation.payloads import (
     Broadcast,
     Contribution,

@@ -25,7 +25,9 @@ import pydantic
 from blackbox import recipe
 from blackbox.directions import Directions, Family, default_family
 from blackbox.estimators import Difference, bounded_radius, differences, roles
-from blackbox.federation.machines import Federation, FederationOptions, Participant, Phase, Work, idle
+from blackbox.federation.coordinator import Federation
+from blackbox.federation.options import FederationOptions, Phase
+from blackbox.federation.participant import Participant, Work, idle
 from blackbox.federation.payloads import DIRECTIONS, Broadcast, project
 from blackbox.options import Field
 from blackbox.records import Ints, Term, Vector

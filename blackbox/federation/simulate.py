@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from blackbox import codec
-from blackbox.federation.machines import Federation, FederationState, accept
+from blackbox.federation.coordinator import Federation, FederationState
+from blackbox.federation.methods import accept
 from blackbox.federation.payloads import Contribution, Update
 from blackbox.records import Matrix, Vector
 

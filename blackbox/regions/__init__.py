@@ -10,30 +10,105 @@ from typing import Annotated, TypeAlias, get_args
 
 from pydantic import Field
 
-from blackbox.regions.balls import Box, L1Ball, L2Ball
+from blackbox.regions.balls import (
+    Box,
+    Ellipsoid,
+    GroupBall,
+    KSparsePolytope,
+    L1Ball,
+    L2Ball,
+    LpBall,
+    OrderedL1Ball,
+)
 from blackbox.regions.base import FEASIBLE, Region
-from blackbox.regions.compositions import Part, Product
-from blackbox.regions.simplices import Simplex
+from blackbox.regions.compositions import AffineImage, MinkowskiSum, Part, Product, UnionHull
+from blackbox.regions.matrices import Fantope, NuclearBall, SchattenBall, SpectralBall, Spectraplex
+from blackbox.regions.polytopes import Birkhoff, FlowPolytope, Hull, PathPolytope, Polytope, Transportation
+from blackbox.regions.simplices import (
+    Budgets,
+    CappedSimplex,
+    GroupLimit,
+    Knapsack,
+    Permutahedron,
+    Simplex,
+    UnitSimplex,
+)
 from blackbox.validation import from_tagged_json
 
 __all__ = [
     "FEASIBLE",
+    "AffineImage",
     "AnyRegion",
+    "Birkhoff",
     "Box",
+    "Budgets",
+    "CappedSimplex",
+    "Ellipsoid",
+    "Fantope",
+    "FlowPolytope",
+    "GroupBall",
+    "GroupLimit",
+    "Hull",
+    "KSparsePolytope",
+    "Knapsack",
     "L1Ball",
     "L2Ball",
+    "LpBall",
+    "MinkowskiSum",
+    "NuclearBall",
+    "OrderedL1Ball",
     "Part",
+    "PathPolytope",
+    "Permutahedron",
+    "Polytope",
     "Product",
     "Region",
+    "SchattenBall",
     "Simplex",
+    "SpectralBall",
+    "Spectraplex",
+    "Transportation",
+    "UnionHull",
+    "UnitSimplex",
     "region_from_json",
     "region_types",
 ]
 
-AnyRegion: TypeAlias = Annotated[Box | Simplex | L1Ball | L2Ball | Product, Field(discriminator="type")]
+AnyRegion: TypeAlias = Annotated[
+    Box
+    | L1Ball
+    | L2Ball
+    | LpBall
+    | Ellipsoid
+    | KSparsePolytope
+    | OrderedL1Ball
+    | GroupBall
+    | Simplex
+    | UnitSimplex
+    | CappedSimplex
+    | Knapsack
+    | Permutahedron
+    | Budgets
+    | NuclearBall
+    | SpectralBall
+    | SchattenBall
+    | Spectraplex
+    | Fantope
+    | Birkhoff
+    | PathPolytope
+    | FlowPolytope
+    | Transportation
+    | Polytope
+    | Hull
+    | Product
+    | AffineImage
+    | MinkowskiSum
+    | UnionHull,
+    Field(discriminator="type"),
+]
 """Every region, told apart by `type`: what a model that holds one declares."""
 
-for _composition in (Part, Product):
+for _composition in (Part, Product, AffineImage, MinkowskiSum, UnionHull):
     _composition.model_rebuild(_types_namespace={"AnyRegion": AnyRegion})
 
 _TYPES: dict[str, type[Region]] = {cls.model_fields["type"].default: cls for cls in get_args(get_args(AnyRegion)[0])}

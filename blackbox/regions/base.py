@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from typing import ClassVar, TypeAlias
 
 import numpy as np
+import scipy  # its parts are imported when first used
+from numpy.typing import NDArray
 
-from blackbox.errors import IncompatibleProblem, InvalidInput, InvalidRegion, NonFiniteValue
-from blackbox.records import Vector
+from blackbox.errors import FieldError, IncompatibleProblem, InvalidInput, InvalidRegion, NonFiniteValue
+from blackbox.records import Matrix, Vector
 from blackbox.rng import Key, normal, uniform
 from blackbox.validation import Described
 
@@ -135,6 +138,11 @@ class Region(Described, ABC):
         return z.copy()
 
     @property
+    def _has_volume(self) -> bool:
+        """Whether the affine hull is all of R^d, so that `tangent` leaves every direction as it is."""
+        return True
+
+    @property
     def _name(self) -> str:
         return str(getattr(self, "type", type(self).__name__))
 
@@ -176,6 +184,52 @@ def largest(numbers: Scalars | Vector) -> float:
     return float(np.abs(numbers).max())
 
 
+def scaled(g: Vector) -> Vector:
+    """g over its largest magnitude, for oracles that square or add it; zero stays zero."""
+    top = float(np.abs(g).max())
+    return g / top if top > 0 else g
+
+
+def generic(dim: int) -> Vector:
+    """(dim,) a fixed direction without symmetries: what an oracle minimises where g = 0 leaves it no choice."""
+    direction: Vector = np.cos(1.0 + np.arange(dim, dtype=np.float64) ** 1.5)
+    return direction
+
+
+def smallest(g: Vector, k: int) -> NDArray[np.bool_]:
+    """(d,) which are the k smallest; among equals the first. Linear in d."""
+    if k <= 0 or k >= g.size:
+        return np.full(g.size, k > 0)
+    last = np.partition(g, k - 1)[k - 1]
+    chosen: NDArray[np.bool_] = g < last
+    equal = np.flatnonzero(g == last)
+    chosen[equal[: k - int(chosen.sum())]] = True
+    return chosen
+
+
+def spread(numbers: Scalars, dim: int) -> Vector:
+    """(dim,) one number for all coordinates, or one for each."""
+    return np.broadcast_to(np.asarray(numbers, dtype=np.float64), (dim,))
+
+
+def length_of(*fields: Scalars) -> int | None:
+    """How many coordinates the lists among the fields imply; None where there is no list."""
+    lengths = [len(field) for field in fields if isinstance(field, tuple)]
+    return lengths[0] if lengths else None
+
+
+def scalars_faults(positive: bool = True, **fields: Scalars) -> Iterator[FieldError]:
+    """What is wrong with fields that hold one number for all coordinates, or one for each: lengths and signs."""
+    length = length_of(*fields.values())
+    for name, field in fields.items():
+        if field == ():
+            yield FieldError(f"/{name}", "wrong_length", "must not be empty")
+        elif isinstance(field, tuple) and len(field) != length:
+            yield FieldError(f"/{name}", "wrong_length", f"must be one number, or {length} as elsewhere")
+        elif positive and np.min(field) <= 0:
+            yield FieldError(f"/{name}", "not_positive", f"must be above 0, got {float(np.min(field))!r}")
+
+
 def project_simplex(x: Vector, radius: float) -> Vector:
     """Projection onto {w >= 0, sum w = radius} by sorting.
 
@@ -191,3 +245,74 @@ def project_simplex(x: Vector, radius: float) -> Vector:
     active = int(np.flatnonzero(descending * count > excess)[-1])  # the first is always active: 0 > -radius
     projected: Vector = np.maximum(shifted - excess[active] / count[active], 0.0)
     return projected
+
+
+def project_budget(y: Vector, weights: Vector, upper: Vector, budget: float) -> Vector:
+    """Projection onto {0 <= x <= upper, weights . x = budget}, which must not be empty.
+
+    The answer is clip(y - theta weights, 0, upper) with the theta that spends the budget. What is spent falls with
+    theta and is linear between the values at which a coordinate reaches a bound: these are bisected, and the last piece
+    is solved. All of it is done twice, the second time from the theta found first, because a large y swallows `upper`.
+    """
+    with np.errstate(over="ignore"):
+        y = y - _theta_that_spends(y, weights, upper, budget)[0] * weights
+        end, empties, fills = _theta_that_spends(y, weights, upper, budget)
+        grows = (fills < end) & (end <= empties)  # as theta falls below `end`; the others stay empty or full
+        x = np.where(fills >= end, upper, np.where(grows, y - end * weights, 0.0))
+        if grows.any():
+            x[grows] += (budget - float(weights @ x)) / float(weights[grows] @ weights[grows]) * weights[grows]
+        return np.clip(x, 0.0, upper)
+
+
+def _theta_that_spends(y: Vector, weights: Vector, upper: Vector, budget: float) -> tuple[float, Vector, Vector]:
+    """The first bend at which no more than the budget is spent, and for each coordinate where it is empty and full."""
+    empties, fills = y / weights, (y - upper) / weights
+    bends = np.unique(np.concatenate([empties, fills]))
+    bends = bends[np.isfinite(bends)]
+    low, high = 0, len(bends) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if weights @ np.clip(y - bends[middle] * weights, 0.0, upper) > budget:
+            low = middle + 1
+        else:
+            high = middle
+    return float(bends[low]), empties, fills
+
+
+def nearest_in_hull(atoms: Matrix) -> tuple[Vector, Vector]:
+    """The point of the convex hull of the rows that is nearest to 0, and the weights of the rows in it.
+
+    A non-negative least-squares problem with a row of ones (Lawson and Hanson 1974, chapter 23).
+    """
+    rows = np.vstack([atoms.T, np.ones(len(atoms))])
+    goal = np.append(np.zeros(atoms.shape[1]), 1.0)
+    weights = scipy.optimize.nnls(rows, goal, maxiter=30 * len(atoms) + 100)[0]
+    weights /= weights.sum()
+    return weights @ atoms, weights
+
+
+def distance(lmo: Callable[[Vector], Vector], x: Vector, enough: float) -> float:
+    """Euclidean distance of `x` from the set with this oracle, as far as it can be proved.
+
+    Exact to 1 % for polytopes, and 0 below `enough`. Near a curved border the search may end early; then it is the
+    distance from the last separating plane, 0 where there is none: a point is only refused with proof.
+
+    Notes
+    -----
+    Wolfe (1976), *Finding the nearest point in a polytope*, as fully corrective Frank-Wolfe: the point p of the hull of
+    the vertices so far that is nearest to x, then the vertex v that is farthest from p towards x. x is at least
+    <p - x, v - x> / ||p - x|| away from the set.
+    """
+    atoms = (lmo(generic(x.size)) - x)[None, :]
+    length, proved = np.inf, 0.0
+    for _ in range(200):
+        nearest, weights = nearest_in_hull(atoms)
+        before, length = length, norm(nearest)
+        if length <= enough:
+            return 0.0
+        vertex = lmo(nearest) - x
+        proved = max(proved, float(nearest @ vertex) / length)
+        if proved >= 0.99 * length or not length < before:
+            break
+        atoms = np.vstack([atoms[weights > 0], vertex])
+    return proved

@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -22,6 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blackbox.algorithm import registry
+from blackbox.backends.ray_cluster import RaySlices
 from blackbox.errors import BlackboxError, FieldError, InvalidInput, nearest
 from blackbox.store import Store
 from blackbox_server.auth import Keyring
@@ -139,7 +141,8 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         registry()  # imports every method now, not at somebody's first request
         opened = store if store is not None else open_store(settings)
-        computer = Threads(settings.compute_threads, settings.inline_seconds)
+        cluster = RaySlices(settings.slice_ray) if settings.slice_ray else None
+        computer = Threads(settings.compute_threads, settings.inline_seconds, settings.slice_threads, cluster)
         state = app.state
         timing.set(Exchange())
         state.service = Service(settings, opened, computer, state.metrics, clock)
@@ -147,7 +150,7 @@ def create_app(
             state.local = Keyring(opened, settings.rate_per_second).local(settings.root_project, clock())
         else:
             state.keyring = Keyring(opened, settings.rate_per_second)
-            state.first_key = await asyncio.to_thread(state.keyring.first_key, settings.root_project, clock())
+            state.first_key = await asyncio.to_thread(_first_key, settings, state.keyring, clock)
         purging = asyncio.create_task(_purge(state.service))
         try:
             yield
@@ -173,6 +176,13 @@ def open_store(settings: Settings) -> Store:
     from blackbox_server.store import SqlStore
 
     return SqlStore(settings.database)
+
+
+def _first_key(settings: Settings, keyring: Keyring, clock: Callable[[], float]) -> str | None:
+    """The first key, if it was made now and is to be shown: one in a file is not."""
+    path = None if settings.first_key_file is None else Path(settings.first_key_file)
+    text = keyring.first_key(settings.root_project, clock(), path)
+    return text if path is None else None
 
 
 async def _purge(service: Service) -> None:
@@ -274,13 +284,19 @@ def run(settings: Settings) -> None:
     Raises
     ------
     BlackboxError
-        If the database cannot be opened.
+        If the database cannot be opened, or the first key's file is of no use.
     """
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     # The event loop and the store's writer hand the interpreter to each other all the time; with the default each
     # waits up to 5 ms for the other under load.
     sys.setswitchinterval(0.0005)
     opened = open_store(settings)
+    if settings.first_key_file is not None and not settings.insecure_local:
+        try:  # here and not when the application starts, where an error is a traceback
+            _first_key(settings, Keyring(opened, settings.rate_per_second), time.time)
+        except BlackboxError:
+            opened.close()
+            raise
     config = uvicorn.Config(
         create_app(settings, opened),
         host=settings.host,

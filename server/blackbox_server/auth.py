@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
+import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from blackbox.errors import FieldError, InvalidInput, nearest
@@ -59,10 +62,48 @@ def new_key(
     name: str, project: str, scopes: Iterable[str], now: float, expires_at: float | None = None
 ) -> tuple[str, KeyRow]:
     """A fresh key: the text to show once, and the row to keep."""
+    text = _fresh()
+    return text, _row(text, name, project, scopes, now, expires_at)
+
+
+def key_of_file(path: Path) -> str:
+    """The key that a file holds; without such a file a fresh one, written into it.
+
+    A key that was written but not stored, because the machine lost power in between, is found here at the next start.
+
+    Raises
+    ------
+    InvalidInput
+        If the file holds no key, or cannot be read or written.
+    """
+    try:
+        if not path.exists():
+            text, draft = _fresh(), path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(f"{text}\n")
+                file.flush()
+                os.fsync(file.fileno())
+            draft.rename(path)  # whoever waits for the file never sees half of it
+            return text
+        text = path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError as error:
+        hint = "its folder must exist and belong to the user of the server"
+        raise InvalidInput(f"the first key's file {path}: {error.strerror}", hint=hint) from None
+    if not re.fullmatch("zok_[0-9A-Za-z]{8}_[0-9A-Za-z]{43}", text):
+        hint = "put a key into it (zok_, 8 letters or digits, _, 43 random ones), or remove it to have one made"
+        raise InvalidInput(f"the first key's file {path} holds no key", hint=hint)
+    return text
+
+
+def _fresh() -> str:
     identifier = "".join(secrets.choice(_BASE62) for _ in range(8))
-    secret = _base62(secrets.token_bytes(32))
-    text = f"zok_{identifier}_{secret}"
-    return text, KeyRow(identifier, name, project, _hash(text), " ".join(sorted(scopes)), now, expires_at)
+    return f"zok_{identifier}_{_base62(secrets.token_bytes(32))}"
+
+
+def _row(
+    text: str, name: str, project: str, scopes: Iterable[str], now: float, expires_at: float | None = None
+) -> KeyRow:
+    return KeyRow(text.split("_")[1], name, project, _hash(text), " ".join(sorted(scopes)), now, expires_at)
 
 
 def _base62(raw: bytes) -> str:
@@ -110,9 +151,22 @@ class Keyring:
         self._trusted: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
         self._buckets: dict[str, Bucket] = {}
 
-    def first_key(self, project: str, now: float) -> str | None:
-        """Make the administrator's key if the store has none yet; its text, to be shown once."""
-        text, row = new_key("first", project, SCOPES, now)
+    def first_key(self, project: str, now: float, path: Path | None = None) -> str | None:
+        """Make the administrator's key if the store has none yet; its text, to be shown once.
+
+        Parameters
+        ----------
+        path : where its text is kept, see `key_of_file`; untouched where the store has keys.
+
+        Raises
+        ------
+        InvalidInput
+            If the file is of no use.
+        """
+        if self._store.read(lambda tx: bool(tx.keys(None))):
+            return None
+        text = _fresh() if path is None else key_of_file(path)
+        row = _row(text, "first", project, SCOPES, now)
 
         def work(tx: Tx) -> bool:
             if tx.keys(None):

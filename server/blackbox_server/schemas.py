@@ -22,6 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from blackbox.errors import FieldError, InvalidInput, NonFiniteValue, nearest
 from blackbox.leases import NON_FINITE_HINT
+from blackbox.side_data import MAX_BEHAVIOUR, MAX_SUM_NAMES
 from blackbox.spec import Budget
 from blackbox_server.problems import SCHEMA_HINT, MalformedJson
 
@@ -323,6 +324,10 @@ class Result(Wire):
     """Number of samples behind it."""
     cost: dict[str, float] | None = None
     """What it took, such as {"seconds": 61.2, "usd": 0.03}."""
+    behaviour: Annotated[list[float], Field(min_length=1, max_length=MAX_BEHAVIOUR)] | None = None
+    """What the point did, in at most 256 numbers: where a robot ended, say. For methods that look for new behaviour."""
+    sums: Annotated[dict[str, float | list[float]], Field(max_length=MAX_SUM_NAMES)] | None = None
+    """Numbers and lists of numbers to add up over results, such as {"count": 200, "total": [0.1], "squares": [0.3]}."""
     info: dict[str, Any] | None = None
     """Anything small worth keeping."""
     reason: Annotated[str, Field(max_length=2000)] | None = None

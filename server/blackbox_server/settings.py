@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from blackbox.errors import FieldError, InvalidInput, nearest
 
 PREFIX = "BLACKBOX_"
-OF_CLIENTS = ("url", "key")
+OF_CLIENTS = ("url", "key", "key_file")
 """Variables with the same prefix that clients read; a server may be started in their environment."""
 
 
@@ -32,6 +32,8 @@ class Settings(BaseModel):
     """No keys at all. Only on a loopback address. Host and Origin are checked, and POSTs must say they are JSON."""
     root_project: str = Field("default", min_length=1, max_length=200)
     """Project of the first key; only its key administrators make keys for other projects."""
+    first_key_file: str | None = None
+    """File of the first key, which is then not printed: read where it exists, else written, for its owner alone."""
 
     max_body_bytes: int = Field(8 * 2**20, ge=1024)
     """Largest request body."""
@@ -44,7 +46,7 @@ class Settings(BaseModel):
     max_algorithm_bytes: int = Field(2 * 2**30, ge=2**20)
     """Largest memory estimate of an algorithm; more is refused when a study is created."""
     max_info_bytes: int = Field(16 * 2**10, ge=0)
-    """Largest `info` of a result."""
+    """Largest `info` of a result, and largest `sums`."""
     max_wait_seconds: float = Field(30.0, ge=0)
     """Longest time an ask or a read of events is held."""
     body_seconds: float = Field(30.0, gt=0)
@@ -54,6 +56,10 @@ class Settings(BaseModel):
 
     compute_threads: int = Field(2, ge=1)
     """Threads for algorithm steps that are too long for the event loop."""
+    slice_threads: int = Field(0, ge=0)
+    """Threads among which the update of one large vector is cut by coordinates; 0: one per core."""
+    slice_ray: str = ""
+    """Address of a Ray cluster (host:port) that computes these parts instead; empty: threads. Needs the extra `ray`."""
     inline_seconds: float = Field(0.002, ge=0)
     """Algorithm steps expected to be shorter run in the event loop."""
     open_studies: int = Field(256, ge=1)

@@ -29,12 +29,18 @@ PAGES = (
     "README.md",
     "blackbox/README.md",
     "blackbox/federation.md",
+    "blackbox/backends/README.md",
+    "blackbox/regions/README.md",
     "clients/README.md",
     "clients/python/README.md",
     "server/README.md",
     "tests/README.md",
+    *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "blackbox" / "algorithms").glob("*.md")),
     *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "blackbox" / "federated").glob("*.md")),
 )
+METHODS = ROOT / "blackbox" / "algorithms"
+METHOD_PAGES = tuple(sorted(f"blackbox/algorithms/{page.name}" for page in METHODS.glob("*.md")))
+SECTIONS = ["When to use it", "Cost", "Measured", "Traps", "Source"]
 BLOCK = re.compile(r"(<!--\s*not run:[^\n]*?-->\s*)?^```python\n(.*?)^```", re.S | re.M)
 
 
@@ -53,7 +59,7 @@ def program(page: Path) -> str:
 
 
 def runnable() -> list[Path]:
-    return [ROOT / name for name in PAGES if (ROOT / name).is_file() and blocks(ROOT / name)]
+    return [ROOT / name for name in PAGES + METHOD_PAGES if (ROOT / name).is_file() and blocks(ROOT / name)]
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +86,35 @@ def test_the_blocks_of_a_page_run(page: Path, url: str, tmp_path: Path) -> None:
 
 def test_every_page_is_there_and_no_block_hides_behind_another_spelling() -> None:
     assert [name for name in PAGES if not (ROOT / name).is_file()] == []
-    for name in PAGES:
+    for name in PAGES + METHOD_PAGES:
         text = (ROOT / name).read_text()
         assert not re.findall(r"^```(?:py|Python|python3|pycon)\s*$", text, re.M), name
         assert not re.findall(r"<!--\s*not run\s*(?:-->|:\s*-->)", text), f"{name}: say why a block is not run"
+
+
+def built_in() -> set[str]:
+    """Names of the methods in `blackbox.algorithms`, and `auto`."""
+    ours = {
+        name for name, method in blackbox.registry().items() if method.__module__.startswith("blackbox.algorithms.")
+    }
+    return ours | {"auto"}
+
+
+def test_every_method_has_its_page_with_the_same_sections() -> None:
+    pages = {Path(name).stem: (ROOT / name).read_text() for name in METHOD_PAGES}
+    assert set(pages) == built_in()
+    for name, text in pages.items():
+        assert text.startswith(f"# {name}\n"), name
+        assert re.findall(r"^## (.+)$", text, re.M) == SECTIONS, name
+        for section in re.split(r"^## .+$", text, flags=re.M)[1:]:
+            assert len(section.split()) > 5, f"{name}: a section that says nothing"
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for name in PAGES + METHOD_PAGES:
+        page = ROOT / name
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{name}: {link}"
 
 
 def modules() -> list[str]:

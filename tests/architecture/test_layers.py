@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -86,6 +87,14 @@ def test_the_server_knows_methods_only_through_the_registry() -> None:
                 modules = [node.module or ""]
             named += [f"{path}:{node.lineno}" for module in modules if module.startswith("blackbox.algorithms")]
     assert named == []
+
+
+def test_ray_is_known_in_one_place() -> None:
+    """So that nothing of it is imported by those who do not ask for it, and nothing of it is served."""
+    known = re.compile(r"""^\s*(import|from) ray\b|import_module\(["']ray\b""", re.M)
+    places = [path for folder in ("blackbox", "server", "clients") for path in (ROOT / folder).rglob("*.py")]
+    found = [path.relative_to(ROOT).as_posix() for path in places if known.search(path.read_text())]
+    assert found == ["blackbox/backends/ray_cluster.py"]
 
 
 def test_the_engine_reads_no_clock() -> None:

@@ -49,7 +49,8 @@ def test_a_wheel_holds_exactly_its_packages(name: str, tmp_path: Path) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == packages
     for package in packages:
         source = next(path for path in (folder, ROOT / "server") if (path / package).is_dir()) / package
-        wanted = {f"{package}/{path.relative_to(source).as_posix()}" for path in source.rglob("*.py")}
+        files = [*source.rglob("*.py"), *source.rglob("*.md")]  # pages travel with the code that they are about
+        wanted = {f"{package}/{path.relative_to(source).as_posix()}" for path in files}
         assert wanted <= set(names)
     assert not [name for name in names if "__pycache__" in name or name.endswith((".db", ".lock"))]
 

@@ -18,7 +18,10 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 HERE = Path(__file__).parent
 PAGE = HERE / "BENCHMARKS.md"
-ORDER = ("bench_noise", "bench_recipes", "bench_cma", "bench_cbo", "bench_service")
+ORDER = (
+    *("bench_noise", "bench_recipes", "bench_million", "bench_ray", "bench_cma", "bench_bbob", "bench_cbo"),
+    *("bench_regions", "bench_frank_wolfe", "bench_service"),
+)
 
 
 def processor() -> str:

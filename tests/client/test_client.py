@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,26 @@ def test_address_and_key_come_from_the_environment_and_the_key_is_not_shown(
         assert client.service() == {"name": "blackbox"}
         assert "zok_env" not in repr(client)
     assert server.received[0].headers["authorization"] == "Bearer zok_env"
+
+
+def test_a_key_can_come_from_a_file_and_one_that_is_given_goes_first(
+    server: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("BLACKBOX_KEY", raising=False)
+    monkeypatch.setenv("BLACKBOX_KEY_FILE", str(tmp_path / "key"))
+    with pytest.raises(ValueError, match=r"BLACKBOX_KEY_FILE .*No such file"):
+        Client(server.url)
+    (tmp_path / "key").write_text("zok_file\n")
+    server.on("GET", "/v1", {"name": "blackbox"}, {"name": "blackbox"}, {"name": "blackbox"})
+    with Client(server.url) as client:
+        client.service()
+    with Client(server.url, "zok_given") as client:
+        client.service()
+    monkeypatch.setenv("BLACKBOX_KEY", "zok_env")
+    with Client(server.url) as client:
+        client.service()
+    sent = [request.headers["authorization"] for request in server.received]
+    assert sent == ["Bearer zok_file", "Bearer zok_given", "Bearer zok_env"]
 
 
 def test_an_address_without_scheme_is_refused_with_an_example() -> None:
@@ -232,9 +253,10 @@ def seed_trial(number: int, blob: recipes.Blob) -> dict[str, Any]:
 
 
 def test_a_seed_encoded_trial_is_rebuilt_and_its_base_fetched_once(server: Any, client: Client, answer: Any) -> None:
-    trials = [seed_trial(n, recipes.Blob.of(VECTOR)) for n in (1, 2)]
+    blob = recipes.Blob.of(VECTOR)
+    trials = [seed_trial(n, blob) for n in (1, 2)]
     server.on("POST", f"{PATH}/ask", {"trials": trials})
-    server.on("GET", f"{PATH}/bases/412", answer(VECTOR.astype("<f4").tobytes()))
+    server.on("GET", f"{PATH}/bases/{blob.sha256}", answer(VECTOR.astype("<f4").tobytes()))
     server.on("GET", PATH, {**STUDY, "space": {"weights": {"type": "vector", "dim": 3}}})
     study = client.study("st_1")
     asked = study.ask(2, encoding="seed").trials
@@ -244,7 +266,7 @@ def test_a_seed_encoded_trial_is_rebuilt_and_its_base_fetched_once(server: Any, 
     assert list(study.arguments(asked[0])) == ["weights"]
     server.on("GET", PATH, answer({"detail": "study:read is missing"}, 403))
     assert list(client.study("st_1").arguments(asked[1])) == ["theta"]
-    assert len(server.requests("GET", f"{PATH}/bases/412")) == 1
+    assert len(server.requests("GET", f"{PATH}/bases/{blob.sha256}")) == 1
 
 
 def test_a_base_that_is_not_the_promised_one_is_fetched_again_and_then_refused(

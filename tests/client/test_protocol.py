@@ -153,10 +153,10 @@ def test_a_tell_is_written_like_the_example_of_the_contract() -> None:
     results = [
         models.completed(trial, 0.183, stderr=0.004, n=5, cost={"seconds": 61.2}, info={"git": "ab12"}),
         models.completed(42, values={"latency_ms": 12.1}, constraints={"mem_gb": 14.2}),
-        models.infeasible("t_43", "too big"),
+        models.infeasible("t_43", "too big", behaviour=np.float32([0.5])),
         models.failed("44", "no memory", error_type="CudaOOM"),
         models.released(45),
-        models.stopped(46, 0.5, fidelity=3),
+        models.stopped(46, 0.5, fidelity=3, sums={"count": 7, "total": np.array([1.0, 2.0])}),
         models.injected({"lr": 0.001}, 0.2, source="previous-study", key="k1"),
     ]
     call = protocol.tell("st_1", results, worker="gpu-3", ask=protocol.ask_body(4, lease_seconds=900))
@@ -173,14 +173,20 @@ def test_a_tell_is_written_like_the_example_of_the_contract() -> None:
                 "info": {"git": "ab12"},
             },
             {"trial": "t_42", "values": {"latency_ms": 12.1}, "constraints": {"mem_gb": 14.2}},
-            {"trial": "t_43", "status": "infeasible", "reason": "too big"},
+            {"trial": "t_43", "status": "infeasible", "reason": "too big", "behaviour": [0.5]},
             {
                 "trial": "t_44",
                 "status": "failed",
                 "error": {"type": "CudaOOM", "message": "no memory", "retryable": True},
             },
             {"trial": "t_45", "status": "released"},
-            {"trial": "t_46", "status": "stopped", "value": 0.5, "fidelity": 3},
+            {
+                "trial": "t_46",
+                "status": "stopped",
+                "value": 0.5,
+                "fidelity": 3,
+                "sums": {"count": 7, "total": [1.0, 2.0]},
+            },
             {"params": {"lr": 0.001}, "value": 0.2, "source": "previous-study", "key": "k1"},
         ],
         "ask": {"count": 4, "lease_seconds": 900},

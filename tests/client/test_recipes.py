@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from blackbox_client import recipes as client_recipes
 from blackbox_client.recipes import (
     RNG,
     Blob,
     CheckMismatch,
+    PrefixCache,
     RecipeError,
     UnknownEncoding,
     UnknownOp,
@@ -154,3 +156,39 @@ def test_vectors_on_the_specification_page_are_true() -> None:
     assert blocks == [GOLDEN]
     assert RNG in page
     assert GOLDEN["quantiles"]["sha256"] in page
+
+
+def test_children_of_one_parent_cost_one_op_each_and_are_the_engines_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    dim, key = rng.CHUNK + 5, rng.Key.from_seed(4)
+    base = rng.uniform(key, 0, 0, dim).astype(np.float32)
+    blob, written = Blob.of(base), []
+    write = client_recipes._Term.write
+
+    def counting(self: Any, a: int, out: Any) -> None:
+        written.append(self.step)
+        write(self, a, out)
+
+    monkeypatch.setattr(client_recipes._Term, "write", counting)
+    cache = PrefixCache()
+    for n_terms, lane, cost in [(6, 0, 6), (6, 1, 1), (6, 1, 1), (7, 0, 2), (9, 0, 3), (9, 4, 1)]:
+        line = (*(Term(0, i, 3, 0.1) for i in range(n_terms - 1)), Term(0, n_terms, lane, -0.1, "rademacher"))
+        recipe = Recipe(blob.sha256, line)
+        written.clear()
+        built = rebuild(wire(recipes.seed_encoded(recipe, key, dim, {blob.sha256: base})), blob, cache=cache)
+        assert len(set(written)) == cost
+        assert built.tobytes() == recipes.materialise(recipe, key, dim, {blob.sha256: base}).tobytes()
+        built[:] = 0
+
+
+def test_the_parents_used_last_are_kept_within_their_bytes() -> None:
+    dim, key, cache = 100, rng.Key.from_seed(4), PrefixCache(3 * 400 + 10)
+    trials = [
+        wire(recipes.seed_encoded(Recipe(None, (Term(0, i, 0, 0.1), Term(0, 9, 0, 0.1))), key, dim)) for i in range(5)
+    ]
+    for trial in trials:
+        rebuild(trial, cache=cache)
+        assert cache.n_bytes <= cache.max_bytes
+    assert len(cache) == 3
+    none = PrefixCache(0)
+    assert rebuild(trials[0], cache=none).tobytes() == rebuild(trials[0], cache=cache).tobytes()
+    assert len(none) == 0

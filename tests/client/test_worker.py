@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from blackbox_client import Client, Infeasible, Result, RetryPolicy, Worker, errors, recipes
-from blackbox_client.worker import evaluate
+from blackbox_client.protocol import plain
+from blackbox_client.worker import Evaluation, evaluate
 
 QUICK = RetryPolicy(base_seconds=0.001, max_seconds=0.005, give_up_seconds=2.0)
 PATH = "/v1/studies/st_1"
@@ -51,6 +52,7 @@ class ScriptedStudy:
                 {
                     "id": f"t_{i}",
                     "params": {"x": float(i)},
+                    "payload": {"row": i},
                     "lease": {"token": f"{i}.1.aa", "attempt": 1, "heartbeat_seconds": self.heartbeat_seconds},
                 }
                 for i in range(first, self.given)
@@ -205,6 +207,25 @@ def test_values_by_name_numpy_scalars_and_whole_results_are_taken() -> None:
     assert evaluate(lambda _: np.float64(0.5), ({},)).value == 0.5
     assert evaluate(lambda _: {"a": 1, "b": 2}, ({},)).values == {"a": 1, "b": 2}
     assert evaluate(lambda _: Result(0.5, stderr=0.1, cost={"usd": 1}), ({},)).cost == {"usd": 1}
+
+
+def test_a_mapping_with_a_value_may_tell_what_the_point_did() -> None:
+    returned = {"value": np.float32(0.5), "behaviour": np.array([1.0, 2.0]), "sums": {"count": 3}}
+    result = evaluate(lambda _: returned, ({},))
+    assert (result.value, result.values, result.sums) == (0.5, None, {"count": 3})
+    assert plain(result.item())["behaviour"] == [1.0, 2.0]
+    assert evaluate(lambda _: {"value": 1.0, "loss": 2.0}, ({},)).values == {"value": 1.0, "loss": 2.0}
+    assert evaluate(lambda _: {"value": 1.0, "behaviour": [float("nan")]}, ({},)).status == "failed"
+
+
+def test_what_the_method_says_beside_the_point_reaches_the_objective(script: Any, client: Client) -> None:
+    study = script(3)
+
+    def objective(params: dict[str, Any], evaluation: Evaluation) -> float:
+        return float(evaluation.trial.payload["row"])
+
+    Worker(client.study("st_1"), objective, with_trial=True).run()
+    assert study.values() == {0: 0.0, 1: 1.0, 2: 2.0}
 
 
 def test_failures_in_a_row_slow_the_worker_down(script: Any, client: Client) -> None:

@@ -266,10 +266,9 @@ def internal(algorithm: Method, state: Any, points: Points) -> np.ndarray:
     """(k, d) the internal points, recipes materialised."""
     if points.vectors is not None:
         return points.vectors
-    base, dim = algorithm.base(state), algorithm.space.dim
+    blobs, dim = algorithm.blobs(state), algorithm.space.dim
     vectors = np.empty((len(points), dim))
     for i, recipe in enumerate(points.recipes or ()):
-        blobs = {} if base is None or recipe.base is None else {recipe.base: base}
         vectors[i] = materialise(recipe, algorithm.key, dim, blobs)
     return vectors
 

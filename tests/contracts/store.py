@@ -486,6 +486,12 @@ class StoreContract:
         kept = study.read(lambda tx: [step for step in range(5) if tx.blob_at(S, step)])
         assert kept == [1, 3, 4]
 
+    def test_a_blob_that_several_steps_share_is_kept_for_each_of_them(self, study: Store) -> None:
+        for step, digest in enumerate(["a", "a", "a", "b", "c", "c"]):
+            study.write(lambda tx, step=step, digest=digest: tx.put_blob(S, digest, step, b"x"))  # type: ignore[misc]
+        study.write(lambda tx: tx.drop_blobs(S, 5, [1]))
+        assert study.read(lambda tx: [digest for digest in "abc" if tx.blob(S, digest)]) == ["a", "c"]
+
     # the service's own
 
     def test_keys_are_replaced_by_id_and_listed_by_project(self, store: Store) -> None:

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from blackbox_client import Client
 from blackbox_client.client import StudyHandle
 
 from tests.end_to_end.service import Command, Service, blackbox, until
@@ -82,6 +83,26 @@ def test_workers_evaluate_a_study_to_its_end_and_its_log_replays(server: Service
     polite(blackbox(folder, "replay", "st_none", "--database", str(server.database)), "no study st_none")
     polite(blackbox(folder, "replay", study.id, "--database", "absent.db"), "no file absent.db")
     polite(blackbox(folder, "studies", *address), "no answer")
+
+
+def test_a_worker_finds_a_study_by_its_name_with_a_key_from_a_file(folder: Path) -> None:
+    (folder / "wrong").write_text("no key")
+    wrong = {"BLACKBOX_FIRST_KEY_FILE": str(folder / "wrong")}
+    polite(blackbox(folder, "serve", "--port", "0", variables=wrong), "holds no key", "remove it")
+    variables = {"BLACKBOX_FIRST_KEY_FILE": str(folder / "first")}
+    with Command(folder, "serve", "--port", "0", "--database", "named.db", variables=variables) as serving:
+        until(lambda: "http://" in serving.out, "the address", serving)
+        url, first = serving.out.split()[-1], (folder / "first").read_text().strip()
+        with Client(url, first) as client:
+            study = client.create_study(name="line", space=SPACE, budget=5, algorithm="cma_es")
+            key = client.create_key(["study:evaluate", "study:read"])
+            (folder / "key").write_text(key.secret)
+            address = {"BLACKBOX_URL": url, "BLACKBOX_KEY_FILE": str(folder / "key")}
+            polite(blackbox(folder, "worker", "lime", "cli_job:evaluate", variables=address), "no study named 'lime'")
+            worker = blackbox(folder, "worker", "line", "cli_job:evaluate", variables=address)
+            assert worker.ended() == 0, worker.err
+            assert study.refresh().state == "COMPLETED"
+        assert first not in serving.out + serving.err
 
 
 def test_sigterm_lets_a_worker_finish_what_it_has_and_leave(server: Service, folder: Path) -> None:

@@ -35,3 +35,9 @@ def slow_first(x):
         return square(x)
     time.sleep(1.0)
     return square(x)
+
+
+def sees_its_trial(x, evaluation):
+    trial = evaluation.trial
+    known = {"number": trial.number, "generation": trial.generation, "eval_seed": trial.eval_seed, **trial.payload}
+    return {"value": square(x), "sums": known}

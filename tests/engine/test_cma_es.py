@@ -17,9 +17,11 @@ import pytest
 
 from blackbox import codec
 from blackbox.algorithm import build, resolve_options
-from blackbox.algorithms.cma_es import MAX_CONDITION, REASONS, CmaEs, CmaEsState, decompose, rates
+from blackbox.algorithms.cma_es import TILE, CmaEs, CmaEsState, decompose, tiled
+from blackbox.evolution import longest
 from blackbox.records import NOTHING_PENDING, Matrix, Results, dense
 from blackbox.rng import Key
+from blackbox.runs import MAX_CONDITION, REASONS
 from blackbox.space import Integer, Real, Space
 from blackbox.space import Vector as FreeVector
 from tests.benchmarks.bench_cma import OBJECTIVES, Objective, pycma, seconds
@@ -146,21 +148,53 @@ def test_a_lane_asked_alone_equals_the_lane_in_a_batch_and_after_a_restart(dim: 
     assert codec.encode(advance(make(dim), restarted, sphere, 3)) == codec.encode(advance(method, state, sphere, 3))
 
 
-@pytest.mark.parametrize("k", [2, 3, 4, 5, 10, 11, 100, 1000])
-@pytest.mark.parametrize("dim", [1, 2, 10, 100])
-def test_rates_are_sane_for_any_number_of_results(dim: int, k: int) -> None:
-    for mu in {1, max(1, k // 4), k // 2}:
-        r = rates(dim, k, mu)
-        assert (len(r.pull), len(r.push)) == (mu, k // 2)
-        assert r.pull.sum() == pytest.approx(1)
-        assert (np.diff(r.pull) < 0).all()
-        assert (r.push <= 0).all()
-        assert 0 < r.c1 <= r.c1 + r.cmu <= 1
-        assert 0 < r.cs <= 0.5
-        assert 0 < r.cc < 1
-        assert r.ds > 1
-        # C keeps a part of itself that outweighs all that is pushed out of it, so it stays positive definite
-        assert 1 - r.c1 - r.cmu * (1 + r.push.sum()) + r.cmu * dim * r.push.sum() >= -1e-12
+def test_a_rotated_objective_is_solved_by_the_rotated_run() -> None:
+    """Results of one run, rotated, are told to another: its state is the rotated one."""
+    dim = 6
+    rotation = np.linalg.qr(np.random.default_rng(1).standard_normal((dim, dim)))[0]
+    method = make(dim)
+    plain = method.init()
+    rotated = replace(plain, mean=plain.mean @ rotation)
+    for _ in range(60):
+        x = asked(method, plain, list(range(9)))
+        values = ellipsoid(x)
+        plain = method.tell(plain, told(x, values, plain.step))
+        rotated = method.tell(rotated, told(x @ rotation, values, rotated.step))
+    C, other = (np.tril(s.C) + np.tril(s.C, -1).T for s in (plain, rotated))
+    assert np.linalg.cond(C) > 100
+    np.testing.assert_allclose(rotated.mean, plain.mean @ rotation, atol=1e-9)
+    np.testing.assert_allclose(other, rotation.T @ C @ rotation, rtol=1e-7, atol=1e-9)
+    assert rotated.sigma == pytest.approx(plain.sigma, rel=1e-9)
+
+
+def test_a_monotone_transformation_of_the_values_changes_nothing_but_them() -> None:
+    plain, bent = (
+        advance(make(6), make(6).init(), f, 60) for f in (sphere, lambda x: np.cbrt(np.log1p(sphere(x))) - 7)
+    )
+    for field in ("mean", "sigma", "C", "axes", "D", "ps", "pc"):
+        np.testing.assert_array_equal(getattr(plain, field), getattr(bent, field))
+
+
+def test_the_decomposition_stays_one_over_a_whole_run() -> None:
+    method = make(8)
+    state, n_checked = method.init(), 0
+    while method.stopped(state) is None:
+        state = advance(method, state, ellipsoid)
+        if state.decomposed == state.step:
+            C = np.tril(state.C) + np.tril(state.C, -1).T
+            np.testing.assert_allclose(state.axes.T * state.D**2 @ state.axes, C, atol=1e-12 * state.D[-1] ** 2)
+            n_checked += 1
+    assert n_checked > 100
+
+
+@pytest.mark.parametrize(
+    "lanes", [range(3, 21), range(8), range(5, 6), [4], [0, 1001, 9, 8], [7, 7, 0], range(9, 0, -3)]
+)
+def test_lanes_are_found_among_those_of_their_tiles(lanes: list[int]) -> None:
+    tiles, rows = tiled(lanes)
+    assert len(tiles) % TILE == 0
+    assert np.array(tiles)[rows].tolist() == list(lanes)
+    assert np.reshape(tiles, (-1, TILE))[:, 0].tolist() == sorted({lane // TILE * TILE for lane in lanes})
 
 
 def test_the_start_and_default_popsize_come_from_the_space() -> None:
@@ -176,7 +210,7 @@ def test_the_start_and_default_popsize_come_from_the_space() -> None:
 
 
 def finite(state: CmaEsState) -> bool:
-    arrays = (state.mean, state.C, state.axes, state.D, state.ps, state.pc, state.recent, state.history, state.best)
+    arrays = (state.mean, state.C, state.axes, state.D, state.ps, state.pc, state.values.recent, state.values.best)
     return (
         all(np.isfinite(a).all() for a in arrays) and math.isfinite(state.sigma) and state.D[0] > 0 and state.sigma > 0
     )
@@ -214,12 +248,13 @@ def test_a_linear_slope_and_a_flat_valley_never_leave_float64() -> None:
         assert finite(state)
 
 
+@pytest.mark.slow
 def test_a_flat_objective_does_not_change_the_step_size_on_average() -> None:
     finals = []
-    for seed in range(30):
-        method = make(5, seed=seed)
-        finals.append(math.log(advance(method, method.init(), lambda x: np.zeros(len(x)), 100).sigma / 0.3))
-    assert abs(np.mean(finals)) < 3 * np.std(finals) / math.sqrt(30) + 0.1
+    for seed in range(16):
+        method = make(10, seed=seed)
+        finals.append(math.log(advance(method, method.init(), lambda x: np.zeros(len(x)), 1000).sigma / 0.3))
+    assert abs(np.mean(finals)) < 3 * np.std(finals) / math.sqrt(16), f"{np.mean(finals)} +- {np.std(finals)}"
 
 
 def test_a_point_without_value_never_pulls_the_mean() -> None:
@@ -230,7 +265,7 @@ def test_a_point_without_value_never_pulls_the_mean() -> None:
     values[5] = 1.0
     after = method.tell(state, told(x, values, 0))
     np.testing.assert_allclose(after.mean, x[5], rtol=1e-12)
-    assert (after.value, after.best.tolist()) == (1.0, x[5].tolist())
+    assert (after.values.value, after.values.best.tolist()) == (1.0, x[5].tolist())
 
 
 def test_a_step_with_nothing_to_rank_teaches_nothing() -> None:
@@ -242,7 +277,7 @@ def test_a_step_with_nothing_to_rank_teaches_nothing() -> None:
         assert codec.encode(replace(after, step=5)) == codec.encode(state)
         assert after.step == 6
     after = method.tell(state, told(x[:1], np.array([-1.0]), 5))
-    assert (after.value, after.sigma, after.recorded) == (-1.0, state.sigma, state.recorded)
+    assert (after.values.value, after.sigma, after.values.recorded) == (-1.0, state.sigma, state.values.recorded)
 
 
 def test_late_results_are_learned_from_but_never_from_afar() -> None:
@@ -262,7 +297,7 @@ def test_late_results_are_learned_from_but_never_from_afar() -> None:
     far = replace(results, points=dense(vectors + 1e6 * (steps == 0)[:, None]), values=np.arange(8.0)[:, None])
     after = method.tell(state, far)
     moved = (after.mean - state.mean) / state.sigma @ state.axes.T / state.D
-    assert np.linalg.norm(moved) <= method.longest
+    assert np.linalg.norm(moved) <= longest(4)
 
 
 def test_injected_points_pull_and_never_push() -> None:
@@ -275,7 +310,7 @@ def test_injected_points_pull_and_never_push() -> None:
     pulled = method.tell(state, told(vectors, best, 0, lanes))
     without = method.tell(state, told(own, np.arange(8.0), 0))
     assert np.linalg.norm(pulled.mean - 0.5) < np.linalg.norm(without.mean - 0.5)
-    assert pulled.best.tolist() == [0.5] * 4
+    assert pulled.values.best.tolist() == [0.5] * 4
     one = method.tell(state, told(vectors, worst, 0, lanes))
     elsewhere = method.tell(state, told(np.concatenate([np.full((1, 4), -40.0), own]), worst, 0, lanes))
     assert codec.encode(one) == codec.encode(elsewhere)  # a bad injected point leaves no trace
@@ -334,7 +369,7 @@ def test_it_recommends_the_best_point_first_and_then_the_mean() -> None:
     np.testing.assert_array_equal(method.recommend(state), method.space.initial)
     state = advance(method, state, sphere)
     late = advance(method, state, sphere, 150)
-    assert method.recommend(state) is state.best
+    assert method.recommend(state) is state.values.best
     assert method.recommend(late) is late.mean
     assert set(method.metrics(late)) == {
         "best", "step_best", "step_worst", "sigma", "axis_ratio", "std_min", "std_max",
@@ -347,7 +382,7 @@ def test_the_golden_trace_of_twenty_steps() -> None:
     for _ in range(20):
         state = advance(method, state, ellipsoid)
         C = np.tril(state.C) + np.tril(state.C, -1).T
-        trace.append({"mean": state.mean.tolist(), "sigma": state.sigma, "value": state.value, "C": C.tolist()})
+        trace.append({"mean": state.mean.tolist(), "sigma": state.sigma, "value": state.values.value, "C": C.tolist()})
     if os.environ.get("BLACKBOX_WRITE_GOLDEN"):
         GOLDEN.write_text(json.dumps(trace, indent=1) + "\n")
     golden = json.loads(GOLDEN.read_text())
@@ -410,6 +445,6 @@ def test_it_takes_as_many_evaluations_as_pycma(name: str, dim: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dim", [5, 10, 20])
-def test_a_generation_costs_less_than_two_sevenths_of_pycmas(dim: int) -> None:
+def test_a_generation_costs_less_than_a_quarter_of_pycmas(dim: int) -> None:
     ours, theirs, _ = seconds(dim)
-    assert np.median(np.array(theirs) / np.array(ours)) >= 3.5
+    assert np.median(np.array(theirs) / np.array(ours)) >= 4

@@ -1,10 +1,16 @@
 """The in-process front door and its backends."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import blackbox
 from blackbox import backends
+from blackbox.algorithms.random_search import RandomSearch
+from blackbox.backends import WorkerLost
+from blackbox.backends.inline import Inline
 from blackbox.effects import perform
 from blackbox.errors import InvalidInput, InvalidSpace
 from blackbox.store import MemoryStore
@@ -105,6 +111,83 @@ def test_processes_find_the_same_minimum():
     assert result.nfev == 250
 
 
+@pytest.mark.parametrize("backend", ["inline", "processes"])
+def test_an_objective_may_be_named(backend):
+    name = "tests.engine.objectives_for_processes:square"
+    result = blackbox.minimize(name, [(-5, 5)] * 2, backend=backend, n_workers=1, budget=20)
+    assert result.nfev == 20
+    with pytest.raises(InvalidInput, match="no function 'absent'"):
+        blackbox.minimize(name.replace("square", "absent"), [(-5, 5)], backend=backend, n_workers=1, budget=5)
+    with pytest.raises(InvalidInput, match="module:function"):
+        blackbox.minimize("square", [(-5, 5)], backend=backend, n_workers=1, budget=5)
+
+
+def test_a_backend_may_be_made_by_a_function():
+    made = []
+
+    def make(fn):
+        made.append(Inline(fn))
+        return made[-1]
+
+    assert blackbox.minimize(objectives.square, [(-5, 5)], backend=make, budget=7).nfev == 7
+    assert len(made) == 1
+
+
+class Queueing(Inline):
+    """One worker with room for three more calls behind the one in hand; answers the oldest first."""
+
+    def __init__(self, objective):
+        super().__init__(objective)
+        self.out = []
+        self.most = 0
+
+    @property
+    def free(self):
+        return int(not self.out)
+
+    @property
+    def ahead(self):
+        return 4 - max(1, len(self.out))
+
+    def submit(self, ticket, point):
+        self.out.append((ticket, point))
+        self.most = max(self.most, len(self.out))
+
+    def wait(self):
+        if not self.out:
+            return []
+        super().submit(*self.out.pop(0))
+        return super().wait()
+
+
+@pytest.mark.parametrize(("method", "most"), [("cma_es", 4), ("cbo", 1), ("nelder_mead", 1)])
+def test_calls_wait_behind_others_only_as_far_as_the_open_step_needs_them(method, most):
+    queue = Queueing(objectives.square)
+    result = blackbox.minimize(objectives.square, [(-5, 5)] * 3, method, backend=lambda fn: queue, budget=60)
+    assert queue.most == most
+    trials = result.store.read(lambda tx: tx.page(result.study.id, 0, 1000, ()))
+    assert {trial.state for trial in trials} == {"COMPLETED"}  # none was asked for a step that closed without it
+
+
+def test_what_a_lost_worker_had_is_given_again_and_counts_against_nothing():
+    class Losing(Inline):
+        """Loses every fifth call with the machine it ran on."""
+
+        n = 0
+
+        def wait(self):
+            done = super().wait()
+            Losing.n += 1
+            return [backends.Done(done[0].ticket, error=WorkerLost("gone"))] if done and Losing.n % 5 == 0 else done
+
+    result = blackbox.minimize(objectives.square, [(-5, 5)] * 3, "cma_es", backend=Losing, budget=40)
+    trials = result.store.read(lambda tx: tx.page(result.study.id, 0, 1000, ()))
+    assert result.nfev == 40
+    assert {trial.state for trial in trials} == {"COMPLETED"}
+    assert sum(trial.attempt > 1 for trial in trials) >= 8
+    assert sum(trial.failures + trial.lost for trial in trials) == 0
+
+
 def test_an_objective_that_cannot_be_sent_is_refused_with_a_hint():
     with pytest.raises(InvalidInput, match="top level of a module"):
         blackbox.minimize(lambda x: 0.0, [(-5, 5)], backend="processes", n_workers=1, budget=10)
@@ -146,3 +229,90 @@ def test_no_step_waits_for_a_slow_process(tmp_path, monkeypatch):
     assert len(slow) == 1
     assert slow[0].number in (1, 2)
     assert slow[0].value is not None
+
+
+# beside the value
+
+
+def test_what_is_told_beside_the_value_reaches_the_method(monkeypatch):
+    seen = []
+
+    def tell(self, state, results):
+        seen.extend(results.extra)
+        return told(self, state, results)
+
+    told = RandomSearch.tell
+    monkeypatch.setattr(RandomSearch, "tell", tell)
+
+    def f(x):
+        sums = {"count": 2, "total": np.array([x[0], 1.0]), "squares": (1, 2.5)}
+        return {"value": np.float64(objectives.square(x)), "behaviour": np.float32([0.5, x[0]]), "sums": sums}
+
+    result = blackbox.minimize(f, [(-1, 1)], "random_search", budget=16, options={"popsize": 8})
+    assert len(seen) == 16
+    for extra in seen:
+        assert extra["behaviour"][0] == 0.5
+        assert extra["sums"] == {
+            "count": 2.0,
+            "total": [pytest.approx(extra["behaviour"][1]), 1.0],
+            "squares": [1.0, 2.5],
+        }
+    assert result.fun == min(extra["sums"]["total"][0] ** 2 for extra in seen)
+
+
+def test_a_point_without_a_value_may_still_say_what_it_did():
+    returned = {"value": float("nan"), "behaviour": [3.0]}
+    result = blackbox.minimize(lambda x: returned, [(-1, 1)], "random_search", budget=2)
+    trial = result.store.read(lambda tx: tx.trial(result.study.id, 1))
+    assert trial.state == "INFEASIBLE"
+    assert json.loads(trial.extra) == {"behaviour": [3.0], "reason": "value was nan"}
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ({"behaviour": [1.0]}, 'has "value", "behaviour" and "sums"; got the names \'behaviour\''),
+        ({"value": 1.0, "behavior": [1.0]}, "'behavior'"),
+        ({"value": "1"}, "must return a number"),
+        ({"value": 1.0, "behaviour": []}, "0 numbers, expected 1 to 256"),
+        ({"value": 1.0, "behaviour": [0.0] * 257}, "257 numbers, expected 1 to 256"),
+        ({"value": 1.0, "behaviour": [[1.0]]}, r"behaviour.0 must be a number, got list"),
+        ({"value": 1.0, "behaviour": "far"}, "behaviour must be a list of numbers, got str"),
+        ({"value": 1.0, "behaviour": [1.0, float("nan")]}, r"behaviour.1 is nan, expected a finite number"),
+        ({"value": 1.0, "sums": [1.0]}, "sums must be a mapping of names"),
+        ({"value": 1.0, "sums": {"a": True}}, r"sums.a must be a number, got bool"),
+        ({"value": 1.0, "sums": {"a": [1.0, float("inf")]}}, r"sums.a.1 is inf"),
+        ({"value": 1.0, "sums": dict.fromkeys(map(str, range(65)), 1.0)}, "65 names, expected at most 64"),
+    ],
+)
+def test_side_data_that_cannot_be_used_is_refused_with_its_place(returned, message):
+    with pytest.raises(InvalidInput, match=message):
+        blackbox.minimize(lambda x: returned, [(-1, 1)], "random_search", budget=2)
+
+
+@pytest.mark.parametrize("backend", ["inline", "processes"])
+def test_an_objective_may_look_at_its_trial(backend, monkeypatch):
+    ask = RandomSearch.ask
+    monkeypatch.setattr(
+        RandomSearch,
+        "ask",
+        lambda self, state, lanes, pending: replace(
+            ask(self, state, lanes, pending), payload=tuple({"lane": int(lane)} for lane in lanes)
+        ),
+    )
+    result = blackbox.minimize(
+        objectives.sees_its_trial,
+        [(-1, 1)],
+        "random_search",
+        budget=8,
+        options={"popsize": 4},
+        backend=backend,
+        n_workers=None if backend == "inline" else 1,
+        with_trial=True,
+    )
+    trials = result.store.read(lambda tx: [tx.trial(result.study.id, n) for n in range(1, 9)])
+    told = [json.loads(trial.extra)["sums"] for trial in trials]
+    assert [t["number"] for t in told] == list(range(1, 9))
+    assert [t["lane"] for t in told] == [0, 1, 2, 3] * 2
+    assert [t["generation"] for t in told] == [0] * 4 + [1] * 4
+    assert len({t["eval_seed"] for t in told}) == 2

@@ -171,6 +171,18 @@ def test_weights_that_cancel_cost_no_draw_and_an_empty_sum_is_zero() -> None:
     assert recipes.weighted_noise_sum([], KEY, 4).tolist() == [0.0] * 4
 
 
+def test_a_sum_of_squares_is_its_formula_however_it_is_cut() -> None:
+    terms = [Term(0, 3, lane, scale) for lane, scale in enumerate((0.5, -2.0, 0.25))] + [Term(0, 3, 1, 1.0)]
+    weights = (0.5, -1.0, 0.25)  # of one address the weights are added, not the noise
+    expected = sum(
+        w * rng.normal(KEY.stream(0), 3, lane, DIM).astype(np.float64) ** 2 for lane, w in enumerate(weights)
+    )
+    whole = recipes.weighted_noise_sum(terms, KEY, DIM, square=True)
+    np.testing.assert_allclose(whole, expected, rtol=0, atol=5e-6)  # the square is rounded to float32
+    part = recipes.weighted_noise_sum(terms, KEY, DIM, start=100, count=70_000, square=True)
+    assert part.tobytes() == whole[100:70_100].tobytes()
+
+
 def test_sum_takes_streams_kinds_and_factors() -> None:
     total = recipes.weighted_noise_sum(LINEAGE.terms, KEY, DIM, BLOBS)
     point = recipes.materialise(dataclasses.replace(LINEAGE, base=None), KEY, DIM, BLOBS)
@@ -281,3 +293,55 @@ def test_parent_cache_key_names_the_prefix_the_study_and_the_dimension() -> None
         recipes.cache_key(dataclasses.replace(LINEAGE, base=None), KEY, DIM),
     ]
     assert len(set(others)) == len(others)
+
+
+# parents
+
+
+def lineage(n_terms: int, lane: int = 0) -> Recipe:
+    """A line of ancestors and, as its last term, a child."""
+    return Recipe(LINEAGE.base, (*(Term(0, i, 3, 0.1) for i in range(n_terms - 1)), Term(0, n_terms, lane, 0.1)))
+
+
+def test_children_of_one_parent_cost_one_term_each_and_are_the_same_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    def counting(key: rng.Key, step: int, lane: int, *rest: Any) -> Any:
+        drawn.append(step)
+        return rng.normal(key, step, lane, *rest)
+
+    monkeypatch.setitem(recipes.KINDS, "normal", counting)
+    cache, base = recipes.PrefixCache(), np.arange(DIM, dtype=np.float32)
+    blobs = {LINEAGE.base: base} if LINEAGE.base else {}
+    costs = []
+    for recipe in (lineage(9), lineage(9, 1), lineage(9, 2), lineage(9, 2), lineage(10), lineage(10, 1), lineage(12)):
+        drawn.clear()
+        built = recipes.materialise(recipe, KEY, DIM, blobs, cache=cache)
+        costs.append(len(set(drawn)))  # pieces of a vector are drawn one by one
+        assert built.tobytes() == recipes.materialise(recipe, KEY, DIM, blobs).tobytes()
+        built[:] = 0  # what is kept is not what was given
+    assert costs == [9, 1, 1, 1, 2, 1, 3]
+
+
+def test_slices_are_kept_apart_and_equal_those_of_the_whole_point() -> None:
+    cache, base = recipes.PrefixCache(), np.arange(DIM, dtype=np.float32)
+    blobs = {LINEAGE.base: base} if LINEAGE.base else {}
+    whole = recipes.materialise(lineage(5), KEY, DIM, blobs)
+    for start, count in [(0, 2), (DIM - 1, 1), (1, DIM - 1), (0, DIM), (2, 0)]:
+        for _ in range(2):
+            part = recipes.materialise(lineage(5), KEY, DIM, blobs, start=start, count=count, cache=cache)
+            assert part.tobytes() == whole[start : start + count].tobytes()
+    assert recipes.check(lineage(5), KEY, DIM, blobs, cache) == recipes.check(lineage(5), KEY, DIM, blobs)
+
+
+def test_the_parents_used_last_are_kept_within_their_bytes() -> None:
+    room = 3 * (4 * DIM + 256)
+    cache = recipes.PrefixCache(room)
+    parents = [Recipe(None, (Term(0, i, 0, 0.1), Term(0, 9, 0, 0.1))) for i in range(5)]
+    for parent in (*parents, parents[0], parents[4]):
+        recipes.materialise(parent, KEY, DIM, cache=cache)
+        assert cache.n_bytes <= room
+    assert len(cache) == 3
+    small = recipes.PrefixCache(100)
+    assert recipes.materialise(parents[0], KEY, DIM, cache=small).shape == (DIM,)
+    assert len(small) == 0

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from blackbox.algorithms.random_search import RandomSearch
+from blackbox.records import Points
 from tests.server.conftest import Server, assert_problem
 
 
@@ -152,6 +155,42 @@ def test_infeasible_failed_released_stopped(server: Server) -> None:
     assert {t["id"] for t in again} == {"t_2", "t_3"}
     final = server.outcome(study, trial="t_2", status="failed", error={"retryable": False})
     assert final["state"] == "FAILED"
+
+
+def test_behaviour_and_sums_are_kept_with_the_trial_and_have_limits(server: Server) -> None:
+    study = server.create()
+    server.ask(study, count=2)
+    sums = {"count": 200, "total": [0.1, 2], "squares": [0.3, 5.5]}
+    told = server.outcome(study, trial="t_1", value=1, behaviour=[1, -2.5], sums=sums)
+    assert told["outcome"] == "applied"
+    extra = server.http.get(f"/v1/studies/{study}/trials/t_1").json()["extra"]
+    assert extra == {"behaviour": [1.0, -2.5], "sums": {"count": 200.0, "total": [0.1, 2.0], "squares": [0.3, 5.5]}}
+    large = server.outcome(study, trial="t_2", value=1, sums={"total": [1 / 3] * 1000})
+    assert (large["outcome"], large["problem"]["code"]) == ("rejected", "too-large")
+    assert large["problem"]["errors"][0]["pointer"].endswith("/sums")
+    for field, told_, pointer in (
+        ("behaviour", [0.0] * 257, "/behaviour"),
+        ("behaviour", [0.0, "1"], "/behaviour/1"),
+        ("behaviour", [True], "/behaviour/0"),
+        ("behaviour", 1.0, "/behaviour"),
+        ("sums", {"a": [0.0, None]}, "/sums/a"),
+        ("sums", {"a": {"b": 1.0}}, "/sums/a"),
+        ("sums", dict.fromkeys(map(str, range(65)), 1.0), "/sums"),
+    ):
+        answer = server.http.post(f"/v1/studies/{study}/tell", json={"trial": "t_2", "value": 1, field: told_})
+        assert assert_problem(answer, 422, "invalid-input")["errors"][0]["pointer"].startswith(pointer)
+    assert server.outcome(study, trial="t_2", value=1, behaviour=[0.0] * 256)["outcome"] == "applied"
+
+
+def test_a_payload_comes_with_the_candidate(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = RandomSearch.ask
+
+    def with_payload(self: RandomSearch, state: Any, lanes: Any, pending: Any) -> Points:
+        return replace(ask(self, state, lanes, pending), payload=tuple({"lane": int(lane)} for lane in lanes))
+
+    monkeypatch.setattr(RandomSearch, "ask", with_payload)
+    trials = server.ask(server.create(algorithm="random_search"), count=2)["trials"]
+    assert [trial["payload"] for trial in trials] == [{"lane": 0}, {"lane": 1}]
 
 
 def test_info_has_a_limit(server: Server) -> None:

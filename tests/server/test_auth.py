@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from blackbox_server import auth
 from blackbox_server.routes.http import Guarded
 from blackbox_server.settings import Settings
 
+from blackbox.errors import InvalidInput
 from blackbox.store import MemoryStore
 from tests.server.conftest import SPACE, Server, assert_problem
 
@@ -101,6 +103,41 @@ def test_the_first_key_is_made_once(serve: Callable[..., Server]) -> None:
     store = MemoryStore()
     assert re.fullmatch("zok_[0-9A-Za-z]{8}_[0-9A-Za-z]{43}", serve(store).app.state.first_key)
     assert serve(store).app.state.first_key is None
+
+
+def test_a_first_key_in_a_file_is_for_its_owner_alone_and_is_not_shown(
+    serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    path, store = tmp_path / "key", MemoryStore()
+    server = serve(store, first_key_file=str(path))
+    assert server.app.state.first_key is None
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [each.name for each in tmp_path.iterdir()] == ["key"]
+    bearer = {"authorization": f"Bearer {path.read_text().strip()}"}
+    assert server.http.get("/v1/keys", headers=bearer).json()["keys"][0]["scopes"] == sorted(auth.SCOPES)
+    path.unlink()  # read and put away by its operator
+    server = serve(store, first_key_file=str(path))
+    assert server.http.get("/v1/keys", headers=bearer).status_code == 200
+    assert not path.exists()
+
+
+def test_a_first_key_that_lies_in_the_file_is_taken(serve: Callable[..., Server], tmp_path: Path) -> None:
+    given, _ = auth.new_key("first", "default", auth.SCOPES, 0.0)
+    (tmp_path / "key").write_text(f"{given}\n")
+    server = serve(MemoryStore(), first_key_file=str(tmp_path / "key"))
+    assert server.http.get("/v1/keys", headers={"authorization": f"Bearer {given}"}).status_code == 200
+    assert (tmp_path / "key").read_text() == f"{given}\n"
+
+
+@pytest.mark.parametrize("text", ["", "secret", "zok_12345678_" + "a" * 42, "zok_1234567\u00e9_" + "a" * 43])
+def test_a_file_without_a_key_is_refused_and_left_alone(tmp_path: Path, text: str) -> None:
+    (tmp_path / "key").write_text(text)
+    with pytest.raises(InvalidInput, match="holds no key") as caught:
+        auth.key_of_file(tmp_path / "key")
+    assert "zok_" in caught.value.hint
+    assert (tmp_path / "key").read_text() == text
+    with pytest.raises(InvalidInput, match="No such file"):
+        auth.key_of_file(tmp_path / "folder" / "key")
 
 
 def test_only_a_hash_of_a_key_is_stored(server: Server) -> None:

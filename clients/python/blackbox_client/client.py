@@ -74,15 +74,17 @@ class Client:
     Parameters
     ----------
     url : address of the server, with or without ``/v1``; None: the environment's ``BLACKBOX_URL``, else `DEFAULT_URL`.
-    key : API key; None: the environment's ``BLACKBOX_KEY``, else none is sent.
+    key : API key; None: the environment's ``BLACKBOX_KEY``, else the content of the file that its
+        ``BLACKBOX_KEY_FILE`` names, else none is sent.
     timeout : seconds without a byte after which an attempt counts as lost; long polls get their wait on top.
     retry : when failed attempts are repeated; see `RetryPolicy`.
     transport : what httpx sends through, for tests and special networks.
+    prefix_bytes : most bytes of points kept to build their children from; see `recipes.PrefixCache`.
 
     Raises
     ------
     ValueError
-        If the address is not an http or https one.
+        If the address is not an http or https one, or the key's file cannot be read.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Client:
         timeout: float = 30.0,
         retry: RetryPolicy | None = None,
         transport: httpx.BaseTransport | None = None,
+        prefix_bytes: int = 2**28,
     ) -> None:
         url = url or os.environ.get("BLACKBOX_URL") or DEFAULT_URL
         parts = urlsplit(url)
@@ -101,7 +104,7 @@ class Client:
         self.url = url.rstrip("/").removesuffix("/v1")
         self.timeout = timeout
         self.retry = retry or RetryPolicy()
-        key = key if key is not None else os.environ.get("BLACKBOX_KEY")
+        key = key if key is not None else _key_of_environment()
         headers = {"user-agent": "blackbox-client-python/0.1"}
         if key:
             headers["authorization"] = f"Bearer {key}"
@@ -115,6 +118,7 @@ class Client:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=4.0),
         )
         self._bases = _BaseCache()
+        self._prefixes = recipes.PrefixCache(prefix_bytes)
 
     def __repr__(self) -> str:
         return f"Client({self.url!r})"
@@ -325,6 +329,17 @@ class Client:
     def studies(self, *, limit: int | None = None) -> Iterator[Study]:
         """All studies, page by page; `limit` is the size of a page."""
         return self._all(protocol.list_studies(limit=limit))
+
+
+def _key_of_environment() -> str | None:
+    key, path = os.environ.get("BLACKBOX_KEY"), os.environ.get("BLACKBOX_KEY_FILE")
+    if key is not None or not path:
+        return key
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"BLACKBOX_KEY_FILE names {path}, which cannot be read as a key: {error}") from None
 
 
 class StudyHandle:
@@ -615,21 +630,27 @@ class StudyHandle:
         candidate = trial.candidate
         if candidate is None:
             raise ValueError(f'{trial.id} is not seed-encoded; ask with encoding="seed", or read trial.params')
+        base, factors = self.ingredients(candidate)
+        return recipes.rebuild(candidate.raw, base, factors=factors, cache=self.client._prefixes)
+
+    def ingredients(self, candidate: SeedCandidate) -> tuple[recipes.Blob | None, dict[str, recipes.Blob]]:
+        """The vectors that a candidate is made of: its base and, by digest, the factors of its noise."""
         digest, dtype = candidate.base_sha256, candidate.dtype
-        version = candidate.base_version if candidate.base_version is not None else digest
+        # by digest where it is known: several generations may share a base, and a number only names the newest of them
+        version = digest or ("" if candidate.base_version is None else candidate.base_version)
         base = None if version == "" else self.base(version, dtype=dtype, sha256=digest or None)
         weights = {op["weight"] for op in candidate.ops if isinstance(op.get("weight"), str)}
-        factors = {weight: self.base(weight, dtype=dtype, sha256=weight) for weight in weights}
-        return recipes.rebuild(candidate.raw, base, factors=factors)
+        return base, {weight: self.base(weight, dtype=dtype, sha256=weight) for weight in weights}
 
     def arguments(self, trial: Trial) -> dict[str, Any]:
         """What an objective is called with: the parameters; a seed-encoded vector is rebuilt under its name."""
         params = dict(trial.params)
         if trial.candidate is not None:
-            params[self._name_of_vector(trial.candidate)] = self.materialise(trial)
+            params[self.name_of_vector(trial.candidate)] = self.materialise(trial)
         return params
 
-    def _name_of_vector(self, candidate: SeedCandidate) -> str:
+    def name_of_vector(self, candidate: SeedCandidate) -> str:
+        """The parameter that a seed-encoded candidate is the value of."""
         named = candidate.raw.get("parameter")
         if isinstance(named, str):
             return named

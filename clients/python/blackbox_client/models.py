@@ -250,7 +250,7 @@ class SeedCandidate:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One candidate: a lane of a generation, perhaps leased to you."""
+    """One candidate: a lane of a generation, perhaps leased to you. `payload` is what the method says beside it."""
 
     id: str
     number: int
@@ -264,6 +264,7 @@ class Trial:
     values: Json = field(default_factory=dict)
     lease: Lease | None = None
     candidate: SeedCandidate | None = None
+    payload: Any = None
     etag: str = ""
     raw: Json = field(default_factory=dict, repr=False, compare=False)
 
@@ -289,6 +290,7 @@ class Trial:
             _object(raw.get("values")),
             Lease.of(_object(raw.get("lease"))),
             SeedCandidate.of(raw),
+            raw.get("payload"),
             etag,
             raw,
         )
@@ -326,7 +328,7 @@ class AskAnswer:
 
 _ITEM = (
     *("trial", "lease", "params", "value", "values", "stderr", "n", "constraints", "fidelity", "reason", "error"),
-    *("cost", "info", "source", "key"),
+    *("cost", "behaviour", "sums", "info", "source", "key"),
 )
 
 
@@ -343,6 +345,8 @@ class Result:
     stderr, n : standard error of the value and the number of samples behind it.
     constraints : value of each named constraint.
     cost : what it took, such as ``{"seconds": 61.2, "usd": 0.03}``.
+    behaviour : what the point did, at most 256 finite numbers; novelty search needs it.
+    sums : finite numbers, and lists of them, to add up over results: ``{"count": n, "total": [...]}``.
     info : anything small worth keeping.
     status : ``"completed"`` is not written on the wire: a value says it.
     reason : why a point is infeasible.
@@ -368,6 +372,8 @@ class Result:
     params: Mapping[str, Any] | None = None
     source: str | None = None
     key: str | None = None
+    behaviour: Any = None
+    sums: Mapping[str, Any] | None = None
 
     def item(self) -> dict[str, Any]:
         """The item as the wire wants it: only what is set."""
@@ -396,18 +402,29 @@ def completed(
     constraints: Mapping[str, Any] | None = None,
     cost: Mapping[str, Any] | None = None,
     info: Mapping[str, Any] | None = None,
+    behaviour: Any = None,
+    sums: Mapping[str, Any] | None = None,
 ) -> Result:
     """A finished evaluation.
 
     >>> completed("t_41", 0.183, n=5).item()
     {'trial': 't_41', 'value': 0.183, 'n': 5}
     """
-    return Result(value, values, stderr, n, constraints, cost, info, **_address(trial))
+    more = {"behaviour": behaviour, "sums": sums}
+    return Result(value, values, stderr, n, constraints, cost, info, **more, **_address(trial))
 
 
-def infeasible(trial: Trial | int | str, reason: str = "", *, constraints: Mapping[str, Any] | None = None) -> Result:
+def infeasible(
+    trial: Trial | int | str,
+    reason: str = "",
+    *,
+    constraints: Mapping[str, Any] | None = None,
+    behaviour: Any = None,
+    sums: Mapping[str, Any] | None = None,
+) -> Result:
     """A point that cannot be evaluated: the algorithm learns from it."""
-    return Result(status="infeasible", reason=reason or None, constraints=constraints, **_address(trial))
+    more = {"constraints": constraints, "behaviour": behaviour, "sums": sums}
+    return Result(status="infeasible", reason=reason or None, **more, **_address(trial))
 
 
 def failed(
@@ -418,9 +435,17 @@ def failed(
     return Result(status="failed", error=error, **_address(trial))
 
 
-def stopped(trial: Trial | int | str, value: Any, *, fidelity: Any = None) -> Result:
+def stopped(
+    trial: Trial | int | str,
+    value: Any,
+    *,
+    fidelity: Any = None,
+    behaviour: Any = None,
+    sums: Mapping[str, Any] | None = None,
+) -> Result:
     """An evaluation ended early: the partial value, and how far it got."""
-    return Result(value, status="stopped", fidelity=fidelity, **_address(trial))
+    more = {"fidelity": fidelity, "behaviour": behaviour, "sums": sums}
+    return Result(value, status="stopped", **more, **_address(trial))
 
 
 def released(trial: Trial | int | str) -> Result:

@@ -16,9 +16,11 @@ array([ 0.16561997, -0.07852949,  0.4297539 ], dtype=float32)
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 import threading
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
@@ -106,6 +108,7 @@ def rebuild(
     *,
     factors: Mapping[str, Blob | Floats] | None = None,
     out: NDArray[np.float32] | None = None,
+    cache: PrefixCache | None = None,
 ) -> NDArray[np.float32]:
     """The point of a seed-encoded trial, byte for byte as the server means it.
 
@@ -116,6 +119,7 @@ def rebuild(
         at every call, a `Blob` only when it is made.
     factors : (dim,) each, by digest: the vectors that ops name as their `weight`.
     out : (dim,) float32 to build in, so that a worker needs one buffer for all its trials; or None for a new array.
+    cache : keeps the points of parents, so that a trial which shares all but its last op with others costs one op.
 
     Returns
     -------
@@ -156,17 +160,78 @@ def rebuild(
         raise RecipeError(f"ops must be a list of operations, got {ops!r:.200}")
     start = None if named is None else _vector(base, named["sha256"], dim, "the base")
     terms = [_Term(op, key, dim, factors or {}) for op in ops]
+    if cache is not None and len(ops) > 1 and cache.takes(4 * dim):
+        start, terms = cache.parent(trial, start, terms), terms[-1:]
+    _add(start, terms, out)
+    _verify(out, trial.get("check"))
+    return out
+
+
+def _add(start: Floats | None, terms: Sequence[_Term], out: NDArray[np.float32]) -> None:
+    """`out` filled with start + terms, rounded to float32 after every operation, in this order."""
+    dim = len(out)
     scratch = np.empty(min(dim, _CHUNK), dtype=np.float32)
     for a in range(0, dim, _CHUNK):
         b = min(dim, a + _CHUNK)
         piece, noise = out[a:b], scratch[: b - a]
         piece[:] = np.float32(0) if start is None else start[a:b]
-        for term in terms:  # rounded to float32 after every operation, in this order
+        for term in terms:
             term.write(a, noise)
             np.multiply(noise, term.scale, out=noise)
             np.add(piece, noise, out=piece)
-    _verify(out, trial.get("check"))
-    return out
+
+
+class PrefixCache:
+    """Points of all ops but the last: children of one parent share them, and cost one op each.
+
+    A new parent is built from the longest prefix at hand, usually its own parent. The least recently used points go
+    when there are too many bytes; threads may share a cache, and so may studies.
+
+    Parameters
+    ----------
+    max_bytes : most that is kept. Points that alone are larger are built without the cache.
+    """
+
+    def __init__(self, max_bytes: int = 2**28) -> None:
+        self.max_bytes = max_bytes
+        self.n_bytes = 0
+        self._kept: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def takes(self, n_bytes: int) -> bool:
+        """Whether a point of this size is kept at all."""
+        return n_bytes <= self.max_bytes
+
+    def parent(self, trial: Mapping[str, Any], base: Floats | None, terms: Sequence[_Term]) -> NDArray[np.float32]:
+        """(dim,) the point of all ops but the last; `terms` are the ops of the trial, ready to write."""
+        named = trial.get("base")
+        running = hashlib.sha256(json.dumps([trial["key"], trial["dim"], named and named["sha256"]]).encode())
+        names = [running.digest()]
+        for op in trial["ops"][:-1]:
+            running.update(json.dumps(op, sort_keys=True).encode())
+            names.append(running.digest())
+        n = len(names) - 1
+        with self._lock:
+            while n > 0 and names[n] not in self._kept:
+                n -= 1
+            found = self._kept.get(names[n])
+            if found is not None:
+                self._kept.move_to_end(names[n])
+                if n == len(names) - 1:
+                    return found
+        built = np.empty(trial["dim"], dtype=np.float32)
+        _add(base if found is None else found, terms[n:-1], built)
+        built.flags.writeable = False
+        with self._lock:
+            if self._kept.setdefault(names[-1], built) is built:
+                self.n_bytes += built.nbytes
+            while self.n_bytes > self.max_bytes:
+                _, oldest = self._kept.popitem(last=False)
+                self.n_bytes -= oldest.nbytes
+        return built
 
 
 def _verify(vector: NDArray[np.float32], check: Mapping[str, Any] | None) -> None:

@@ -48,6 +48,7 @@ NonFinite = Literal["failed", "infeasible"]
 _HEARTBEAT_SECONDS = 60.0  # at least so often while something is leased: heartbeats also carry commands
 _LAST_WORDS_SECONDS = 5.0  # how long to keep trying when leaving at once
 _MESSAGE_LENGTH = 2000  # characters of an error message that are told
+_OF_A_MAPPING = {"value", "behaviour", "sums"}  # these are the fields of a result, not names of values
 
 
 class Infeasible(Exception):
@@ -62,7 +63,9 @@ def evaluate(objective: Objective, arguments: Sequence[Any], non_finite: NonFini
 
     Parameters
     ----------
-    objective : returns a number, a mapping of named values, or a `Result`; may raise `Infeasible`.
+    objective : returns a number, a mapping of named values, or a `Result`; may raise `Infeasible`. A mapping with
+        ``"value"``, and perhaps ``"behaviour"`` and ``"sums"``, is the `Result` of those fields, so that an objective
+        works here and in ``blackbox.minimize``.
     arguments : what it is called with.
     non_finite : what NaN and infinity mean.
 
@@ -87,7 +90,8 @@ def _result_of(returned: Any, non_finite: NonFinite) -> Result:
     if isinstance(returned, Result):
         result = returned
     elif hasattr(returned, "keys") and hasattr(returned, "__getitem__"):
-        result = Result(values=returned)
+        fields = {name: returned[name] for name in returned.keys()}  # noqa: SIM118 -- not every mapping iterates its keys
+        result = Result(**fields) if {"value"} <= set(fields) <= _OF_A_MAPPING else Result(values=returned)
     elif isinstance(returned, bool | str | bytes) or returned is None:
         return _unusable(f"the objective returned {returned!r:.100}; return a number, a mapping of values or a Result")
     else:
@@ -125,7 +129,8 @@ class Evaluation:
 
     Attributes
     ----------
-    trial : the leased trial, with its seed for common random numbers in `trial.eval_seed`.
+    trial : the leased trial, with its seed for common random numbers in `trial.eval_seed`, and what the method says
+        beside the point, if it says anything, in `trial.payload`.
     """
 
     def __init__(self, worker: Worker, held: _Held) -> None:

@@ -240,7 +240,7 @@ async def _tell_once(
     return outcomes
 
 
-EXTRA = frozenset({"stderr", "n", "cost", "info", "reason", "fidelity"})
+EXTRA = frozenset({"stderr", "n", "cost", "behaviour", "sums", "info", "reason", "fidelity"})
 """What is kept with a result beside its value."""
 
 
@@ -252,14 +252,19 @@ def report(study: Study, item: Result, max_info_bytes: int) -> Report:
     InvalidInput
         If it names no trial, or its point does not fit the space.
     TooLarge
-        If its `info` is.
+        If its `info` or its `sums` are.
     """
-    if item.info is not None and len(dumps(item.info)) > max_info_bytes:
-        raise TooLarge(
-            f"info is larger than {max_info_bytes} bytes",
-            hint="Keep artefacts elsewhere and send their address.",
-            errors=[FieldError("/info", "too_large", f"at most {max_info_bytes} bytes of JSON")],
-        )
+    for name, hint in (
+        ("info", "Keep artefacts elsewhere and send their address."),
+        ("sums", "Add up over blocks of numbers, or send fewer digits."),
+    ):
+        sent = getattr(item, name)
+        if sent is not None and len(dumps(sent)) > max_info_bytes:
+            raise TooLarge(
+                f"{name} is larger than {max_info_bytes} bytes",
+                hint=hint,
+                errors=[FieldError(f"/{name}", "too_large", f"at most {max_info_bytes} bytes of JSON")],
+            )
     extra: dict[str, Any] = {}
     if item.model_fields_set & EXTRA:
         extra = {name: told for name in EXTRA if (told := getattr(item, name)) is not None}

@@ -42,6 +42,10 @@ while T=$(curl -s $Z/v1/studies/$S/ask -H "$A" -d '{"wait_seconds":20}') && [ "$
 done; curl -s $Z/v1/studies/$S/brief -H "$A"
 ```
 
+A parameter of the space is {"type":"float"|"int","low":0,"high":1}, {"type":"categorical","choices":["a","b"]}, or
+{"type":"vector","dim":10}, with low and high, or in a convex set: "region":{"type":"simplex"} (also l1_ball, nuclear_ball,
+knapsack, birkhoff, polytope, ...: schema Vector in /openapi.json).
+
 If a point cannot be evaluated tell {"trial":"t_41","status":"infeasible"}; if your evaluator broke, {"status":"failed"};
 if you stop early, {"status":"released"}. NaN is refused. Send an Idempotency-Key with every POST that you may repeat.
 

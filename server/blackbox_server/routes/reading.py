@@ -72,8 +72,10 @@ async def best(
             shape["note"] = "one evaluation; under noise the smallest of many values is better than the point is"
     else:
         await service_.advance(open)
-        step, params = await service_.drive(study.recommend())
+        step, params, payload = await service_.drive(study.recommend())
         shape["items"] = [{"generation": step, "params": params, "value": None}]
+        if payload is not None:
+            shape["items"][0]["payload"] = payload
         shape["note"] = "the point the method would deploy; it has not necessarily been evaluated"
     return tagged(request, shape)
 
@@ -231,7 +233,10 @@ def _short(text: str) -> str:
 
 @routes.get("/v1/studies/{study}/bases/{version}", **needs(""))
 async def base(request: Request) -> Response:
-    """The base vector of a generation (or of a sha256): raw little-endian float32, immutable, with range requests."""
+    """The base vector of a generation, or any vector that a recipe names, by its sha256.
+
+    Raw little-endian float32, immutable, with range requests.
+    """
     principal = exchange(request).principal
     if not principal.may("study:read"):
         principal.require("study:evaluate")

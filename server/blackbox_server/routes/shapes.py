@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -13,8 +12,10 @@ from typing import Any
 import numpy as np
 import orjson
 
+from blackbox import log
 from blackbox.leases import Lease, Outcome
 from blackbox.recipe import seed_encoded
+from blackbox.recipe import to_json as recipe_to_json
 from blackbox.spec import Resolved
 from blackbox.store import EventRow, LateRow, PointRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
 from blackbox.study import Asked, Study
@@ -149,12 +150,12 @@ def progress(study: Study, row: StudyRow, with_best: bool) -> dict[str, Any]:
 async def asked_json(service: Service, study: Study, asked: Asked, encoding: str, with_best: bool) -> dict[str, Any]:
     """The answer to an ask."""
     points = await points_json(service, study, [lease.point for lease in asked.leases], encoding)
-    seeds: dict[tuple[int, bool], str] = {}
+    seeds: dict[tuple[int, int, bool], str] = {}
     times: dict[float, datetime] = {}
     trials = []
     for lease, point in zip(asked.leases, points, strict=True):
         trial = lease.trial
-        place = (trial.step, trial.lane >= 0)
+        place = (trial.step, trial.replicate, trial.lane >= 0)
         if (seed := seeds.get(place)) is None:
             seed = seeds[place] = study.eval_seed(trial)
         until = trial.until or 0.0
@@ -176,7 +177,7 @@ def _leased(study: Study, lease: Lease, point: dict[str, Any], seed: str, expire
     until = trial.until or 0.0
     if (base := point.get("base")) is not None:
         base["version"] = trial.step
-        base["href"] = f"/v1/studies/{study.id}/bases/{trial.step}"
+        base["href"] = f"/v1/studies/{study.id}/bases/{base['sha256']}"  # several steps may share it
     return {
         "id": f"t_{trial.number}",
         "number": trial.number,
@@ -195,16 +196,19 @@ def _leased(study: Study, lease: Lease, point: dict[str, Any], seed: str, expire
 
 
 async def points_json(
-    service: Service, study: Study, points: Sequence[PointRow], encoding: str = "values"
+    service: Service, study: Study, points: Sequence[PointRow], encoding: str = "values", past: bool = False
 ) -> list[dict[str, Any]]:
-    """What trials ask: their parameters, or how to make them."""
+    """What trials ask: their parameters, or how to make them.
+
+    Of `past` trials the vectors that a recipe names may be gone; then the recipe itself is shown.
+    """
     if encoding == "values" and all(point.params is not None for point in points):
         return [_stored(point) for point in points]
 
     def work() -> list[dict[str, Any]]:
-        return [_made(study, point, blobs, encoding) for point in points]
+        return [_made(study, point, blobs, encoding, past) for point in points]
 
-    named = {base for point in points if (base := _base(point)) is not None}
+    named = {name for point in points for name in log.named(point)}
     blobs = service.read(lambda tx: _blobs(tx, study.id, named)) if named else {}
     if encoding == "values" and study.space.dim * len(points) > LARGE_DIM:
         return await asyncio.to_thread(work)
@@ -218,26 +222,20 @@ def _stored(point: PointRow) -> dict[str, Any]:
     return shape
 
 
-def _made(study: Study, point: PointRow, blobs: Mapping[str, bytes], encoding: str) -> dict[str, Any]:
+def _made(study: Study, point: PointRow, blobs: Mapping[str, bytes], encoding: str, past: bool) -> dict[str, Any]:
     if point.params is not None:
         return _stored(point)
     recipe = study.recipe(point)
     if encoding == "seed" and recipe is not None:
         vectors = {name: np.frombuffer(blob, dtype="<f4") for name, blob in blobs.items()}
-        shape: dict[str, Any] = dict(seed_encoded(recipe, study.key, study.space.dim, vectors))
+        shape: dict[str, Any] = dict(seed_encoded(recipe, study.key, study.space.dim, vectors, study.prefixes))
+    elif past and recipe is not None and not blobs.keys() >= set(log.named(point)):
+        shape = {"recipe": recipe_to_json(recipe)}
     else:
-        base = _base(point)
-        shape = {"params": study.params(point, None if base is None else blobs.get(base))}
+        shape = {"params": study.params(point, blobs)}
     if point.payload is not None:
         shape["payload"] = stored(point.payload)
     return shape
-
-
-def _base(point: PointRow) -> str | None:
-    if point.recipe is None:
-        return None
-    base: str | None = json.loads(point.recipe).get("base")
-    return base
 
 
 def _blobs(tx: Tx, study: str, names: set[str]) -> dict[str, bytes]:

@@ -89,7 +89,7 @@ async def page(
     cursor: Annotated[int, Query(ge=0, le=schemas.MAX_TRIAL)] = 0,
     state: Annotated[str, Query(max_length=200)] = "",
 ) -> Response:
-    """Trials by number, with their parameters."""
+    """Trials by number, with their parameters; a recipe whose base is no longer kept is shown as the recipe."""
     open, service_ = await opened(request), service(request)
     states = _states(state)
     study = open.study
@@ -102,7 +102,7 @@ async def page(
     rows, points = await service_.read_much(work)
     shown = rows[:limit]
     asks = [points[row.number] for row in shown] if points else []
-    params = await shapes.points_json(service_, study, asks)
+    params = await shapes.points_json(service_, study, asks, past=True)
     now = service_.clock()
     trials = [{**shapes.trial_json(row, now), **(params[i] if params else {})} for i, row in enumerate(shown)]
     following = None
@@ -131,7 +131,7 @@ async def read(request: Request) -> Response:
     if found is None:
         raise TrialNotFound(f"study {study.id} has no trial t_{number}")
     limits.within_values(settings(request), study.space.dim, 1)
-    point = (await shapes.points_json(service_, study, [found[1]]))[0]
+    point = (await shapes.points_json(service_, study, [found[1]], past=True))[0]
     return tagged(request, {**shapes.trial_json(found[0], service_.clock()), **point})
 
 

@@ -42,6 +42,7 @@ from blackbox.store import (
     TrialRow,
     Tx,
     UpdateRow,
+    steps_with_bases,
 )
 from blackbox_server.store import migrations
 
@@ -172,7 +173,7 @@ PUT_BLOB = (
 )
 BLOB = "SELECT content FROM blobs WHERE study = ? AND digest = ?"
 BLOB_AT = "SELECT digest, content FROM blobs WHERE study = ? AND step = ? LIMIT 1"
-BLOB_STEPS = "SELECT DISTINCT step FROM blobs WHERE study = ? AND step < ?"
+BLOB_STEPS = "SELECT DISTINCT step FROM blobs WHERE study = ?"
 DELETE_BLOB = "DELETE FROM blobs WHERE study = ? AND step = ?"
 
 PUT_MEMBER, MEMBER_ARGUMENTS = _upsert("members", MemberRow, "study, client"), _arguments(MemberRow)
@@ -428,9 +429,9 @@ class _SqlTx:
         return (found[0], found[1]) if found else None
 
     def drop_blobs(self, study: str, before_step: int, keep: Iterable[int]) -> None:
-        kept = set(keep)
-        steps = [step for (step,) in self._execute(BLOB_STEPS, (study, before_step)) if step not in kept]
-        self.connection.executemany(DELETE_BLOB, [(study, step) for step in steps])
+        steps = {step for (step,) in self._execute(BLOB_STEPS, (study,))}
+        gone = steps - steps_with_bases(steps, keep)
+        self.connection.executemany(DELETE_BLOB, [(study, step) for step in sorted(gone) if step < before_step])
 
     # federated rounds
 

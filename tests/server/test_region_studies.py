@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from blackbox.regions import region_types
+from tests.engine.region_examples import EXAMPLES, Example
 from tests.server.conftest import Server, assert_problem
 
 SHARES = {
@@ -26,6 +28,33 @@ def test_a_study_on_a_region_asks_feasible_points_and_keeps_its_space(server: Se
         server.tell(study, {"trial": trial["id"], "value": float(shares @ [3, 1, 2])})
     best = server.http.get(f"/v1/studies/{study}/best?view=recommended").json()["items"][0]["params"]
     assert sum(best["shares"]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=str)
+def test_every_region_can_be_searched_over_http(server: Server, example: Example) -> None:
+    space = {"x": {"type": "vector", "dim": example.dim, "region": example.region.to_json()}}
+    study = server.create(space=space, algorithm="auto")
+    goal = example.region.lmo(np.ones(example.dim))
+    for _ in range(3):
+        for trial in server.ask(study, count=3)["trials"]:
+            x = np.array(trial["params"]["x"])
+            assert example.region.contains(x)
+            server.tell(study, {"trial": trial["id"], "value": float(((x - goal) ** 2).sum())})
+    recommended = server.http.get(f"/v1/studies/{study}/best?view=recommended").json()["items"][0]["params"]["x"]
+    assert example.region.contains(np.array(recommended))
+    told = server.tell(study, {"params": {"x": goal.tolist()}, "value": 0.0, "key": "k"})
+    assert told["results"][0]["outcome"] == "injected"
+    beyond = goal + 0.1 * example.region.diameter(example.dim) * np.sign(goal - recommended + 1e-9)
+    told = server.tell(study, {"params": {"x": beyond.tolist()}, "value": 0.0, "key": "l"})
+    assert told["results"][0]["outcome"] == ("injected" if example.region.contains(beyond) else "rejected")
+
+
+def test_the_schema_names_every_region(server: Server) -> None:
+    schemas = server.http.get("/openapi.json").json()["components"]["schemas"]
+    (kinds, _) = schemas["Vector"]["properties"]["region"]["anyOf"]
+    assert set(kinds["discriminator"]["mapping"]) == set(region_types())
+    assert schemas["Simplex"]["properties"]["radius"]["description"] == "What the coordinates sum to."
+    assert '"region":{"type":"simplex"}' in server.http.get("/llms.txt").text
 
 
 def test_auto_finds_a_method_for_a_region(server: Server) -> None:

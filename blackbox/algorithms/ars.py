@@ -1,0 +1,225 @@
+"""Augmented random search: random directions, the differences of their best, scaled by the spread of the values.
+
+Mania, Guy, Recht (2018), Simple random search provides a competitive approach to reinforcement learning,
+arXiv:1803.07055, algorithm 2, and the authors' code (modestyachts/ARS). Lanes 2i and 2i + 1 share noise delta_i::
+
+    x_l = theta + s_l nu delta_i,   i = floor(l / 2),   s_l = +1 for even l, -1 for odd l             ask
+    keep the b directions with the lowest min(f_i+, f_i-), that is min of what was told; k lanes in all
+    sigma_R = population standard deviation of the k kept values, f_R their mean
+    theta <- theta - alpha / ((k / 2) sigma_R) sum_l (f_l - f_R) s_l delta_i                           tell
+
+Of a whole pair the sum has (f_i+ - f_i-) delta_i, as in the paper (f_R cancels), and k / 2 is b. A half pair, whose
+other lane was lost, counts one-sided with half the weight. With b = N this is the paper's V1; with `observations` the
+evaluators tell sums of what they saw and get mean and standard deviation back, which is its V2; b < N is its "-t".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pydantic
+from numpy.typing import NDArray
+
+from blackbox import recipe, statistics, steppers
+from blackbox.algorithm import Algorithm, Traits, algorithm
+from blackbox.errors import FieldError
+from blackbox.options import Field, Options
+from blackbox.records import JSON, Ints, Pending, Points, Recipe, Results, Term, Vector
+from blackbox.rng import Key
+from blackbox.schedules import AnySchedule, Constant
+from blackbox.space import Space
+from blackbox.statistics import Moments
+
+SIGMA_RANGE = (1e-8, 1e8)  # below, the noise would be lost in a float32 near 1
+MAX_RATE = 1e8
+FARTHEST = 1e15  # |theta_j| stays below it, so that squares stay finite in float32
+
+
+class ArsOptions(Options):
+    """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
+
+    directions: int = Field(8, ge=1)
+    """Directions per step (N); a step closes with twice as many results. With W workers choose at least W / 2."""
+    top: int | None = Field(None, ge=1)
+    """Directions that count (b), those with the best value; ties at the edge count too. None: all."""
+    sigma: AnySchedule = Constant(value=0.03)
+    """Length of a perturbation per coordinate, by step (the paper's nu). Kept above 1e-8."""
+    learning_rate: AnySchedule = Constant(value=0.02)
+    """Step size by step (alpha). Values are divided by their spread, so it is a distance; about sigma."""
+    observations: int | None = Field(None, ge=1, le=100_000)
+    """Length of an observation. Evaluators then tell {"value", "sums": {"count", "total", "squares"}} and normalise by
+    the mean and standard deviation in their payload (V2). None: no statistics (V1)."""
+
+    @pydantic.model_validator(mode="after")
+    def _top_of_them(self) -> ArsOptions:
+        if self.top is not None and self.top > self.directions:
+            raise ValueError(f"top must be at most directions = {self.directions}, got {self.top}")
+        return self
+
+    @pydantic.field_validator("sigma", "learning_rate")
+    @classmethod
+    def _starts_positive(cls, schedule: AnySchedule) -> AnySchedule:
+        if not schedule(0) > 0:
+            raise ValueError(f"must be positive at step 0, got {schedule(0)}")
+        return schedule
+
+
+@dataclass(frozen=True, slots=True)
+class ArsState:
+    """What changes. d is the dimension.
+
+    Attributes
+    ----------
+    step : steps closed.
+    theta : (d,) float32, the centre and the base of the open step's recipes.
+    digest : name of theta, see `recipe.digest`.
+    best : lowest value told so far, or None.
+    mean, spread : mean and standard deviation of the values that counted in the last step that had some, or None.
+    move_norm : norm of the last move of theta; 0 before the first one.
+    seen : sums over the observations told so far; of length 0 without the option `observations`.
+    """
+
+    step: int
+    theta: NDArray[np.float32]
+    digest: str
+    best: float | None
+    mean: float | None
+    spread: float | None
+    move_norm: float
+    seen: Moments
+
+
+@algorithm("ars", Traits(encoding="recipe"))
+class Ars(Algorithm[ArsOptions, ArsState]):
+    """Augmented random search: few options, linear policies, noisy returns. V1, V2 and the -t variants.
+
+    Mania et al. (2018), arXiv:1803.07055. Unlike ranks the values themselves weigh, so a constant bonus does not
+    matter, but an outlier does. An infeasible point counts as the worst value of its step, so that it is stepped away
+    from; results of closed steps are not told. A step whose values are all equal moves nothing.
+    """
+
+    Options = ArsOptions
+    State = ArsState
+
+    def __init__(self, space: Space, options: ArsOptions, key: Key, stream: int = 0) -> None:
+        super().__init__(space, options, key, stream)
+        self.top = options.top or options.directions
+
+    @classmethod
+    def resolve(cls, options: ArsOptions, space: Space) -> ArsOptions:
+        return options.with_defaults(top=options.directions)
+
+    @classmethod
+    def memory(cls, options: ArsOptions, space: Space) -> int:
+        return 40 * space.dim + 2048 * options.directions  # theta twice, the sum, the move, and recipes
+
+    def init(self) -> ArsState:
+        theta = self.space.initial.astype(np.float32)
+        np.clip(theta, -FARTHEST, FARTHEST, out=theta)
+        seen = Moments.zero(self.options.observations or 0)
+        return ArsState(0, theta, recipe.digest(theta), None, None, None, 0.0, seen)
+
+    def need(self, state: ArsState) -> int:
+        return 2 * self.options.directions
+
+    def base(self, state: ArsState) -> NDArray[np.float32]:
+        return state.theta
+
+    def ask(self, state: ArsState, lanes: Sequence[int], pending: Pending) -> Points:
+        sigma = self._sigma(state.step)
+        recipes = []
+        for lane in lanes:
+            term = Term(self.stream, state.step, int(lane) // 2, -sigma if lane % 2 else sigma)
+            recipes.append(Recipe(state.digest, (term,)))
+        payload = (self.payload(state),) * len(recipes) if self.options.observations else ()
+        return Points(None, tuple(recipes), np.empty((len(recipes), 0), dtype=np.int64), payload)
+
+    def tell(self, state: ArsState, results: Results) -> ArsState:
+        if self.options.observations:
+            state = replace(state, seen=state.seen.plus(results.extra))
+        recipes = results.points.recipes
+        finite = results.scalar[np.isfinite(results.scalar)]
+        if not recipes or not len(finite):
+            return replace(state, step=state.step + 1)
+        lowest = float(finite.min())
+        values = np.clip(np.where(np.isnan(results.scalar), np.inf, results.scalar), lowest, finite.max())
+        kept = np.flatnonzero(among_the_best(values, results.lane // 2, self.top))
+        centred, mean, spread = standardised(values[kept])
+        state = replace(
+            state,
+            step=state.step + 1,
+            best=lowest if state.best is None else min(state.best, lowest),
+            mean=mean,
+            spread=spread,
+            move_norm=0.0,
+        )
+        if not centred.any():
+            return state
+        rate = min(max(self.options.learning_rate(state.step - 1), 0.0), MAX_RATE)
+        terms = [
+            replace(term, scale=-weight if term.scale < 0 else weight)
+            for row, weight in zip(kept.tolist(), (centred * (2 / len(kept))).tolist(), strict=True)
+            for term in recipes[row].terms
+        ]
+        move = -rate * recipe.weighted_noise_sum(terms, self.key, self.space.dim)
+        theta = (state.theta + move).astype(np.float32)
+        np.clip(theta, -FARTHEST, FARTHEST, out=theta)
+        move_norm = steppers.norm(steppers.square_sums(move))
+        return replace(state, theta=theta, digest=recipe.digest(theta), move_norm=move_norm)
+
+    def recommend(self, state: ArsState) -> Vector:
+        return state.theta.astype(np.float64)
+
+    def lacks(self, extra: Mapping[str, Any]) -> FieldError | None:
+        return statistics.lack(extra, self.options.observations) if self.options.observations else None
+
+    def payload(self, state: ArsState) -> JSON:
+        return state.seen.payload() if self.options.observations else None
+
+    def metrics(self, state: ArsState) -> Mapping[str, float]:
+        found = {} if state.best is None else {"best": state.best}
+        if state.mean is not None and state.spread is not None:
+            found |= {"step_mean": state.mean, "step_spread": state.spread}
+        if self.options.observations:
+            found |= {"observed": state.seen.count, "sums_ignored": float(state.seen.ignored)}
+        return found | {"step": float(state.step), "sigma": self._sigma(state.step), "move_norm": state.move_norm}
+
+    def _sigma(self, step: int) -> float:
+        return min(max(self.options.sigma(step), SIGMA_RANGE[0]), SIGMA_RANGE[1])
+
+
+def among_the_best(values: Vector, pair: Ints, top: int) -> NDArray[np.bool_]:
+    """Which rows belong to the `top` directions with the lowest value on either side; ties at the edge all belong.
+
+    Parameters
+    ----------
+    values : (k,) finite.
+    pair : (k,) number of each row's direction.
+
+    Notes
+    -----
+    The authors keep every direction at or above a percentile, so ties may keep more than `top` there too.
+    """
+    names, place = np.unique(pair, return_inverse=True)
+    lowest = np.full(len(names), np.inf)
+    np.minimum.at(lowest, place, values)
+    edge = np.sort(lowest)[min(top, len(names)) - 1]
+    chosen: NDArray[np.bool_] = (lowest <= edge)[place]
+    return chosen
+
+
+def standardised(values: Vector) -> tuple[Vector, float, float]:
+    """Values less their mean over their population standard deviation (zeros if that is 0), the mean, the deviation.
+
+    Worked out at the scale of the largest, so that no square overflows or vanishes.
+    """
+    scale = float(np.abs(values).max()) or 1.0
+    mean = float((values / scale).mean())
+    centred = values / scale - mean
+    deviation = float(np.sqrt((centred * centred).mean()))
+    if deviation <= 1e-14:  # the rounding of the mean
+        return np.zeros(len(values)), mean * scale, 0.0
+    return centred / deviation, mean * scale, deviation * scale

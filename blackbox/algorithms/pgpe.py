@@ -1,0 +1,239 @@
+"""PGPE with ClipUp: a search Gaussian with a standard deviation per coordinate, followed at a limited speed.
+
+Sehnke, Osendorfer, Rueckstiess, Graves, Peters, Schmidhuber (2010), Parameter-exploring policy gradients,
+doi:10.1016/j.neunet.2009.12.004; ClipUp and the settings: Toklu, Liskowski, Srivastava (2020), arXiv:2008.02387, and
+the authors' EvoTorch. Lanes 2i and 2i + 1 share noise z_i::
+
+    x_l = mu + s_l s z_i,   i = floor(l / 2),   s_l = +1 for even l, -1 for odd l                       ask
+    u   = centred ranks of the k told values, the best -1/2, the worst +1/2                       values are minimised
+    g   = 1/k sum_l u_l s_l s z_i                      of a whole pair: (u_i+ - u_i-) / 2 per direction
+    h   = 1/k sum_l u_l s (z_i^2 - 1)                  of a whole pair: (u_i+ + u_i-) / 2 per direction
+    v   <- momentum v - rate g / ||g||,   v <- v min(1, max_speed / ||v||),   mu <- mu + v              ClipUp
+    s   <- s clipped to (1 +- max_change) of itself after  s - stdev_rate h,  then to [stdev_min, stdev_max]
+
+What travels is a recipe: digests of mu and of s, one noise address and +-1. A half pair, whose other lane was lost,
+counts one-sided, as in `openai_es`: both sums run over lanes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pydantic
+from numpy.typing import NDArray
+
+from blackbox import recipe, statistics, steppers
+from blackbox.algorithm import Algorithm, Traits, algorithm
+from blackbox.errors import FieldError
+from blackbox.options import Field, Options
+from blackbox.records import JSON, Pending, Points, Recipe, Results, Term, Vector
+from blackbox.rng import Key
+from blackbox.space import Space
+from blackbox.statistics import Moments
+from blackbox.steppers import ClipUp, StepperState
+from blackbox.values import centred_ranks
+
+STDEV_RANGE = (1e-8, 1e8)  # below, the noise would be lost in a float32 near 1
+FARTHEST = 1e15  # |mu_j| stays below it, so that squares stay finite in float32
+
+
+class PgpeOptions(Options):
+    """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
+
+    population: int | None = Field(None, ge=4, multiple_of=2)
+    """Results per step, even. None: 4 + floor(3 ln d), rounded up to even. With W workers choose at least W; for
+    policies the authors have 200 and more."""
+    sigma: float = Field(0.1, gt=0, le=1e6)
+    """Initial standard deviation of every coordinate."""
+    max_speed: float | None = Field(None, gt=0, le=1e6)
+    """Longest move of the centre in one step: the one length that matters. None: sigma sqrt(d) / 15, as the
+    authors have it."""
+    learning_rate: float | None = Field(None, gt=0, le=1e6)
+    """Length of a step without momentum. None: 0.75 max_speed."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Share of the last move that goes on."""
+    stdev_learning_rate: float = Field(0.1, ge=0, le=10)
+    """Step size of the standard deviations. 0: they stay as they are."""
+    stdev_max_change: float = Field(0.2, gt=0, lt=1)
+    """Most relative change of a standard deviation in one step."""
+    stdev_min: float = Field(1e-6, ge=1e-8, le=1e8)
+    """No standard deviation falls below."""
+    stdev_max: float = Field(1e6, ge=1e-8, le=1e8)
+    """No standard deviation grows beyond."""
+    observations: int | None = Field(None, ge=1, le=100_000)
+    """Length of an observation. Evaluators then tell {"value", "sums": {"count", "total", "squares"}} and normalise by
+    the mean and standard deviation in their payload. None: no statistics."""
+
+    @pydantic.model_validator(mode="after")
+    def _in_order(self) -> PgpeOptions:
+        if not self.stdev_min <= self.sigma <= self.stdev_max:
+            raise ValueError(
+                f"sigma must be between stdev_min and stdev_max, got {self.sigma}, {self.stdev_min}, {self.stdev_max}"
+            )
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class PgpeState:
+    """What changes. d is the dimension.
+
+    Attributes
+    ----------
+    step : steps closed.
+    mu : (d,) float32, the centre and the base of the open step's recipes.
+    stdev : (d,) float32, standard deviations and the factor of the open step's recipes; positive.
+    names : digests of mu and stdev, see `recipe.digest`.
+    stepper : velocity of ClipUp, float32.
+    best : lowest value told so far, or None.
+    median : upper median of the finite values of the last step that had some, or None.
+    gradient_norm, move_norm : norms of g and of the last move of mu; 0 before the first one.
+    seen : moments of the observations told so far; of length 0 without the option `observations`.
+    """
+
+    step: int
+    mu: NDArray[np.float32]
+    stdev: NDArray[np.float32]
+    names: tuple[str, str]
+    stepper: StepperState
+    best: float | None
+    median: float | None
+    gradient_norm: float
+    move_norm: float
+    seen: Moments
+
+
+@algorithm("pgpe", Traits(encoding="recipe"))
+class Pgpe(Algorithm[PgpeOptions, PgpeState]):
+    """Policy gradients with parameter-based exploration: adapts a scale per coordinate, needs one length, `max_speed`.
+
+    Sehnke et al. (2010), doi:10.1016/j.neunet.2009.12.004, with ClipUp of Toklu et al. (2020), arXiv:2008.02387. Only
+    ranks of values count; ties share theirs, so that a flat objective moves nothing but what momentum carries on. In
+    bounded spaces points are folded back at the bounds (the authors' code refuses these): keep sigma well below 1.
+    """
+
+    Options = PgpeOptions
+    State = PgpeState
+
+    def __init__(self, space: Space, options: PgpeOptions, key: Key, stream: int = 0) -> None:
+        super().__init__(space, options, key, stream)
+        filled = self.resolve(options, space)
+        assert filled.population is not None
+        assert filled.learning_rate is not None
+        self.population = filled.population
+        self.rate = filled.learning_rate
+        self.clipup = ClipUp(momentum=filled.momentum, max_speed=filled.max_speed)
+
+    @classmethod
+    def resolve(cls, options: PgpeOptions, space: Space) -> PgpeOptions:
+        speed = options.max_speed or options.sigma * math.sqrt(space.dim) / 15
+        return options.with_defaults(
+            population=default_population(space.dim), max_speed=speed, learning_rate=0.75 * speed
+        )
+
+    @classmethod
+    def memory(cls, options: PgpeOptions, space: Space) -> int:
+        population = options.population or default_population(space.dim)
+        return 80 * space.dim + 1024 * population  # mu, stdev, velocity twice, two sums, what they need, and recipes
+
+    def init(self) -> PgpeState:
+        mu = self.space.initial.astype(np.float32)
+        np.clip(mu, -FARTHEST, FARTHEST, out=mu)
+        stdev = np.full(self.space.dim, self.options.sigma, dtype=np.float32)
+        stepper = self.clipup.init(self.space.dim, np.float32)
+        seen = Moments.zero(self.options.observations or 0)
+        return PgpeState(0, mu, stdev, (recipe.digest(mu), recipe.digest(stdev)), stepper, None, None, 0.0, 0.0, seen)
+
+    def need(self, state: PgpeState) -> int:
+        return self.population
+
+    def base(self, state: PgpeState) -> NDArray[np.float32]:
+        return state.mu
+
+    def factors(self, state: PgpeState) -> Sequence[NDArray[np.float32]]:
+        return (state.stdev,)
+
+    def ask(self, state: PgpeState, lanes: Sequence[int], pending: Pending) -> Points:
+        base, factor = state.names
+        recipes = []
+        for lane in lanes:
+            term = Term(self.stream, state.step, int(lane) // 2, -1.0 if lane % 2 else 1.0, weight=factor)
+            recipes.append(Recipe(base, (term,)))
+        payload = (self.payload(state),) * len(recipes) if self.options.observations else ()
+        return Points(None, tuple(recipes), np.empty((len(recipes), 0), dtype=np.int64), payload)
+
+    def tell(self, state: PgpeState, results: Results) -> PgpeState:
+        state = replace(self._noted(state, results), step=state.step + 1)
+        k, recipes = len(results), results.points.recipes
+        if k < 2 or not recipes or not np.isfinite(results.scalar).any():  # no ranking, nothing to learn
+            return state
+        weights = (centred_ranks(results.scalar) / k).tolist()
+        asked = [(term, u) for asked, u in zip(recipes, weights, strict=True) for term in asked.terms]
+        signed = [replace(term, scale=math.copysign(u, u * term.scale), weight=None) for term, u in asked]  # u_l s_l
+        g = state.stdev * recipe.weighted_noise_sum(signed, self.key, self.space.dim)
+        gradient_norm = steppers.norm(steppers.square_sums(g))
+        stepper, move = self.clipup.step(state.stepper, g, self.rate, gradient_norm)
+        mu = state.mu + move
+        np.clip(mu, -FARTHEST, FARTHEST, out=mu)
+        stdev = self._stdev(state.stdev, [replace(term, scale=u, weight=None) for term, u in asked])
+        return replace(
+            state,
+            mu=mu,
+            stdev=stdev,
+            names=(recipe.digest(mu), recipe.digest(stdev)),
+            stepper=stepper,
+            gradient_norm=gradient_norm,
+            move_norm=steppers.norm(steppers.square_sums(move)),
+        )
+
+    def _stdev(self, stdev: NDArray[np.float32], terms: Sequence[Term]) -> NDArray[np.float32]:
+        """The next standard deviations: (d,)."""
+        options = self.options
+        if not options.stdev_learning_rate:
+            return stdev
+        # The weights sum to zero, so that the -1 of z^2 - 1 drops out.
+        h = recipe.weighted_noise_sum(terms, self.key, self.space.dim, square=True)
+        change = np.clip(options.stdev_learning_rate * h, -options.stdev_max_change, options.stdev_max_change)
+        after: NDArray[np.float32] = (stdev * (1 - change)).astype(np.float32)
+        return np.clip(after, options.stdev_min, options.stdev_max, out=after)
+
+    def recommend(self, state: PgpeState) -> Vector:
+        return state.mu.astype(np.float64)
+
+    def lacks(self, extra: Mapping[str, Any]) -> FieldError | None:
+        return statistics.lack(extra, self.options.observations) if self.options.observations else None
+
+    def payload(self, state: PgpeState) -> JSON:
+        return state.seen.payload() if self.options.observations else None
+
+    def metrics(self, state: PgpeState) -> Mapping[str, float]:
+        found = {} if state.best is None or state.median is None else {"best": state.best, "step_median": state.median}
+        if self.options.observations:
+            found |= {"observed": state.seen.count, "sums_ignored": float(state.seen.ignored)}
+        return found | {
+            "step": float(state.step),
+            "stdev_min": float(state.stdev.min()),
+            "stdev_mean": float(state.stdev.mean(dtype=np.float64)),
+            "stdev_max": float(state.stdev.max()),
+            "gradient_norm": state.gradient_norm,
+            "move_norm": state.move_norm,
+        }
+
+    def _noted(self, state: PgpeState, results: Results) -> PgpeState:
+        """The state with what is recorded of observations, and of the values themselves: the method sees only ranks."""
+        if self.options.observations:
+            state = replace(state, seen=state.seen.plus(results.extra))
+        values = np.sort(results.scalar[np.isfinite(results.scalar)])
+        if not len(values):
+            return state
+        lowest = float(values[0])
+        best = lowest if state.best is None else min(state.best, lowest)
+        return replace(state, best=best, median=float(values[len(values) // 2]))
+
+
+def default_population(d: int) -> int:
+    """4 + floor(3 ln d), rounded up to even: 18 at 100 dimensions, 46 at a million."""
+    return 4 + int(3 * math.log(d)) + int(3 * math.log(d)) % 2

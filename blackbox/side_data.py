@@ -1,0 +1,104 @@
+"""What an evaluator may tell beside the value, for methods that use it: where it ended up, and sums to add up.
+
+`behaviour` is a list of finite numbers that says what a point did (where a robot ended, how often it jumped): novelty
+search looks for points whose behaviour is unlike that of others. `sums` are named numbers or lists of numbers of which
+only the sum over results means something, such as the statistics of observations
+``{"count": 200.0, "total": [...], "squares": [...]}``. Both reach `tell` in `Results.extra`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from blackbox.errors import FieldError, InvalidInput, NonFiniteValue, TooLarge
+
+Sums: TypeAlias = "dict[str, float | list[float]]"
+
+MAX_BEHAVIOUR = 256
+"""Most numbers of a behaviour: it is stored with every result, and compared with many others."""
+MAX_SUM_NAMES = 64
+"""Most names in `sums`."""
+
+
+def behaviour_of(told: Any) -> list[float]:
+    """A told behaviour as a list of floats.
+
+    Parameters
+    ----------
+    told : (m,) a sequence or array of 1 to 256 finite numbers.
+
+    Raises
+    ------
+    InvalidInput, NonFiniteValue, TooLarge
+        Saying what came instead.
+    """
+    numbers = _numbers(told, "/behaviour")
+    if not 1 <= len(numbers) <= MAX_BEHAVIOUR:
+        raise TooLarge(
+            f"behaviour has {len(numbers)} numbers, expected 1 to {MAX_BEHAVIOUR}",
+            hint="describe what the point did by a few numbers, such as where it ended; keep the rest elsewhere",
+            errors=[FieldError("/behaviour", "too_long", f"{len(numbers)} numbers")],
+        )
+    return numbers
+
+
+def sums_of(told: Any) -> Sums:
+    """Told sums as floats and lists of floats.
+
+    Parameters
+    ----------
+    told : finite numbers, or sequences or arrays of them, by name; at most 64 names.
+
+    Raises
+    ------
+    InvalidInput, NonFiniteValue, TooLarge
+        Saying what came instead.
+    """
+    if not isinstance(told, Mapping) or not all(isinstance(name, str) for name in told):
+        raise _unfit("/sums", "a mapping of names to numbers or lists of numbers", told)
+    if len(told) > MAX_SUM_NAMES:
+        raise TooLarge(
+            f"sums has {len(told)} names, expected at most {MAX_SUM_NAMES}",
+            hint="send numbers that belong together as one list",
+            errors=[FieldError("/sums", "too_long", f"{len(told)} names")],
+        )
+    sums: Sums = {}
+    for name, item in told.items():
+        pointer = f"/sums/{name.replace('~', '~0').replace('/', '~1')}"
+        item = item.tolist() if hasattr(item, "tolist") else item
+        sums[name] = _numbers(item, pointer) if isinstance(item, list | tuple) else _number(item, pointer)
+    return sums
+
+
+def _numbers(told: Any, pointer: str) -> list[float]:
+    told = told.tolist() if hasattr(told, "tolist") else told
+    if not isinstance(told, Sequence) or isinstance(told, str | bytes):
+        raise _unfit(pointer, "a list of numbers", told)
+    return [_number(item, f"{pointer}/{i}") for i, item in enumerate(told)]
+
+
+def _number(told: Any, pointer: str) -> float:
+    told = told.item() if hasattr(told, "item") else told
+    if isinstance(told, bool) or not isinstance(told, int | float):
+        raise _unfit(pointer, "a number", told)
+    if not math.isfinite(told):
+        raise NonFiniteValue(
+            f"{_words(pointer)} is {told}, expected a finite number",
+            hint="leave out what could not be measured, or tell the point as infeasible",
+            errors=[FieldError(pointer, "non_finite", f"got {told}")],
+        )
+    return float(told)
+
+
+def _unfit(pointer: str, expected: str, told: Any) -> InvalidInput:
+    came = f"{type(told).__name__} ({told!r:.80})"
+    return InvalidInput(
+        f"{_words(pointer)} must be {expected}, got {came}",
+        errors=[FieldError(pointer, "wrong_type", f"expected {expected}")],
+    )
+
+
+def _words(pointer: str) -> str:
+    return ".".join(pointer.split("/")[1:])

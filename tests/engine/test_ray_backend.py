@@ -1,0 +1,351 @@
+"""Ray as a backend: the same answers, nothing lost with a machine, nothing reachable from outside, no hang."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import blackbox
+from blackbox import backends, slices
+from blackbox.backends import WorkerLost, ray_cluster
+from blackbox.backends.ray_cluster import ClusterUnreachable, Fleet, RayBackend, RaySlices, Session
+from blackbox.effects import perform
+from blackbox.errors import InvalidInput
+from blackbox.records import NOTHING_PENDING
+from blackbox.store import MemoryStore
+from blackbox.study import Study, create
+from tests.engine import objectives_for_processes as objectives
+from tests.engine.test_slices import digest_after_two_steps
+
+pytest.importorskip("ray")
+
+NAMED = "tests.engine.objectives_for_processes:square"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Session]:
+    """A cluster of this process, with two cores; the backends of the tests share it."""
+    session = Session(n_cpus=2)
+    yield session
+    session.close()
+
+
+@pytest.fixture
+def backend(cluster: Session) -> Iterator[Callable[..., RayBackend]]:
+    """A backend that is closed after the test."""
+    made: list[RayBackend] = []
+
+    def make(objective: Any, *rest: Any, **options: Any) -> RayBackend:
+        made.append(RayBackend(objective, *rest, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that drives no cluster yet, in whatever order the tests run."""
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+
+def study(method: str, dim: int, budget: int, max_lost: int = 5, **options: Any) -> tuple[Study, MemoryStore]:
+    store = MemoryStore()
+    spec = {
+        "name": "ray",
+        "space": {"x": {"type": "vector", "dim": dim, "init": 1.0}},
+        "algorithm": {"name": method, "options": options},
+        "budget": {"evaluations": budget},
+        "lease": {"max_lost": max_lost},
+        "seed": 5,
+    }
+    head, _ = perform(store, create("tests", spec, time.time()))
+    return Study(head), store
+
+
+def trials(of: Study, store: MemoryStore) -> list[Any]:
+    return store.read(lambda tx: tx.page(of.id, 0, 100_000, ()))
+
+
+def descendants(pid: int) -> set[int]:
+    """A process and all its children."""
+    found, todo = set(), [pid]
+    while todo:
+        found.add(todo[-1])
+        children = Path(f"/proc/{todo[-1]}/task").glob("*/children")
+        todo = todo[:-1] + [int(child) for path in children for child in path.read_text().split()]
+    return found
+
+
+def listening(pids: set[int]) -> set[str]:
+    """Addresses (as the kernel writes them) on which these processes accept TCP connections."""
+    inodes = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            try:
+                target = os.readlink(link)
+            except OSError:
+                continue
+            inodes.add(target.removeprefix("socket:[").rstrip("]"))
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A" and words[9] in inodes:
+                found.add(words[1].rpartition(":")[0])
+    return found
+
+
+# Without a cluster ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_dead_address_says_at_once_what_was_expected() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, not listening: nobody else gets the port, nobody answers
+        began = time.monotonic()
+        with pytest.raises(
+            ClusterUnreachable, match=r"expected the head of a Ray cluster at .* nothing answers.*ray start"
+        ):
+            RayBackend(objectives.square, address=f"127.0.0.1:{taken.getsockname()[1]}")
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "somewhere", "host:port"])
+def test_an_address_of_another_form_is_refused(address: str) -> None:
+    with pytest.raises(InvalidInput, match="host:port or auto"):
+        RayBackend(objectives.square, address=address)
+
+
+@pytest.mark.usefixtures("alone")
+def test_no_cluster_on_this_machine_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ClusterUnreachable, match="no Ray cluster was started"):
+        RayBackend(objectives.square, address="auto")
+
+
+def test_an_old_ray_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "__version__", "2.53.0")
+    with pytest.raises(InvalidInput, match=r">= 2\.54 is needed, got 2\.53"):
+        RayBackend(objectives.square)
+
+
+def test_numbers_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="n_workers"):
+        RayBackend(objectives.square, 0)
+
+
+@pytest.mark.usefixtures("alone")
+def test_the_environment_is_as_it_was() -> None:
+    before = dict(os.environ)
+    with pytest.raises(ClusterUnreachable):
+        Session("127.0.0.1:1")
+    assert dict(os.environ) == before
+
+
+# On one ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_local_cluster_asks_for_a_token_and_listens_on_the_loopback_interface_only(
+    cluster: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pids = descendants(os.getpid())
+    assert len(pids) > 3
+    loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+    assert listening(pids)
+    assert listening(pids) <= loopback
+
+    host, _, port = cluster.ray.get_runtime_context().gcs_address.rpartition(":")
+    ray_cluster._probe(cluster.ray, host, int(port))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    with pytest.raises(ClusterUnreachable, match="does not take our token"):
+        ray_cluster._probe(cluster.ray, host, int(port))
+
+
+@pytest.mark.slow
+def test_ray_finds_the_same_minimum(cluster: Session) -> None:
+    result = blackbox.minimize(lambda x: objectives.square(x), [(-5, 5)] * 3, backend="ray", n_workers=2, budget=250)
+    assert result.fun < 1e-3
+    assert result.nfev == 250
+    named = blackbox.minimize(NAMED, [(-5, 5)] * 3, backend=lambda fn: RayBackend(fn, num_cpus=0.5), budget=60)
+    assert named.nfev == 60
+
+
+@pytest.mark.slow
+def test_an_exception_on_an_actor_comes_back_with_its_traceback(cluster: Session) -> None:
+    with pytest.raises(ValueError, match="cannot do this one") as caught:
+        blackbox.minimize(objectives.raises, [(-5, 5)], backend="ray", n_workers=1, budget=10)
+    assert any("on a Ray actor" in note for note in caught.value.__notes__)
+    with pytest.raises(TypeError):
+        blackbox.minimize(lambda x: threading.Lock(), [(-5, 5)], backend="ray", n_workers=1, budget=10)
+
+
+@pytest.mark.slow
+def test_what_cannot_start_is_said(cluster: Session) -> None:
+    with pytest.raises(InvalidInput, match="cannot import nowhere"):
+        RayBackend("nowhere:f", 1)
+    with pytest.raises(ClusterUnreachable, match=r"each asks for CPU 1, GPU 1, the nodes have CPU 2"):
+        RayBackend(objectives.square, 1, num_gpus=1, start_seconds=2.0)
+    with pytest.raises(InvalidInput, match=r"this process drives the Ray cluster at 127\.0\.0\.1"):
+        RayBackend(objectives.square, address="10.1.2.3:6379")
+    lock = threading.Lock()
+    with pytest.raises(InvalidInput, match="cannot be sent"):
+        RayBackend(lambda x: lock, 1)
+
+
+@pytest.mark.slow
+def test_a_recipe_travels_and_the_actor_builds_the_very_point(backend: Callable[..., RayBackend]) -> None:
+    dim = 200_000
+    of, store = study("openai_es", dim, 24, population=8, sigma=0.1)
+
+    def first_and_last(params: dict[str, Any]) -> float:
+        x = params["x"]
+        return float(x[0] + 1e3 * x[-1] + np.square(x).mean())
+
+    sent: list[Any] = []
+
+    class Watching:
+        """Passes on; notes what travels."""
+
+        builds = True
+        ahead = 0
+
+        def __init__(self, inner: RayBackend) -> None:
+            self._inner = inner
+
+        @property
+        def free(self) -> int:
+            return self._inner.free
+
+        def submit(self, ticket: int, point: Any) -> None:
+            sent.append(point)
+            self._inner.submit(ticket, point)
+
+        def wait(self) -> list[backends.Done]:
+            return self._inner.wait()
+
+        def close(self) -> None:
+            self._inner.close()
+
+    blackbox.run(of, store, Watching(backend(first_and_last, 2)))
+    assert len(sent) >= 24
+    assert all(isinstance(point, backends.Unbuilt) and len(point.recipe) == 72 for point in sent)
+    assert len({id(point.source) for point in sent}) == 3 == len({point.name for point in sent})  # one per generation
+    told = [trial for trial in trials(of, store) if trial.value is not None]
+    _, state = perform(store, of.state(0))
+    for trial in told:
+        if trial.step == 0:
+            (point, _) = perform(store, of.points([trial.number]))[trial.number]
+            assert trial.value == first_and_last(of.params(point, state.theta.astype("<f4").tobytes()))
+
+
+@pytest.mark.slow
+def test_a_lost_actor_is_nobodys_fault_and_its_points_are_given_again(
+    backend: Callable[..., RayBackend], tmp_path: Path
+) -> None:
+    marker = tmp_path / "died"
+
+    def dies_once(params: dict[str, Any]) -> float:
+        if not marker.exists():
+            marker.touch()
+            os._exit(9)
+        return float(np.square(params["x"]).sum())
+
+    of, store = study("random_search", 2, 12)
+    result = blackbox.run(of, store, backend(dies_once, 2))
+    assert result.nfev == 12
+    assert {trial.state for trial in trials(of, store)} == {"COMPLETED"}
+    assert sum(trial.failures + trial.lost for trial in trials(of, store)) == 0
+    assert 1 <= sum(trial.attempt - 1 for trial in trials(of, store)) <= 2  # in hand, and behind it
+
+
+@pytest.mark.slow
+def test_a_point_that_kills_its_actors_fails_in_the_end(backend: Callable[..., RayBackend]) -> None:
+    def deadly(params: dict[str, Any]) -> float:
+        if params["x"][0] == first:
+            os._exit(9)
+        return 1.0
+
+    of, store = study("random_search", 2, 4, max_lost=1)
+    _, state = perform(store, of.state())
+    asked = of.algorithm(perform(store, of.row())).ask(state, [0], NOTHING_PENDING)
+    first = float(of.space.decode(asked.vectors[0])["x"][0])
+    blackbox.run(of, store, backend(deadly, 1))
+    states = [trial.state for trial in trials(of, store)]
+    assert (states.count("FAILED"), states.count("COMPLETED")) == (1, 3)
+    (failed,) = [trial for trial in trials(of, store) if trial.state == "FAILED"]
+    assert "2 workers died" in failed.extra
+
+
+@pytest.mark.slow
+def test_updates_are_cut_over_the_cluster_to_the_same_digest(cluster: Session) -> None:
+    expected = digest_after_two_steps()
+    with closing(RaySlices()) as tasks:
+        assert tasks.n_workers == 2
+        for n_parts in (1, 3, 16):
+            with slices.using(tasks, n_parts, worth=0):
+                assert digest_after_two_steps() == expected
+
+
+@pytest.mark.slow
+def test_a_fleet_gives_each_thread_an_actor_and_a_new_one_for_a_lost_one(cluster: Session, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+
+    def pid(point: str) -> int:
+        if point == "die" or (point == "die once" and not marker.exists()):
+            marker.touch()
+            os._exit(9)
+        return os.getpid()
+
+    with closing(Fleet(pid, num_cpus=0.5, max_deaths=1)) as fleet:
+        assert fleet.room() == 4
+        mine = fleet("")
+        other: list[int] = []
+        thread = threading.Thread(target=lambda: other.append(fleet("")))
+        thread.start()
+        thread.join()
+        assert len({mine, other[0], os.getpid()}) == 3
+        assert fleet("") == mine
+        assert fleet("die once") not in (mine, other[0])
+        with pytest.raises(WorkerLost, match="2 actors died"):
+            fleet("die")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_four_nodes_lose_one_and_gain_one_and_nothing_is_lost_or_doubled() -> None:
+    command = [sys.executable, "-W", "ignore", "-m", "tests.engine.ray_jobs"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=220, cwd=Path(__file__).parents[2])
+    assert told.returncode == 0, told.stderr[-3000:]
+    found = json.loads(told.stdout.splitlines()[-1])
+    print(found)
+    assert found["most_before"] == 4
+    assert found["least_between"] == 3
+    assert found["last"] == 4
+    assert found["trials"].pop("COMPLETED") == found["used"] == found["told"]
+    lost = found["trials"].pop("SUPERSEDED", 0)  # nobody waited for what the node had in hand: their steps closed
+    assert lost + found["given_again"] >= 1
+    assert found["trials"] == {}
+    assert found["told_twice"] == found["failures"] == found["lost"] == 0
+    assert found["best"] < 0.01
+    assert found["best"] < 30 * found["best_undisturbed"]
