@@ -506,6 +506,11 @@ class FederatedStudy(Study):
         rows: list[UpdateRow] = yield Read(lambda tx: tx.updates(self.id, after, limit))
         return [json.loads(row.content) for row in rows]
 
+    def recommend(self) -> Steps[tuple[int, dict[str, Any], None]]:
+        """The open step and the common point; nothing goes beside it."""
+        row, state = yield from self.state()
+        return row.step, self.space.decode(self.federation.recommend(state)), None
+
     def best(self) -> Steps[None]:
         """Nobody tells values here, so there is no best observed point; see `recommend`."""
         yield from self.row()

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -228,7 +229,9 @@ def participant(
     study: Annotated[str, typer.Argument(help="Id of a federated study, such as st_8f3k.")],
     objective: Annotated[str, typer.Argument(help="module:function; gets a dict of parameters, returns a number.")],
     client: Annotated[str, typer.Option(help="Name of this participant, the same after a restart.")],
-    weight: Annotated[float, typer.Option(help="Share in means, such as the number of examples; the service sees it.")] = 1.0,
+    weight: Annotated[
+        float, typer.Option(help="Share in means, such as the number of examples; the service sees it.")
+    ] = 1.0,
     folder: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Where secret and private state are kept for a restart; default: nowhere."),
@@ -236,23 +239,24 @@ def participant(
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Take part in federated rounds until they end; values and data stay here. SIGTERM leaves after the evaluation in hand."""
+    """Take part in federated rounds until they end; values and data stay here. SIGTERM stops soon and leaves."""
     from blackbox_client import Client
     from blackbox_client.participant import Participant
 
     with failing_politely():
         function = load_objective(objective)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
     with failing_politely_over_http(), failing_politely(), Client(url, key) as connection:
-        one = Participant(connection.study(study), function, client=client, weight=weight, folder=folder)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: one.stop())
+        one = Participant(connection.study(study), function, client=client, weight=weight, folder=folder, stop=stop)
         taken = one.run()
-        if one.stopping:
+        if stop.is_set():
             one.leave()
     console.print(
         f"{taken.contributions} contributions counted, {taken.late} late, {taken.evaluations} evaluations, "
         f"{taken.sent_bytes} bytes sent, {taken.received_bytes} received, "
-        f"ended: {'signal' if one.stopping else taken.state}"
+        f"ended: {'signal' if stop.is_set() else taken.state}"
     )
 
 

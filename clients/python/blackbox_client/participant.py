@@ -70,6 +70,7 @@ class Participant:
     folder : where the private state and the secret are kept, readable by the owner only, so that a restart goes on
         where it was. None: in memory.
     batched : see `objective`.
+    stop : once set, `run` ends after the evaluation in hand, as by `stop()`; for signals that come while it joins.
 
     Notes
     -----
@@ -86,13 +87,14 @@ class Participant:
         weight: float = 1.0,
         folder: str | Path | None = None,
         batched: bool = False,
+        stop: threading.Event | None = None,
     ) -> None:
         self.study = study
         self.client = client
         self.taken = Taken()
         self._objective = objective
         self._batched = batched
-        self._stop = threading.Event()
+        self._stop = threading.Event() if stop is None else stop
         self._folder = None if folder is None else Path(folder)
         joined = study.client.send(protocol.join(study.id, client))
         self._token = str(joined["token"])
@@ -107,11 +109,6 @@ class Participant:
     def stop(self) -> None:
         """Leave the loop of `run` after the evaluation in hand. May be called from another thread or a signal."""
         self._stop.set()
-
-    @property
-    def stopping(self) -> bool:
-        """Whether `stop` was called."""
-        return self._stop.is_set()
 
     def leave(self) -> None:
         """Tell the coordinator that rounds need not wait for this participant any more."""

@@ -759,6 +759,12 @@ def current_round(study: str, token: str, *, after_step: int = -1, wait_seconds:
     return _shown(_get(path, _object, hold_seconds=wait, after_step=after_step, wait_seconds=wait), token)
 
 
+def watch_round(study: str, *, after_step: int = -1, wait_seconds: float = 0.0) -> Call[Json]:
+    """The same of nobody in particular."""
+    path, wait = _study(study, "rounds", "current"), float(wait_seconds)
+    return _get(path, _object, hold_seconds=wait, after_step=after_step, wait_seconds=wait)
+
+
 def contribute(study: str, round: int, token: str, contribution: bytes) -> Call[Json]:
     """POST /v1/studies/{s}/rounds/{r}/contributions: canonical bytes. Sent again, they are a duplicate."""
     headers = {"accept": "application/json", "content-type": "application/octet-stream"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import Query
@@ -89,14 +89,14 @@ async def read(
         remaining = 0.0 if service_.stopping else until - loop.time()
         over = phase.row.state in ("COMPLETED", "CANCELLED", "FAILED")
         if over or (phase.broadcast is not None and phase.row.step > after_step) or remaining <= 0:
-            return answer(_phase(study, phase))
+            return answer(_phase(study, phase, await service_.drive(study.metrics())))
         with service_.metrics.waiting.track_inprogress():
             # At the deadline nobody calls, so who waits looks then.
             left = remaining if phase.closes_at is None else max(0.05, phase.closes_at - service_.clock())
             await open.asks.wait(min(1.0, remaining, left))
 
 
-def _phase(study: FederatedStudy, phase: OpenPhase) -> dict[str, Any]:
+def _phase(study: FederatedStudy, phase: OpenPhase, metrics: Mapping[str, float]) -> dict[str, Any]:
     """The open phase as JSON; its vectors are named, with where to get them."""
     broadcast = None
     if phase.broadcast is not None:
@@ -113,7 +113,8 @@ def _phase(study: FederatedStudy, phase: OpenPhase) -> dict[str, Any]:
         "joined": phase.joined,
         "received": phase.received,
         "need": phase.need,
-        "closes_at": None if phase.closes_at is None else datetime.fromtimestamp(phase.closes_at, UTC),
+        "closes_at": shapes.at(phase.closes_at),
+        "metrics": metrics,
     }
 
 
