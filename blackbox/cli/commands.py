@@ -107,7 +107,7 @@ def demo(
 
 @app.command(name="demo-federated")
 def demo_federated(
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each method.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each method.")] = 8,
     participants: Annotated[int, typer.Option(min=2, max=10, help="Processes, each with digits of its own.")] = 5,
     noise: Annotated[float, typer.Option(min=0.0, help="Privacy: noise in units of the clip; 0: none.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of all methods and networks.")] = 1,
