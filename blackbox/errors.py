@@ -12,6 +12,7 @@
     │   ├── IncompatibleProblem        the algorithm cannot treat this kind of problem; names one that can
     │   └── TooLarge                   more memory or dimensions than allowed; names what fits
     ├── NotFound (KeyError)
+    │   ├── RoundNotFound              a federated round that has not closed a phase yet
     │   ├── UnknownAlgorithm
     │   ├── StudyNotFound
     │   ├── TrialNotFound
@@ -98,6 +99,10 @@ class TooLarge(InvalidInput):
 
 class NotFound(BlackboxError, KeyError):
     """Nothing by that name."""
+
+
+class RoundNotFound(NotFound):
+    """A federated round that has not closed a phase yet."""
 
 
 class UnknownAlgorithm(NotFound):

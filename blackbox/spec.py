@@ -18,9 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from blackbox.algorithm import resolve_options
+from blackbox import federation
+from blackbox.algorithm import registry, resolve_options
 from blackbox.algorithms import auto
-from blackbox.errors import FieldError, InvalidInput
+from blackbox.errors import FieldError, IncompatibleProblem, InvalidInput, UnknownAlgorithm, nearest
+from blackbox.options import Options
 from blackbox.space import Parameter, Space
 from blackbox.validation import field_errors, invalid
 
@@ -79,6 +81,19 @@ class Parallelism(_Model):
     """Leases out at once; further asks get an empty answer with reason `parallelism_cap`."""
 
 
+class Rounds(_Model):
+    """How a federated study is run; other studies do not look at it."""
+
+    min_joined: int = Field(1, ge=1, le=1_000_000)
+    """Participants that must have joined before the first round begins."""
+    deadline_seconds: float | None = Field(None, gt=0)
+    """A phase that is open for so long closes with what has arrived, if that is at least the method's `min_clients`.
+    None: it waits for the quorum."""
+    keep: Literal["all", "open"] = "all"
+    """all: contributions stay in the log, so that the study replays from the beginning. open: the contents of those
+    that were used are forgotten, and a replay begins at the newest snapshot."""
+
+
 class StudySpec(_Model):
     """A study as people write it."""
 
@@ -93,6 +108,7 @@ class StudySpec(_Model):
     """The study completes when a told value is at least this good."""
     lease: LeaseDefaults = LeaseDefaults()
     parallelism: Parallelism = Parallelism()
+    rounds: Rounds = Rounds()
     seed: str | int = "0"
     """Seed of all randomness; a string on the wire because it may pass 2^53."""
     non_finite: Literal["reject", "infeasible"] = "reject"
@@ -120,6 +136,8 @@ class Resolved(_Model):
     options: dict[str, Any]
     reason: str
     """Why `auto` chose this algorithm; empty when it was named."""
+    federated: bool = False
+    """Whether the algorithm works in rounds of participants (`blackbox.federation`)."""
 
 
 def parse_spec(raw: Mapping[str, Any]) -> StudySpec:
@@ -155,8 +173,22 @@ def resolve(spec: StudySpec) -> tuple[Resolved, Space]:
             )
         name, reason = auto.choose(space, spec.budget.evaluations)
         chosen = auto.options(name, space, spec.budget.evaluations)
-    options = resolve_options(name, space, chosen)
-    resolved = Resolved(spec=spec, algorithm=name, options=options.model_dump(mode="json"), reason=reason)
+    federated = name in (rounds := federation.registry())
+    if not federated and name not in registry():
+        known = [*registry(), *rounds, "auto"]
+        raise UnknownAlgorithm(f'there is no algorithm "{name}"', hint=nearest(name, known))
+    options: Options
+    if federated:
+        if spec.direction == "maximize":
+            raise IncompatibleProblem(
+                f"{name} minimises: its participants' values never come here",
+                hint='let each participant negate its value, and leave out "direction"',
+            )
+        options = federation.resolve_options(name, space, chosen)
+    else:
+        options = resolve_options(name, space, chosen)
+    dumped = options.model_dump(mode="json")
+    resolved = Resolved(spec=spec, algorithm=name, options=dumped, reason=reason, federated=federated)
     return resolved, space
 
 

@@ -178,6 +178,43 @@ class SnapshotRow:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberRow:
+    """A participant of a federated study."""
+
+    study: str
+    client: str
+    joined_at: float
+    left_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ContributionRow:
+    """What one participant sent for one phase of a round."""
+
+    study: str
+    seq: int
+    """Its place in the log."""
+    client: str
+    round: int
+    phase: str
+    at: float
+    content: bytes | None
+    """`federation.Contribution.to_bytes`; None once it is closed and the study does not keep it."""
+    step: int | None = None
+    """The step that counted it; None while it waits for one. -1: it came too late and was not used."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRow:
+    """How the common point of a federated study got to a version."""
+
+    study: str
+    version: int
+    content: str
+    """JSON of `federation.Update`."""
+
+
+@dataclass(frozen=True, slots=True)
 class KeyRow:
     """An API key: only the hash of its secret is kept."""
 
@@ -294,6 +331,33 @@ class Tx(Protocol):
         """
         ...
 
+    # federated rounds
+    def put_member(self, row: MemberRow) -> None: ...
+    def member(self, study: str, client: str) -> MemberRow | None: ...
+    def members(self, study: str) -> list[MemberRow]:
+        """Those who have not left, by name."""
+        ...
+
+    def insert_contribution(self, row: ContributionRow) -> None:
+        """Raises `Conflict` if the client has contributed to this phase of this round."""
+        ...
+
+    def contribution(self, study: str, client: str, round: int, phase: str) -> ContributionRow | None: ...
+    def contributions(self, study: str, after_seq: int, upto_seq: int) -> list[ContributionRow]:
+        """Those in the log in (after_seq, upto_seq], by seq."""
+        ...
+
+    def waiting_contributions(self, study: str) -> list[ContributionRow]:
+        """Those that no step has counted yet, by seq."""
+        ...
+
+    def settle_contributions(self, study: str, seqs: Sequence[int], step: int, keep: bool) -> None:
+        """Say which step counted them (-1: none); without `keep` their contents are forgotten."""
+        ...
+
+    def insert_update(self, row: UpdateRow) -> None: ...
+    def updates(self, study: str, after_version: int, limit: int) -> list[UpdateRow]: ...
+
     # the service's own
     def put_key(self, row: KeyRow) -> None: ...
     def key(self, key_id: str) -> KeyRow | None: ...
@@ -334,6 +398,12 @@ class _Tables:
     late: list[LateRow] = field(default_factory=list)
     snapshots: dict[tuple[int, int], SnapshotRow] = field(default_factory=dict)
     blobs: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    members: dict[str, MemberRow] = field(default_factory=dict)
+    contributions: dict[int, ContributionRow] = field(default_factory=dict)
+    """By seq."""
+    contributed: dict[tuple[str, int, str], int] = field(default_factory=dict)
+    """Seq by (client, round, phase)."""
+    updates: dict[int, UpdateRow] = field(default_factory=dict)
 
 
 _study_values = attrgetter(*(f.name for f in fields(StudyRow)))
@@ -653,6 +723,54 @@ class _MemoryTx:
         kept = steps_with_bases((step for step, _ in blobs.values()), keep)
         for digest in [d for d, (step, _) in blobs.items() if step < before_step and step not in kept]:
             self._delete(blobs, digest)
+
+    # federated rounds
+
+    def put_member(self, row: MemberRow) -> None:
+        self._set(self._studies[row.study].members, row.client, row)
+
+    def member(self, study: str, client: str) -> MemberRow | None:
+        return self._studies[study].members.get(client)
+
+    def members(self, study: str) -> list[MemberRow]:
+        rows = [row for row in self._studies[study].members.values() if row.left_at is None]
+        return sorted(rows, key=lambda row: row.client)
+
+    def insert_contribution(self, row: ContributionRow) -> None:
+        tables, place = self._studies[row.study], (row.client, row.round, row.phase)
+        if place in tables.contributed or row.seq in tables.contributions:
+            raise Conflict(f"{row.client} has contributed to {row.phase} of round {row.round}")
+        self._set(tables.contributions, row.seq, row)
+        self._set(tables.contributed, place, row.seq)
+
+    def contribution(self, study: str, client: str, round: int, phase: str) -> ContributionRow | None:
+        tables = self._studies[study]
+        seq = tables.contributed.get((client, round, phase))
+        return None if seq is None else tables.contributions[seq]
+
+    def contributions(self, study: str, after_seq: int, upto_seq: int) -> list[ContributionRow]:
+        rows = self._studies[study].contributions
+        return [rows[seq] for seq in sorted(rows) if after_seq < seq <= upto_seq]
+
+    def waiting_contributions(self, study: str) -> list[ContributionRow]:
+        rows = self._studies[study].contributions
+        return [rows[seq] for seq in sorted(rows) if rows[seq].step is None]
+
+    def settle_contributions(self, study: str, seqs: Sequence[int], step: int, keep: bool) -> None:
+        rows = self._studies[study].contributions
+        for seq in seqs:
+            content = rows[seq].content if keep else None
+            self._set(rows, seq, replace(rows[seq], step=step, content=content))
+
+    def insert_update(self, row: UpdateRow) -> None:
+        updates = self._studies[row.study].updates
+        if row.version in updates:
+            raise Conflict(f"the update to version {row.version} is there")
+        self._set(updates, row.version, row)
+
+    def updates(self, study: str, after_version: int, limit: int) -> list[UpdateRow]:
+        rows = self._studies[study].updates
+        return [rows[version] for version in sorted(rows) if version > after_version][:limit]
 
     # the service's own
 

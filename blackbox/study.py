@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blackbox import codec, history, leases, log
-from blackbox.algorithm import Algorithm, build, lookup
+from blackbox.algorithm import Algorithm, Traits, build, lookup
 from blackbox.archive import Archive
 from blackbox.effects import Compute, Read, Steps, Write
 from blackbox.errors import (
@@ -258,10 +258,8 @@ class Study:
         self.key = Key.from_seed(self.spec.seed)
         self.maximize = self.spec.direction == "maximize"
         self._vectors = [name for name, parameter in self.space.items() if parameter.type == "vector"]
-        cls = lookup(self.resolved.algorithm)
-        self.options: Options = parse_options(cls.Options, self.resolved.options)
-        self.traits = cls.traits
-        self.kind = cls.traits.kind
+        self.options, self.traits = self._method()
+        self.kind = self.traits.kind
         self.prefixes = PrefixCache(PREFIX_BYTES)
         self._algorithms: list[tuple[int, Algorithm[Any, Any]]] = []
         self._lineage = ""
@@ -286,6 +284,10 @@ class Study:
         self._asking = 0
         """Lanes that the asks under way want."""
         self._since_snapshot = 0.0
+
+    def _method(self) -> tuple[Options, Traits]:
+        cls = lookup(self.resolved.algorithm)
+        return parse_options(cls.Options, self.resolved.options), cls.traits
 
     @staticmethod
     def open(study: str) -> Steps[Study]:
@@ -384,8 +386,11 @@ class Study:
             if start < until:
                 raise Conflict(f"the log of {self.id} ends at step {start}, its row says {row.step}")
         if step == row.step:
-            self._cached = _Cached(row.epoch, step, state)
+            self._keep(row.epoch, step, state)
         return state
+
+    def _keep(self, epoch: int, step: int, state: Any) -> None:
+        self._cached = _Cached(epoch, step, state)
 
     def lease_seconds(self, requested: float | None) -> float:
         """How long a lease runs: as requested, as the study says, or three times the 95th percentile seen."""
@@ -857,7 +862,7 @@ class Study:
     def _moved(self, moved: _Moved) -> None:
         """Take note of a move that is committed."""
         self._turn = moved.turn
-        self._cached = _Cached(moved.turn.place[1], moved.turn.state.step, moved.turn.state)
+        self._keep(moved.turn.place[1], moved.turn.state.step, moved.turn.state)
         if moved.snapshot:
             self._since_snapshot = 0.0
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import reprlib
+import types
+import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
@@ -100,9 +102,12 @@ def field_errors(error: pydantic.ValidationError, model: type[pydantic.BaseModel
     A union reports a complaint per member, under the member's own name; these are read as one complaint of the field.
     """
     found: dict[str, FieldError] = {}
+    alternatives: set[str] = set()
     for item in error.errors(include_url=False):
         path, known = _walk(model, item["loc"])
         where = pointer(*path)
+        if len(path) < len(item["loc"]):
+            alternatives.add(where)
         code, message = item["type"], item["msg"].replace("Input should be", "must be").removeprefix("Value error, ")
         nested = item.get("ctx", {}).get("error")
         if isinstance(nested, InvalidInput) and nested.errors:  # a description inside this one: its own pointers
@@ -128,40 +133,55 @@ def field_errors(error: pydantic.ValidationError, model: type[pydantic.BaseModel
         else:
             message = f"{message}, got {reprlib.repr(item['input'])}"
         found[where] = FieldError(where, code, message)
-    return list(found.values())
+    # One member of the union fits but for something inside: that the others do not fit at all is no news.
+    spare = {at for at in alternatives if any(other.startswith(f"{at}/") for other in found)}
+    return [fault for at, fault in found.items() if at not in spare]
 
 
 def _walk(model: type[pydantic.BaseModel], loc: tuple[int | str, ...]) -> tuple[list[int | str], list[str]]:
     """The part of a location that the writer knows (no names of union members), and the fields there are at its end."""
     path: list[int | str] = []
-    current: type[pydantic.BaseModel] | None = model
-    known = list(model.model_fields)
+    known: list[str] = []
+    current: Any = model
     for part in loc:
-        if current is None:
-            if isinstance(part, int):
-                path.append(part)
-            continue
-        path.append(part)
-        known = list(current.model_fields)
-        field = current.model_fields.get(str(part))
-        annotation = field.annotation if field is not None else None
-        current = annotation if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel) else None
+        current = _unwrapped(current)
+        if isinstance(current, type) and issubclass(current, pydantic.BaseModel):
+            path.append(part)
+            known = list(current.model_fields)
+            field = current.model_fields.get(str(part))
+            current = None if field is None else field.annotation
+        elif typing.get_origin(current) is dict and part != "[key]":
+            path.append(part)
+            current = typing.get_args(current)[1]
+        elif isinstance(part, int):
+            path.append(part)
+            current = next(iter(typing.get_args(current)), None)
     return path, known
 
 
-def from_tagged_json(raw: object, types: Mapping[str, type[D]], at: str) -> D:
+def _unwrapped(annotation: Any) -> Any:
+    """What stands in `X | None` and in `Annotated[X, ...]`."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _unwrapped(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        members = [member for member in typing.get_args(annotation) if member is not types.NoneType]
+        return _unwrapped(members[0]) if len(members) == 1 else annotation
+    return annotation
+
+
+def from_tagged_json(raw: object, kinds: Mapping[str, type[D]], at: str) -> D:
     """`raw` as the model that its `type` names; faults carry pointers below `at`."""
-    error_class = next(iter(types.values())).error_class
-    known = f"known: {', '.join(sorted(types))}"
+    error_class = next(iter(kinds.values())).error_class
+    known = f"known: {', '.join(sorted(kinds))}"
     if not isinstance(raw, Mapping):
         raise invalid(error_class, [FieldError(at, "wrong_type", f"must be an object, got {reprlib.repr(raw)}")])
     kind = raw.get("type")
     if kind is None:
         raise invalid(error_class, [FieldError(f"{at}/type", "missing", f"is required; {known}")])
-    if not isinstance(kind, str) or kind not in types:
-        hint = nearest(kind, types) if isinstance(kind, str) else known
+    if not isinstance(kind, str) or kind not in kinds:
+        hint = nearest(kind, kinds) if isinstance(kind, str) else known
         raise invalid(error_class, [FieldError(f"{at}/type", "unknown_type", f"{reprlib.repr(kind)} is none; {hint}")])
     try:
-        return types[kind](**{str(name): value for name, value in raw.items()})
+        return kinds[kind](**{str(name): value for name, value in raw.items()})
     except error_class as error:
         raise invalid(error_class, [replace(f, pointer=at + f.pointer) for f in error.errors]) from None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -101,6 +103,20 @@ def demo(
 
     with failing_politely():
         run(console, episodes, seed, ray=ray)
+
+
+@app.command(name="demo-federated")
+def demo_federated(
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each method.")] = 10,
+    participants: Annotated[int, typer.Option(min=2, max=10, help="Processes, each with digits of its own.")] = 5,
+    noise: Annotated[float, typer.Option(min=0.0, help="Privacy: noise in units of the clip; 0: none.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of all methods and networks.")] = 1,
+) -> None:
+    """Federated rounds: five processes with private digits test their networks together. Ends by itself."""
+    from blackbox.cli.demo_federated import run
+
+    with failing_politely():
+        run(console, rounds, participants, noise, seed)
 
 
 @app.command()
@@ -206,6 +222,42 @@ def _work_on_ray(
         ):
             lanes = concurrency or actors.room()
             return fleet.work(client, study, actors, name=name, concurrency=lanes, seed_encoded=encoding == "seed")
+
+
+@app.command()
+def participant(
+    study: Annotated[str, typer.Argument(help="Id of a federated study, such as st_8f3k.")],
+    objective: Annotated[str, typer.Argument(help="module:function; gets a dict of parameters, returns a number.")],
+    client: Annotated[str, typer.Option(help="Name of this participant, the same after a restart.")],
+    weight: Annotated[
+        float, typer.Option(help="Share in means, such as the number of examples; the service sees it.")
+    ] = 1.0,
+    folder: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Where secret and private state are kept for a restart; default: nowhere."),
+    ] = None,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Take part in federated rounds until they end; values and data stay here. SIGTERM stops soon and leaves."""
+    from blackbox_client import Client
+    from blackbox_client.participant import Participant
+
+    with failing_politely():
+        function = load_objective(objective)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with failing_politely_over_http(), failing_politely(), Client(url, key) as connection:
+        one = Participant(connection.study(study), function, client=client, weight=weight, folder=folder, stop=stop)
+        taken = one.run()
+        if stop.is_set():
+            one.leave()
+    console.print(
+        f"{taken.contributions} contributions counted, {taken.late} late, {taken.evaluations} evaluations, "
+        f"{taken.sent_bytes} bytes sent, {taken.received_bytes} received, "
+        f"ended: {'signal' if stop.is_set() else taken.state}"
+    )
 
 
 @app.command()

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,7 @@ def run(console: Console, episodes: int, seed: int, *, ray: bool = False) -> Non
     from blackbox_client import Client
 
     with tempfile.TemporaryDirectory(prefix="blackbox-demo-") as folder, ExitStack() as stack:
-        url = stack.enter_context(_server(Path(folder)))
+        url = stack.enter_context(server(Path(folder)))
         client = stack.enter_context(Client(url))
         kind = "actors on a local Ray cluster" if ray else "worker processes"
         console.print(f"service on {url}, {N_WORKERS} {kind}, Swimmer-v5: 18 parameters, 1 episode = 1 value")
@@ -121,9 +121,9 @@ def _optimize(
 
 
 @contextmanager
-def _server(folder: Path) -> Iterator[str]:
+def server(folder: Path) -> Iterator[str]:
     """A server process of its own on a free port; yields its address."""
-    process = _start("serve", "--port", "0", "--database", str(folder / "demo.db"), "--insecure-local", stdout=True)
+    process = start("serve", "--port", "0", "--database", str(folder / "demo.db"), "--insecure-local", stdout=True)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -131,7 +131,7 @@ def _server(folder: Path) -> Iterator[str]:
             raise InvalidInput(f"the server did not start (exit code {process.wait()})", hint="see its message above")
         yield line.split()[-1]
     finally:
-        _end(process)
+        end(process)
 
 
 @contextmanager
@@ -139,28 +139,30 @@ def _workers(url: str, study: str, ray: bool) -> Iterator[list[subprocess.Popen[
     """Worker processes that leave when the study has ended."""
     job = ("worker", study, OBJECTIVE, "--url", url)
     if ray:
-        processes = [_start(*job, "--name", "fleet", "--ray", "local", "--concurrency", str(N_WORKERS))]
+        processes = [start(*job, "--name", "fleet", "--ray", "local", "--concurrency", str(N_WORKERS))]
     else:
-        processes = [_start(*job, "--name", f"worker-{i}") for i in range(1, N_WORKERS + 1)]
+        processes = [start(*job, "--name", f"worker-{i}") for i in range(1, N_WORKERS + 1)]
     try:
         yield processes
         for process in processes:
             process.wait(timeout=60)
     finally:
         for process in processes:
-            _end(process)
+            end(process)
 
 
-def _start(*arguments: str, stdout: bool = False) -> subprocess.Popen[str]:
+def start(*arguments: str, stdout: bool = False, variables: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    """A command of this command line in a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "blackbox.cli", *arguments],
         stdout=subprocess.PIPE if stdout else subprocess.DEVNULL,
         text=True,
-        env={**os.environ, **ONE_THREAD, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, **ONE_THREAD, "PYTHONUNBUFFERED": "1", **(variables or {})},
     )
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def end(process: subprocess.Popen[str]) -> None:
+    """End a process that still runs."""
     if process.poll() is None:
         process.terminate()
         try:

@@ -30,7 +30,7 @@ from blackbox_server.auth import Keyring
 from blackbox_server.compute import Threads
 from blackbox_server.metrics import Metrics
 from blackbox_server.problems import Forbidden, MethodNotAllowed, RouteNotFound, row_of
-from blackbox_server.routes import hot, keys, meta, reading, studies, trials
+from blackbox_server.routes import hot, keys, meta, reading, rounds, studies, trials
 from blackbox_server.routes.http import Exchange, Guarded, problem_answer
 from blackbox_server.service import Service, timing
 from blackbox_server.settings import Settings
@@ -165,7 +165,7 @@ def create_app(
     app.state.settings = settings
     app.state.metrics = Metrics()
     app.state.local = app.state.keyring = app.state.first_key = None
-    for module in (hot, studies, trials, reading, keys, meta):
+    for module in (hot, studies, trials, rounds, reading, keys, meta):
         app.router.routes.extend(module.routes.routes)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -95,8 +95,11 @@ def within_memory(settings: Settings, resolved: Resolved, space: Space) -> None:
     ------
     TooLarge
     """
-    cls = lookup(resolved.algorithm)
-    estimate = cls.memory(parse_options(cls.Options, resolved.options), space)
+    if resolved.federated:  # the common point, what is broadcast beside it, and the mean of contributions
+        estimate = 128 * space.dim
+    else:
+        cls = lookup(resolved.algorithm)
+        estimate = cls.memory(parse_options(cls.Options, resolved.options), space)
     if estimate <= settings.max_algorithm_bytes:
         return
     fitting = [name for name in registry() if _fits(settings, registry()[name], space)]

@@ -94,6 +94,13 @@ TABLE: Mapping[type[Exception], Row] = {
         422, "invalid-options", "The algorithm does not take these options",
         hint="GET /v1/algorithms lists every option with its range.",
     ),
+    errors.InvalidContribution: Row(
+        422,
+        "invalid-contribution",
+        "The contribution is not what the open phase asks for",
+        hint="GET .../rounds/current says what is open; send exactly the vectors of its phase.",
+    ),
+    errors.RoundNotFound: Row(404, "round-not-found", "No such round", hint="GET .../rounds/current is the open one."),
     errors.InvalidRegion: Row(422, "invalid-region", "The constraint set cannot be used", hint=SCHEMA_HINT),
     errors.NonFiniteValue: Row(422, "non-finite-value", "Value is not a finite number", hint="Send finite numbers."),
     errors.IncompatibleProblem: Row(

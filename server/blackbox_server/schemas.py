@@ -386,6 +386,13 @@ class InterimReport(Wire):
     value: float | None = None
 
 
+class Join(Wire):
+    """Take part in federated rounds."""
+
+    client: Name
+    """The participant's name, unique in the study: letters, digits and . _ : @ - behind a letter or digit."""
+
+
 class Reason(Wire):
     """Why."""
 

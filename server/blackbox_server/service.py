@@ -25,6 +25,7 @@ from blackbox import codec
 from blackbox.effects import Compute, Read, Steps, Write
 from blackbox.errors import StoreUnavailable, StudyNotFound
 from blackbox.leases import Report
+from blackbox.rounds import FederatedStudy, open_study
 from blackbox.store import ACTIVE, ReplyRow, SnapshotRow, Store, StudyRow, Tx
 from blackbox.study import Asked, Study, Told, Wish
 from blackbox_server.compute import Computer, timed
@@ -331,7 +332,7 @@ class Service:
         """
         found = self._studies.get(study)
         if found is None:
-            found = Open(await self.drive(Study.open(study)), Line(), Line())
+            found = Open(await self.drive(open_study(study)), Line(), Line())
             found = self._studies.setdefault(study, found)  # another request may have been faster
             if len(self._studies) > self.settings.open_studies:
                 self._studies.popitem(last=False)
@@ -357,6 +358,11 @@ class Service:
     async def advance(self, open: Open) -> bool:
         """Close the steps that can be closed; whether any was. One request at a time does it, the others wait."""
         moved = False
+        if isinstance(open.study, FederatedStudy):
+            moved = bool(await self.drive(open.study.advance(now=self.clock())))
+            if moved:
+                open.changed()
+            return moved
         while open.study.due():
             if open.advancing is not None:
                 await open.advancing

@@ -21,9 +21,11 @@ from blackbox.store import (
     QUEUED,
     SUPERSEDED,
     TRIAL_STATES,
+    ContributionRow,
     EventRow,
     KeyRow,
     LateRow,
+    MemberRow,
     MemoryStore,
     PointRow,
     ReplyRow,
@@ -34,6 +36,7 @@ from blackbox.store import (
     StudyRow,
     TrialRow,
     Tx,
+    UpdateRow,
 )
 
 S = "st_one"
@@ -69,6 +72,15 @@ def tell(tx: Tx, number: int, seq: int, value: float | None = 0.5, state: str = 
     trial = tx.trial(S, number)
     assert trial is not None
     tx.put_trial(replace(trial, state=state, seq=seq, value=value, until=None, told_at=3.0, **changes))
+
+
+def contribution(seq: int, client: str = "a") -> ContributionRow:
+    return ContributionRow(S, seq, client, 3, "local", 1.5, b"\x00content")
+
+
+def rounds_of(tx: Tx) -> tuple[Any, ...]:
+    """All that a store has about the rounds of a study."""
+    return tx.members(S), tx.contributions(S, 0, 99), tx.waiting_contributions(S), tx.updates(S, 0, 99)
 
 
 class StoreContract:
@@ -255,6 +267,95 @@ class StoreContract:
         assert study.read(lambda tx: (tx.study(S), tx.head(S), tx.studies(None, "", 9))) == (None, None, [])
         study.write(lambda tx: tx.insert_study(head(), StudyRow(S)))
         assert study.read(everything) == {S: {**EMPTY, "head": head(), "study": StudyRow(S)}}
+
+    # federated rounds
+
+    def test_a_member_comes_back_and_who_left_is_no_longer_listed(self, study: Store) -> None:
+        for name in "ba":
+            study.write(lambda tx, name=name: tx.put_member(MemberRow(S, name, 1.5)))  # type: ignore[misc]
+        assert study.read(lambda tx: tx.members(S)) == [MemberRow(S, "a", 1.5), MemberRow(S, "b", 1.5)]
+        study.write(lambda tx: tx.put_member(MemberRow(S, "a", 1.5, 2.5)))
+        assert study.read(lambda tx: tx.members(S)) == [MemberRow(S, "b", 1.5)]
+        assert study.read(lambda tx: tx.member(S, "a")) == MemberRow(S, "a", 1.5, 2.5)
+        study.write(lambda tx: tx.put_member(MemberRow(S, "a", 3.5)))
+        assert study.read(lambda tx: tx.members(S))[0] == MemberRow(S, "a", 3.5)
+        assert study.read(lambda tx: tx.member(S, "c")) is None
+
+    def test_a_client_contributes_once_to_a_phase_of_a_round(self, study: Store) -> None:
+        first = contribution(1)
+        study.write(lambda tx: tx.insert_contribution(first))
+        for again in (replace(first, seq=2, content=b"other"), replace(first, round=9)):
+            with pytest.raises(Conflict):
+                study.write(lambda tx, again=again: tx.insert_contribution(again))  # type: ignore[misc]
+        for seq, other in enumerate(
+            (replace(first, client="b"), replace(first, round=4), replace(first, phase="q")), 2
+        ):
+            study.write(lambda tx, row=replace(other, seq=seq): tx.insert_contribution(row))  # type: ignore[misc]
+        assert study.read(lambda tx: tx.contribution(S, "a", 3, "local")) == first
+        assert study.read(lambda tx: tx.contribution(S, "a", 5, "local")) is None
+        assert [c.seq for c in study.read(lambda tx: tx.contributions(S, 1, 3))] == [2, 3]
+        assert [c.seq for c in study.read(lambda tx: tx.waiting_contributions(S))] == [1, 2, 3, 4]
+
+    def test_settled_contributions_wait_no_more_and_lose_their_content_unless_it_is_kept(self, study: Store) -> None:
+        rows = [contribution(seq, client=f"c{seq}") for seq in (1, 2, 3, 4)]
+        study.write(lambda tx: [tx.insert_contribution(row) for row in rows])
+        study.write(lambda tx: tx.settle_contributions(S, [1, 2], 7, True))
+        study.write(lambda tx: tx.settle_contributions(S, [4], -1, False))
+        study.write(lambda tx: tx.settle_contributions(S, [], 8, False))
+        assert study.read(lambda tx: tx.waiting_contributions(S)) == [rows[2]]
+        assert study.read(lambda tx: tx.contributions(S, 0, 9)) == [
+            replace(rows[0], step=7),
+            replace(rows[1], step=7),
+            rows[2],
+            replace(rows[3], step=-1, content=None),
+        ]
+
+    def test_updates_come_in_their_order_from_a_version_on(self, study: Store) -> None:
+        rows = [UpdateRow(S, version, f'{{"version": {version}}}') for version in (1, 2, 3)]
+        for row in reversed(rows):
+            study.write(lambda tx, row=row: tx.insert_update(row))  # type: ignore[misc]
+        assert study.read(lambda tx: (tx.updates(S, 0, 9), tx.updates(S, 1, 1), tx.updates(S, 3, 9))) == (
+            rows,
+            [rows[1]],
+            [],
+        )
+        with pytest.raises(Conflict):
+            study.write(lambda tx: tx.insert_update(replace(rows[0], content="{}")))
+        assert study.read(lambda tx: tx.updates(S, 0, 1)) == rows[:1]
+
+    def test_a_failing_work_leaves_no_trace_in_the_rounds(self, study: Store) -> None:
+        def first(tx: Tx) -> None:
+            tx.put_member(MemberRow(S, "a", 1.0))
+            tx.insert_contribution(contribution(1))
+
+        def second(tx: Tx) -> None:
+            tx.put_member(MemberRow(S, "a", 1.0, 2.0))
+            tx.put_member(MemberRow(S, "b", 1.0))
+            tx.settle_contributions(S, [1], 0, False)
+            tx.insert_contribution(contribution(2, client="b"))
+            tx.insert_update(UpdateRow(S, 1, "{}"))
+            raise Boom
+
+        study.write(first)
+        before = study.read(rounds_of)
+        with pytest.raises(Boom):
+            study.write(second)
+        assert study.read(rounds_of) == before
+        study.write(lambda tx: tx.insert_contribution(contribution(2, client="b")))
+
+    def test_a_deleted_study_takes_its_rounds_along(self, study: Store) -> None:
+        def fill(tx: Tx) -> None:
+            tx.put_member(MemberRow(S, "a", 1.0))
+            tx.insert_contribution(contribution(1))
+            tx.insert_update(UpdateRow(S, 1, "{}"))
+
+        empty = study.read(rounds_of)
+        study.write(fill)
+        assert study.read(rounds_of) != empty
+        study.write(lambda tx: tx.delete_study(S))
+        study.write(lambda tx: tx.insert_study(head(), StudyRow(S)))
+        assert study.read(rounds_of) == empty
+        study.write(fill)
 
     def test_changing_what_is_not_there_is_an_error(self, study: Store) -> None:
         for work in (

@@ -252,10 +252,10 @@ def free_port() -> int:
         return port
 
 
-def until(condition: Callable[[], Any], what: str, by: Command | None = None) -> None:
+def until(condition: Callable[[], Any], what: str, by: Command | None = None, patience: float = PATIENCE) -> None:
     """Wait for something that happens elsewhere; give up at once when the process that does it has ended."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while not condition():
-        assert time.monotonic() < deadline, f"waited {PATIENCE} s for {what}"
+        assert time.monotonic() < deadline, f"waited {patience} s for {what}"
         assert by is None or by.running or condition(), f"no {what}: the process ended with {by.code}\n{by.out}{by.err}"
         time.sleep(0.005)

@@ -34,12 +34,19 @@ def test_the_table_is_there():
     assert len(ROWS) >= 20
 
 
+@pytest.fixture(scope="module")
+def federated(client):
+    space = {"x": {"type": "float", "low": -5, "high": 5}}
+    return client.post("/v1/studies", json={"name": "rounds", "space": space, "algorithm": "fedzo"}).json()["id"]
+
+
 @pytest.mark.parametrize(
     ("verb", "path", "body", "status", "code"), ROWS, ids=[f"{r[4]}-{i}" for i, r in enumerate(ROWS)]
 )
-def test_bad_input_gets_the_promised_problem(client, study, verb, path, body, status, code):
+def test_bad_input_gets_the_promised_problem(client, study, federated, verb, path, body, status, code):
     headers = {"content-type": "application/json"} if body else {}
-    answer = client.request(verb, path.replace("{s}", study), content=body.encode(), headers=headers)
+    path = path.replace("{s}", study).replace("{f}", federated)
+    answer = client.request(verb, path, content=body.encode(), headers=headers)
     problem = answer.json()
     assert (answer.status_code, problem["code"]) == (int(status), code), problem
     assert answer.headers["content-type"].startswith("application/problem+json")

@@ -175,3 +175,29 @@ def test_serve_says_what_is_wrong_with_its_settings(tmp_path: Path) -> None:
     polite(blackbox(tmp_path, "serve", "--database", "absent/blackbox.db"), "absent")
     (tmp_path / "text.db").write_text("not a database at all, but long enough to be taken for one\n" * 20)
     polite(blackbox(tmp_path, "serve", "--database", "text.db"), "text.db")
+
+
+def test_participants_take_part_from_the_command_line_and_leave_at_sigterm(server: Service, folder: Path) -> None:
+    study = server.client().create_study(
+        name="rounds",
+        space=SPACE,
+        algorithm={"name": "fedzo", "options": {"rounds": 3, "local_steps": 2, "count": 2, "quorum": 1.0}},
+        rounds={"min_joined": 2},
+    )
+    job = ("participant", study.id, "cli_job:evaluate", "--url", server.url)
+    with Command(folder, *job, "--client", "leaves") as leaver:
+        until(lambda: "1 joined" in study.brief(), "a participant", leaver)
+        leaver.signal(signal.SIGTERM)
+        assert leaver.ended() == 0, leaver.err
+    assert "ended: signal" in leaver.out
+    assert "0 joined" in study.brief()
+    with Command(folder, *job, "--client", "a", "--folder", "private-a") as a:
+        b = blackbox(folder, *job, "--client", "b", "--weight", "3")
+        assert (a.ended(), b.ended()) == (0, 0), a.err + b.err
+    assert "3 contributions counted, 0 late" in a.out
+    assert "ended: COMPLETED" in b.out
+    assert (folder / "private-a" / "secret").exists()
+    assert study.refresh().state == "COMPLETED"
+    polite(blackbox(folder, *job, "--client", "not a name"), "client")
+    plain = line(server, 10)
+    polite(blackbox(folder, "participant", plain.id, *job[2:], "--client", "a"), "works on trials")

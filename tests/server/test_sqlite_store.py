@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -423,6 +424,37 @@ def test_tables_and_migrations_agree_to_the_letter(path):
     assert migrated == schema(f"{path}.other")
 
 
+def test_a_database_from_before_the_rounds_opens_and_works(path):
+    store = SqlStore(path)
+    store.write(lambda tx: (tx.insert_study(head(), StudyRow(S)), insert(tx, queued(1), leased(2)), tell(tx, 2, 1)))
+    store.close()
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    old = path.with_name("old.db")
+    engine = create_engine(f"sqlite:///{old}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    engine.dispose()
+    with sqlite3.connect(old) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001",)
+        connection.execute(f"ATTACH '{path}' AS new")
+        for (name,) in connection.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'").fetchall():
+            if name != "alembic_version":
+                connection.execute(f"INSERT INTO main.{name} SELECT * FROM new.{name}")
+    connection.close()
+    store = SqlStore(old)
+    assert store.read(lambda tx: (tx.head(S), tx.trial(S, 1))) == (head(), queued(1))
+    assert [trial.number for trial in store.read(lambda tx: tx.told(S, 0, 9))] == [2]
+    store.write(lambda tx: tx.put_member(rows.MemberRow(S, "a", 1.0)))
+    store.write(lambda tx: tx.insert_contribution(rows.ContributionRow(S, 2, "a", 0, "local", 1.0, b"x")))
+    assert len(store.read(lambda tx: tx.waiting_contributions(S))) == 1
+    store.close()
+    with sqlite3.connect(old) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (migrations.HEAD,)
+    connection.close()
+
+
 def test_head_is_the_newest_migration():
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
@@ -433,6 +465,7 @@ def test_each_table_has_the_fields_of_its_row_type_in_their_order():
     for name, row in {
         "heads": rows.StudyHead, "studies": StudyRow, "trials": TrialRow, "points": rows.PointRow, "steps": StepRow,
         "events": EventRow, "late": LateRow, "snapshots": SnapshotRow, "keys": rows.KeyRow, "replies": rows.ReplyRow,
+        "members": rows.MemberRow, "contributions": rows.ContributionRow, "updates": rows.UpdateRow,
     }.items():  # fmt: skip
         assert [column.name for column in metadata.tables[name].columns] == [field.name for field in fields(row)], name
 

@@ -12,7 +12,7 @@ import json
 import math
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
@@ -737,6 +737,49 @@ def base(study: str, version: int | str) -> Call[bytes]:
     """GET /v1/studies/{s}/bases/{v}: the raw little-endian numbers of a base vector."""
     path = _study(study, "bases", quote(str(version), safe=""))
     return Call("GET", path, _bytes, headers={"accept": "application/octet-stream"})
+
+
+# ---- federated rounds
+
+
+def join(study: str, client: str) -> Call[Json]:
+    """POST /v1/studies/{s}/rounds/join: the participant's token and the invitation. Joining again gives the same."""
+    return _post(_study(study, "rounds", "join"), {"client": client}, _object)
+
+
+def leave(study: str, token: str) -> Call[Json]:
+    """POST /v1/studies/{s}/rounds/leave."""
+    return _shown(_post(_study(study, "rounds", "leave"), {}, _object), token)
+
+
+def current_round(study: str, token: str, *, after_step: int = -1, wait_seconds: float = 0.0) -> Call[Json]:
+    """GET /v1/studies/{s}/rounds/current: the open phase, held while its step is not after `after_step`."""
+    path = _study(study, "rounds", "current")
+    wait = float(wait_seconds)
+    return _shown(_get(path, _object, hold_seconds=wait, after_step=after_step, wait_seconds=wait), token)
+
+
+def watch_round(study: str, *, after_step: int = -1, wait_seconds: float = 0.0) -> Call[Json]:
+    """The same of nobody in particular."""
+    path, wait = _study(study, "rounds", "current"), float(wait_seconds)
+    return _get(path, _object, hold_seconds=wait, after_step=after_step, wait_seconds=wait)
+
+
+def contribute(study: str, round: int, token: str, contribution: bytes) -> Call[Json]:
+    """POST /v1/studies/{s}/rounds/{r}/contributions: canonical bytes. Sent again, they are a duplicate."""
+    headers = {"accept": "application/json", "content-type": "application/octet-stream"}
+    path = _study(study, "rounds", str(round), "contributions")
+    return _shown(Call("POST", path, _object, body=contribution, headers=headers), token)
+
+
+def updates(study: str, after: int) -> Call[Json]:
+    """GET /v1/studies/{s}/updates: how the common point moved after a version."""
+    return _get(_study(study, "updates"), _object, after=after)
+
+
+def _shown(call: Call[T], token: str) -> Call[T]:
+    """The call with a participant's token."""
+    return replace(call, headers={**call.headers, "participant-token": token})
 
 
 # ---- keys

@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import itertools
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import orjson
@@ -140,6 +140,11 @@ def needs(scope: str | None, body: type[BaseModel] | None = None, required: bool
 # Requests -------------------------------------------------------------------------------------------------------------
 
 
+def header(request: Request, name: bytes) -> bytes | None:
+    """A header of the request, by its name in lower case."""
+    return _header(request.scope, name)
+
+
 def _header(scope: Scope, name: bytes) -> bytes | None:
     for key, value in scope["headers"]:
         if key == name:
@@ -147,8 +152,8 @@ def _header(scope: Scope, name: bytes) -> bytes | None:
     return None
 
 
-async def read_bytes(request: Request, limit: int) -> bytes:
-    """The body, if it is said to be JSON (or nothing) and within the limit.
+async def read_bytes(request: Request, limit: int, kinds: Sequence[bytes] = ()) -> bytes:
+    """The body, if it is said to be JSON (or nothing), or of one of these other kinds, and within the limit.
 
     Raises
     ------
@@ -156,7 +161,7 @@ async def read_bytes(request: Request, limit: int) -> bytes:
     """
     scope = request.scope
     kind = _header(scope, b"content-type")
-    if kind is not None and kind != b"application/json":
+    if kind is not None and kind != b"application/json" and kind not in kinds:
         _check_kind(kind, strict=scope["app"].state.local is not None)
     elif kind is None and scope["app"].state.local is not None:
         _check_kind(b"", strict=True)

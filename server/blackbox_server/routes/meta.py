@@ -10,6 +10,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from blackbox import federation
 from blackbox.algorithm import registry, why_not
 from blackbox.space import Space
 from blackbox_server import metrics, problems
@@ -47,6 +48,10 @@ knapsack, birkhoff, polytope, ...: schema Vector in /openapi.json).
 
 If a point cannot be evaluated tell {"trial":"t_41","status":"infeasible"}; if your evaluator broke, {"status":"failed"};
 if you stop early, {"status":"released"}. NaN is refused. Send an Idempotency-Key with every POST that you may repeat.
+
+Federated rounds (objectives that only their owners may evaluate): POST .../rounds/join {"client":"me"}, GET
+.../rounds/current, POST .../rounds/{r}/contributions; the participant's half runs where the data is:
+blackbox participant $S my_job:evaluate --client me
 
 GET /v1/studies/$S/brief says how it goes in 2 kB and ends with the next command to run.
 GET /v1/algorithms lists the methods and their options; "auto" (the default) chooses. GET /v1/limits lists the limits.
@@ -156,7 +161,18 @@ async def limits(request: Request) -> Response:
 @routes.get("/v1/algorithms", **needs(""))
 async def algorithms(request: Request) -> Response:
     """Every method: what it treats, its options as JSON schema, what it needs in memory."""
-    return tagged(request, {"algorithms": _algorithms()})
+    return tagged(request, {"algorithms": _algorithms(), "federated": _federated()})
+
+
+@lru_cache(maxsize=1)
+def _federated() -> list[dict[str, Any]]:
+    """Methods that work in rounds of participants; a study names them like any other."""
+    shapes = []
+    for name, cls in federation.registry().items():
+        about = (cls.__doc__ or "").strip()
+        summary = about.splitlines()[0] if about else ""
+        shapes.append({"name": name, "summary": summary, "about": about, "options": cls.Options.model_json_schema()})
+    return shapes
 
 
 @lru_cache(maxsize=1)

@@ -15,6 +15,8 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from blackbox.effects import perform
 from blackbox.errors import BlobNotFound, FieldError, InvalidInput
+from blackbox.rounds import FederatedStudy
+from blackbox.rounds import Open as OpenPhase
 from blackbox.store import Tx
 from blackbox.study import Study
 from blackbox_server import limits, schemas
@@ -171,29 +173,55 @@ async def brief_of(service_: Service, open: Open, origin: str) -> str:
         f"study {study.id} {_short(spec.name)!r}: {row.state}" + (f" ({_short(row.reason)})" if row.reason else ""),
         f"{spec.direction} over {len(study.space)} parameters ({study.space.dim} internal dimensions) "
         f"with {study.resolved.algorithm}",
-        f"evaluations: {used}; generation {row.step}; {row.leased} leased, {row.queued} queued",
     ]
-    if row.best_trial is None:
-        lines.append("best: none yet")
-    else:
-        found = await service_.drive(study.best())
-        words = dumps(found[1]).decode() if found is not None and study.space.dim <= 50 else "(see GET .../best)"
-        lines.append(f"best: {row.best_value!r} at t_{row.best_trial} {words[:700]}")
+    url = f"{origin}/v1/studies/{study.id}"
     seen = await service_.drive(study.metrics())
+    if isinstance(study, FederatedStudy):
+        lines += _standing(study, await service_.drive(study.phase(now=service_.clock())), seen)
+        following = f"blackbox participant {study.id} my_job:evaluate --client NAME --url {origin}"
+    else:
+        lines.append(f"evaluations: {used}; generation {row.step}; {row.leased} leased, {row.queued} queued")
+        following = f'curl -s {url}/ask -H "$A" -d \'{{"wait_seconds":20}}\''
+        if row.best_trial is None:
+            lines.append("best: none yet")
+        else:
+            found = await service_.drive(study.best())
+            words = dumps(found[1]).decode() if found is not None and study.space.dim <= 50 else "(see GET .../best)"
+            lines.append(f"best: {row.best_value!r} at t_{row.best_trial} {words[:700]}")
     if seen:
         lines.append("method: " + ", ".join(f"{name}={value:.4g}" for name, value in list(seen.items())[:8]))
     failed = service_.read(lambda tx: len(tx.page(study.id, 0, 100, ["FAILED"])))
     if failed:
         lines.append(f"health: {'100 or more' if failed == 100 else failed} failed trials")
-    url = f"{origin}/v1/studies/{study.id}"
-    if row.state == "ACTIVE":
-        following = f'curl -s {url}/ask -H "$A" -d \'{{"wait_seconds":20}}\''
-    elif row.state in ("PAUSED", "FAILED"):
+    if row.state in ("PAUSED", "FAILED"):
         following = f'curl -s -X POST {url}/resume -H "$A"'
-    else:
+    elif row.state != "ACTIVE":
         following = f'curl -s "{url}/best?view=recommended" -H "$A"'
     text = "\n".join(lines)
     return f"{text[:1700]}\nnext: {following}\n"
+
+
+def _standing(study: FederatedStudy, phase: OpenPhase, metrics: dict[str, float]) -> list[str]:
+    """Where the rounds stand: the values are with the participants, so there is no best one to show."""
+    options, row = study.federation.options, phase.row
+    n = len(study.federation.phases)
+    rounds = f"{row.step // n}" + ("" if options.rounds is None else f" of {options.rounds}")
+    lines = [
+        f"rounds: {rounds} done; {phase.joined} joined; participants report {row.used} evaluations, and keep the values"
+    ]
+    if phase.broadcast is not None:
+        closes = "" if phase.closes_at is None else f", closes at {shapes.at(phase.closes_at)}"
+        name = phase.broadcast.phase
+        lines.append(f"open: phase {name!r}, {phase.received} of {phase.need} contributions received{closes}")
+    elif row.state == "ACTIVE":
+        lines.append(f"open: nothing yet, {study.spec.rounds.min_joined} must join")
+    if options.privacy is not None:
+        coordinator, published = metrics.get("epsilon_coordinator", 0.0), metrics.get("epsilon_published", 0.0)
+        lines.append(
+            f"privacy: epsilon {coordinator:.3g} towards the coordinator and {published:.3g} published so far, "
+            f"at delta {options.privacy.delta:g}; noise {options.privacy.noise:g}"
+        )
+    return lines
 
 
 def _short(text: str) -> str:

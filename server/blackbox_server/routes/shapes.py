@@ -40,11 +40,18 @@ def resolved_of(text: str) -> Resolved:
 # Studies --------------------------------------------------------------------------------------------------------------
 
 
-def links(study: str) -> dict[str, str]:
+def links(study: str, federated: bool) -> dict[str, str]:
     """Where to go from a study."""
     base = f"/v1/studies/{study}"
-    names = ("ask", "tell", "heartbeat", "trials", "best", "events", "export", "brief", "pause", "resume", "fork")
-    return {"self": base, **{name: f"{base}/{name}" for name in names}}
+    names = ("best", "events", "export", "brief", "pause", "resume")
+    if federated:
+        rounds = {"join": "rounds/join", "current": "rounds/current", "updates": "updates"}
+        return {"self": base, **{name: f"{base}/{path}" for name, path in rounds.items()}, **_below(base, names)}
+    return {"self": base, **_below(base, ("ask", "tell", "heartbeat", "trials", *names, "fork"))}
+
+
+def _below(base: str, names: Sequence[str]) -> dict[str, str]:
+    return {name: f"{base}/{name}" for name in names}
 
 
 def population(resolved: Resolved) -> int | None:
@@ -105,7 +112,7 @@ def study_json(head: StudyHead, row: StudyRow) -> dict[str, Any]:
         "trials": {"made": row.trials, "queued": row.queued, "leased": row.leased},
         "best": best,
         "warnings": warnings,
-        "links": links(head.id),
+        "links": links(head.id, resolved.federated),
     }
 
 

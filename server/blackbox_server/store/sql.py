@@ -28,9 +28,11 @@ from typing import Any, TypeVar
 
 from blackbox.errors import Conflict, InvalidInput, NonFiniteValue, StoreUnavailable, StudyNotFound, TrialNotFound
 from blackbox.store import (
+    ContributionRow,
     EventRow,
     KeyRow,
     LateRow,
+    MemberRow,
     PointRow,
     ReplyRow,
     SnapshotRow,
@@ -39,6 +41,7 @@ from blackbox.store import (
     StudyRow,
     TrialRow,
     Tx,
+    UpdateRow,
     steps_with_bases,
 )
 from blackbox_server.store import migrations
@@ -172,6 +175,19 @@ BLOB = "SELECT content FROM blobs WHERE study = ? AND digest = ?"
 BLOB_AT = "SELECT digest, content FROM blobs WHERE study = ? AND step = ? LIMIT 1"
 BLOB_STEPS = "SELECT DISTINCT step FROM blobs WHERE study = ?"
 DELETE_BLOB = "DELETE FROM blobs WHERE study = ? AND step = ?"
+
+PUT_MEMBER, MEMBER_ARGUMENTS = _upsert("members", MemberRow, "study, client"), _arguments(MemberRow)
+MEMBER = f"SELECT {_columns(MemberRow)} FROM members WHERE study = ? AND client = ?"
+MEMBERS = f"SELECT {_columns(MemberRow)} FROM members WHERE study = ? AND left_at IS NULL ORDER BY client"
+INSERT_CONTRIBUTION, CONTRIBUTION_ARGUMENTS = _insert("contributions", ContributionRow), _arguments(ContributionRow)
+CONTRIBUTIONS = f"SELECT {_columns(ContributionRow)} FROM contributions WHERE study = ?"
+CONTRIBUTION = f"{CONTRIBUTIONS} AND client = ? AND round = ? AND phase = ?"
+CONTRIBUTIONS_LOGGED = f"{CONTRIBUTIONS} AND seq > ? AND seq <= ? ORDER BY seq"
+CONTRIBUTIONS_WAITING = f"{CONTRIBUTIONS} AND step IS NULL ORDER BY seq"
+SETTLE = "UPDATE contributions SET step = ? WHERE study = ? AND seq = ?"
+SETTLE_AND_FORGET = "UPDATE contributions SET step = ?, content = NULL WHERE study = ? AND seq = ?"
+INSERT_UPDATE, UPDATE_ARGUMENTS = _insert("updates", UpdateRow), _arguments(UpdateRow)
+UPDATES = f"SELECT {_columns(UpdateRow)} FROM updates WHERE study = ? AND version > ? ORDER BY version LIMIT ?"
 
 PUT_KEY, KEY_ARGUMENTS = _upsert("keys", KeyRow, "id"), _arguments(KeyRow)
 KEY = f"SELECT {_columns(KeyRow)} FROM keys WHERE id = ?"
@@ -416,6 +432,43 @@ class _SqlTx:
         steps = {step for (step,) in self._execute(BLOB_STEPS, (study,))}
         gone = steps - steps_with_bases(steps, keep)
         self.connection.executemany(DELETE_BLOB, [(study, step) for step in sorted(gone) if step < before_step])
+
+    # federated rounds
+
+    def put_member(self, row: MemberRow) -> None:
+        _no_nan(row.joined_at, row.left_at)
+        self._add(PUT_MEMBER, [MEMBER_ARGUMENTS(row)], row.study, "")
+
+    def member(self, study: str, client: str) -> MemberRow | None:
+        found = self._execute(MEMBER, (study, client)).fetchone()
+        return MemberRow(*found) if found else None
+
+    def members(self, study: str) -> list[MemberRow]:
+        return [MemberRow(*row) for row in self._execute(MEMBERS, (study,))]
+
+    def insert_contribution(self, row: ContributionRow) -> None:
+        what = f"{row.client} has contributed to {row.phase} of round {row.round}"
+        self._add(INSERT_CONTRIBUTION, [CONTRIBUTION_ARGUMENTS(row)], row.study, what)
+
+    def contribution(self, study: str, client: str, round: int, phase: str) -> ContributionRow | None:
+        found = self._execute(CONTRIBUTION, (study, client, round, phase)).fetchone()
+        return ContributionRow(*found) if found else None
+
+    def contributions(self, study: str, after_seq: int, upto_seq: int) -> list[ContributionRow]:
+        return [ContributionRow(*row) for row in self._execute(CONTRIBUTIONS_LOGGED, (study, after_seq, upto_seq))]
+
+    def waiting_contributions(self, study: str) -> list[ContributionRow]:
+        return [ContributionRow(*row) for row in self._execute(CONTRIBUTIONS_WAITING, (study,))]
+
+    def settle_contributions(self, study: str, seqs: Sequence[int], step: int, keep: bool) -> None:
+        sql = SETTLE if keep else SETTLE_AND_FORGET
+        self.connection.executemany(sql, [(step, study, seq) for seq in seqs])
+
+    def insert_update(self, row: UpdateRow) -> None:
+        self._add(INSERT_UPDATE, [UPDATE_ARGUMENTS(row)], row.study, f"the update to version {row.version} is there")
+
+    def updates(self, study: str, after_version: int, limit: int) -> list[UpdateRow]:
+        return [UpdateRow(*row) for row in self._execute(UPDATES, (study, after_version, limit))]
 
     # the service's own
 

@@ -226,6 +226,48 @@ blobs = Table(
     Index("blobs_step", "study", "step"),
 )
 
+members = Table(
+    "members",
+    metadata,
+    _of_study(),
+    Column("client", Text, nullable=False),
+    Column("joined_at", Double, nullable=False),
+    Column("left_at", Double),
+    PrimaryKeyConstraint("study", "client"),
+)
+
+contributions = Table(
+    "contributions",
+    metadata,
+    _of_study(),
+    Column("seq", BigInteger, nullable=False),
+    Column("client", Text, nullable=False),
+    Column("round", BigInteger, nullable=False),
+    Column("phase", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("content", LargeBinary),
+    Column("step", BigInteger),
+    PrimaryKeyConstraint("study", "seq"),
+    UniqueConstraint("study", "client", "round", "phase"),
+    CheckConstraint("step IS NOT NULL OR content IS NOT NULL", "content"),
+)
+Index(
+    "contributions_waiting",
+    contributions.c.study,
+    contributions.c.seq,
+    sqlite_where=text("step IS NULL"),
+    postgresql_where=text("step IS NULL"),
+)
+
+updates = Table(
+    "updates",
+    metadata,
+    _of_study(),
+    Column("version", BigInteger, nullable=False),
+    Column("content", Text, nullable=False),
+    PrimaryKeyConstraint("study", "version"),
+)
+
 keys = Table(
     "keys",
     metadata,

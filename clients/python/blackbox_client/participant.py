@@ -1,0 +1,273 @@
+"""Taking part in federated rounds: a private objective that never leaves, and updates that do.
+
+Needs the extra `federated` (`pip install 'blackbox-zoo-client[federated]'`): a participant runs its half of the method.
+Nothing else of this package imports this module.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import secrets
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blackbox import codec, federation
+from blackbox.errors import InvalidInput
+from blackbox.recipe import digest
+from blackbox.rng import Key
+from blackbox.space import Space
+from blackbox_client import protocol
+from blackbox_client.client import StudyHandle
+from blackbox_client.errors import CallInterrupted, Conflict, NotFound
+
+log = logging.getLogger("blackbox_client")
+
+WAIT_SECONDS = 5.0
+"""How long a poll for the next phase is held by the server; `stop` during a poll is heeded at its end."""
+ENDED = ("COMPLETED", "CANCELLED", "FAILED")
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a participant did.
+
+    Attributes
+    ----------
+    contributions : sent and counted.
+    late : sent, but the phase had closed.
+    evaluations : of the private objective.
+    sent_bytes, received_bytes : contributions, and vectors or updates of the common point, without HTTP around them.
+    state : of the study at the end.
+    """
+
+    contributions: int = 0
+    late: int = 0
+    evaluations: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    state: str = "ACTIVE"
+
+
+class Participant:
+    """One participant of a federated study.
+
+    Parameters
+    ----------
+    study : handle of the study.
+    objective : gets the parameters of a point and returns a number (minimised), evaluated only here. NaN, infinity and
+        exceptions mean that the point has no value. With `batched` it gets a list of them and returns as many numbers.
+    client : name of this participant, unique in the study; the same after a restart.
+    weight : its share in means, such as its number of examples. The coordinator learns it.
+    folder : where the private state and the secret are kept, readable by the owner only, so that a restart goes on
+        where it was. None: in memory.
+    batched : see `objective`.
+    stop : once set, `run` ends after the evaluation in hand, as by `stop()`; for signals that come while it joins.
+
+    Notes
+    -----
+    What leaves is `federation.Contribution`: one update per phase, clipped and noised here where the study says so. No
+    point that was evaluated and no value has a field to travel in.
+    """
+
+    def __init__(
+        self,
+        study: StudyHandle,
+        objective: Callable[[Any], Any],
+        *,
+        client: str,
+        weight: float = 1.0,
+        folder: str | Path | None = None,
+        batched: bool = False,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self.study = study
+        self.client = client
+        self.taken = Taken()
+        self._objective = objective
+        self._batched = batched
+        self._stop = threading.Event() if stop is None else stop
+        self._folder = None if folder is None else Path(folder)
+        joined = study.client.send(protocol.join(study.id, client))
+        self._token = str(joined["token"])
+        invitation = federation.Invitation.from_json(joined["invitation"])
+        self.space = Space.from_json(invitation.space)
+        self._key = Key.from_hex(invitation.key)
+        self._machine = federation.accept(invitation, client=client, weight=weight, secret=self._secret())
+        self._own, self._settled = self._restored()
+        self._point: tuple[Any, int] = (federation.project(self.space.initial, self.space), 0)
+        """The common point and its version, as far as it was followed."""
+
+    def stop(self) -> None:
+        """Leave the loop of `run` after the evaluation in hand. May be called from another thread or a signal."""
+        self._stop.set()
+
+    def leave(self) -> None:
+        """Tell the coordinator that rounds need not wait for this participant any more."""
+        self.study.client.send(protocol.leave(self.study.id, self._token))
+
+    def run(self, phases: int | None = None) -> Taken:
+        """Take part until the study ends, `stop` is called, or so many phases were contributed to."""
+        step, sent = -1, 0
+        self._finish()  # what a crash left between the contribution and its answer
+        while not self._stop.is_set() and (phases is None or sent < phases):
+            call = protocol.current_round(self.study.id, self._token, after_step=step, wait_seconds=WAIT_SECONDS)
+            try:
+                phase = self.study.client.send(call, interrupt=self._stop)
+            except CallInterrupted:
+                break
+            self.taken = replace(self.taken, state=phase["state"])
+            if phase["state"] in ENDED:
+                break
+            if phase["broadcast"] is None or phase["broadcast"]["step"] <= step:
+                continue
+            step = int(phase["broadcast"]["step"])
+            if phase["invited"] and not phase["contributed"]:
+                sent += self._take_part(phase["broadcast"])
+        return self.taken
+
+    # One phase
+
+    def _take_part(self, raw: Mapping[str, Any]) -> bool:
+        """Work on a phase and contribute to it; whether something was sent."""
+        try:
+            broadcast = self._received(raw)
+        except NotFound:
+            return False  # the phase has closed, and its vectors are gone
+        own = self._keep(self._machine.start(self._own, broadcast))
+        while len(points := self._machine.ask(own)):
+            if self._stop.is_set():
+                return False
+            own = self._machine.tell(own, self._values(points))
+            self.taken = replace(self.taken, evaluations=self.taken.evaluations + len(points))
+        self._keep(own)
+        self._finish()
+        return True
+
+    def _finish(self) -> None:
+        """Send the contribution of a phase that is done, and settle it: once for every phase, whatever crashed.
+
+        What was settled is not made again: a new vector under new noise would be another release of the same data.
+        """
+        own = self._own
+        if not self._machine.done(own) or self._settled == own.work.broadcast:
+            return
+        sent = self._machine.contribution(own).to_bytes()  # the same bytes as before a restart
+        try:
+            answer = self.study.client.send(protocol.contribute(self.study.id, own.work.round, self._token, sent))
+            counted = bool(answer["counted"])
+        except Conflict as error:  # the study has ended, so that it was not counted and will not be
+            log.info("the contribution of %s to round %d was not taken: %s", self.client, own.work.round, error)
+            counted = False
+        self._keep(self._machine.settle(own, counted), settled=True)
+        done = self.taken
+        self.taken = replace(
+            done,
+            contributions=done.contributions + counted,
+            late=done.late + (not counted),
+            sent_bytes=done.sent_bytes + len(sent),
+        )
+
+    def _received(self, raw: Mapping[str, Any]) -> federation.Broadcast:
+        """The broadcast with its vectors: the common point by its updates where that is less to fetch."""
+        plain = {**raw, "vectors": {n: {k: v for k, v in r.items() if k != "href"} for n, r in raw["vectors"].items()}}
+        wanted = raw["vectors"]["x"]
+        vectors = {}
+        x = self._followed(int(raw["version"]), wanted["sha256"], int(wanted["length"]))
+        if x is not None:
+            vectors[wanted["sha256"]] = x
+        for reference in raw["vectors"].values():
+            name = reference["sha256"]
+            if name not in vectors:
+                content = self.study.client.send(protocol.base(self.study.id, name))
+                vectors[name] = np.frombuffer(content, dtype=reference["dtype"]).copy()
+                self._count(len(content))
+        self._point = (vectors[wanted["sha256"]], int(raw["version"]))
+        return federation.Broadcast.from_json(plain, vectors)
+
+    def _followed(self, version: int, sha256: str, length: int) -> Any | None:
+        """The common point from the one at hand and the updates since, if that gives the promised bytes."""
+        x, at = self._point
+        if version > at:
+            raw = self.study.client.send(protocol.updates(self.study.id, at))["updates"]
+            updates = [federation.Update.from_json(u) for u in raw if u["version"] <= version]
+            self._count(sum(update.nbytes for update in updates))
+            try:
+                x, at = federation.catch_up(x, at, updates, self._key, self.space)
+            except InvalidInput:
+                return None
+        return x if at == version and len(x) == length and digest(x) == sha256 else None
+
+    def _count(self, n_bytes: int) -> None:
+        self.taken = replace(self.taken, received_bytes=self.taken.received_bytes + n_bytes)
+
+    def _values(self, points: Any) -> list[float]:
+        params = [self.space.decode(point) for point in points]
+        if self._batched:
+            values: Sequence[Any] = self._objective(params)
+            return [float(value) for value in values]
+        return [self._value(item) for item in params]
+
+    def _value(self, params: dict[str, Any]) -> float:
+        try:
+            return float(self._objective(params))
+        except Exception:
+            log.warning("the objective of %s raised; the point has no value", self.client, exc_info=True)
+            return math.nan
+
+    # What is kept
+
+    def _secret(self) -> bytes:
+        if self._folder is None:
+            return secrets.token_bytes(32)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._folder / "secret"
+        if not path.exists():
+            _write(path, secrets.token_bytes(32))
+        return path.read_bytes()
+
+    def _restored(self) -> tuple[Any, int]:
+        """The private state, and the step of the broadcast that was settled last."""
+        fresh = self._machine.init()
+        if self._folder is None or not (path := self._folder / "state").exists():
+            return fresh, -1
+        kept = codec.decode(_Kept, path.read_bytes())
+        return codec.decode(type(fresh), kept.state.tobytes()), kept.settled
+
+    def _keep(self, own: Any, settled: bool = False) -> Any:
+        self._own = own
+        if settled:
+            self._settled = int(own.work.broadcast)
+        if self._folder is not None:
+            kept = _Kept(self._settled, np.frombuffer(codec.encode(own), np.uint8))
+            _write(self._folder / "state", codec.encode(kept))
+        return own
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What the file `state` holds: in one file, so that a crash leaves both of the old or both of the new."""
+
+    settled: int
+    state: NDArray[np.uint8]
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replace a private file, so that a crash leaves the old or the new one."""
+    handle, name = tempfile.mkstemp(dir=path.parent)  # readable by the owner only
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(name, path)
+
+
+__all__ = ["Participant", "Taken"]
