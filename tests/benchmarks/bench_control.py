@@ -67,8 +67,8 @@ METHODS: Mapping[str, Options] = {
     "ars": lambda job: {"directions": 8, "top": 4, "sigma": 0.5 * job.scale, "learning_rate": 0.25 * job.scale},
 }
 SPECIAL: Mapping[tuple[str, str], dict[str, Any]] = {
-    ("HalfCheetah", "ars"): {"directions": 16, "top": 8, "sigma": 0.05, "learning_rate": 0.05},
-    ("HalfCheetah", "openai_es"): {"population": 32, "sigma": 0.05, "learning_rate": 0.05},
+    ("HalfCheetah", "ars"): {"directions": 16, "top": 8, "sigma": 0.2, "learning_rate": 0.2},
+    ("HalfCheetah", "openai_es"): {"population": 32, "sigma": 0.2, "learning_rate": 0.1},
 }
 """Settings of a method for one job, where the job is known for them."""
 NORMALISING = ("openai_es", "pgpe", "ars")

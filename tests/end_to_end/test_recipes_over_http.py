@@ -14,6 +14,7 @@ from blackbox_client import Evaluation, StudyHandle, Trial, Worker, completed, r
 from blackbox_server.store import SqlStore
 
 from blackbox.effects import perform
+from blackbox.recipe import digest
 from blackbox.study import Study
 from tests.end_to_end.service import Service
 
@@ -141,7 +142,8 @@ def test_genomes_travel_over_new_bases_and_a_late_worker_is_still_served(server:
         bases = {step: perform(store, engine.state(step))[1] for step in sorted(steps)}
         for number, (point, _) in perform(store, engine.points(list(seen))).items():
             generation, _, theta = seen[number]
-            built = engine.vector(point, bases[generation].base.astype("<f4").tobytes())
+            base = bases[generation].base.astype("<f4")
+            built = engine.vector(point, {digest(base): base.tobytes()})
             assert built.astype(np.float32).tobytes() == theta.tobytes()
         trial = store.read(lambda tx: tx.trial(study.id, 2))
         assert trial is not None
