@@ -256,7 +256,7 @@ def test_a_recipe_travels_and_the_actor_builds_the_very_point(backend: Callable[
     for trial in told:
         if trial.step == 0:
             (point, _) = perform(store, of.points([trial.number]))[trial.number]
-            assert trial.value == first_and_last(of.params(point, state.theta.astype("<f4").tobytes()))
+            assert trial.value == first_and_last(of.params(point, {state.digest: state.theta.astype("<f4").tobytes()}))
 
 
 @pytest.mark.slow
