@@ -25,7 +25,7 @@ PATIENCE = 150.0
 SPEC = {
     "name": "nodes",
     "space": {"x": {"type": "vector", "dim": 4, "init": 1.0}},
-    "algorithm": {"name": "cma_es", "options": {"sigma": 0.3, "popsize": 24}},
+    "algorithm": {"name": "cma_es", "options": {"sigma": 0.3, "popsize": 24, "restarts": "ipop"}},
     "budget": {"evaluations": 1_000_000},
     "seed": 1,
 }
