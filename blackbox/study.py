@@ -467,7 +467,8 @@ class Study:
     def _prepare(self, missing: _Missing) -> Steps[None]:
         """Compute the points of some lanes into their turn."""
         turn = missing.turn
-        lanes = self._lanes_to_compute(missing)
+        # One for every ask under way, or each would find out alone that the one before it has taken what was there.
+        lanes = self._lanes_to_compute(missing, self._asking)
         if not lanes:
             return  # another ask that missed them was faster
         first = not turn.points
@@ -489,14 +490,13 @@ class Study:
                 self._turn = turn
         turn.points.update(zip(lanes, prepared, strict=True))
 
-    def _lanes_to_compute(self, missing: _Missing) -> list[int]:
-        """The missing lanes, and their neighbours where others will want them."""
+    def _lanes_to_compute(self, missing: _Missing, ahead: int = 0) -> list[int]:
+        """The missing lanes, their neighbours in a tile, and so many ahead where others will want them."""
         lanes = list(missing.lanes)
         if self.kind != "group" or self.traits.uses_pending:
             return lanes
-        # Whole tiles, because a dense method computes them at once anyway; and a lane for every ask under way, or each
-        # of them would find out alone that the one before it has taken what was there.
-        more = min(self._asking, LANES_AHEAD, AHEAD_NUMBERS // self.space.dim)
+        more = min(ahead, LANES_AHEAD, AHEAD_NUMBERS // self.space.dim)
+        # Whole tiles, because a dense method computes them at once anyway.
         stop = -(-(lanes[-1] + 1 + more) // 8) * 8
         return [lane for lane in range(lanes[0] // 8 * 8, stop) if lane not in missing.turn.points]
 
