@@ -305,7 +305,7 @@ def check_image(engine: Engine, target: str) -> None:
     check(
         sorted(config.get("ExposedPorts") or ()) == ports, f"it exposes {' '.join(ports) or 'no port'} and nothing else"
     )
-    look = "ls /etc/pip.conf /run/ca.crt /opt/tools /root/.cache 2>/dev/null; true"
+    look = "ls /etc/pip.conf /run/ca.crt /opt/tools ~root/.cache 2>/dev/null; true"
     left = engine.podman("run", "--rm", "--network=none", "--no-healthcheck", "--entrypoint=sh", image, "-c", look)
     check(not left.strip(), "nothing of the build is left in it: no pip, no configuration, no certificate")
 
