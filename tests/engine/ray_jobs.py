@@ -97,6 +97,7 @@ def main() -> dict[str, Any]:
     blackbox.run(plain, plain_store, Inline(square), callback=lambda found: found.nfev >= COMPARE_AT)
     trials = store.read(lambda tx: tx.page(of.id, 0, 100_000, ()))
     told = [trial.seq for trial in trials if trial.seq is not None]
+    late = sum(trial.seq is not None and trial.state == "SUPERSEDED" for trial in trials)
     return {
         "joined_seconds": round(started - began, 1),
         "seconds": round(time.monotonic() - started, 1),
@@ -106,6 +107,7 @@ def main() -> dict[str, Any]:
         "last": workers[-1],
         "used": result.nfev,
         "told": len(told),
+        "late": late,  # told after their step had closed and their method took them no more: kept, not counted
         "told_twice": len(told) - len(set(told)),
         "trials": dict(Counter(trial.state for trial in trials)),
         "failures": sum(trial.failures for trial in trials),

@@ -342,8 +342,9 @@ def test_four_nodes_lose_one_and_gain_one_and_nothing_is_lost_or_doubled() -> No
     assert found["most_before"] == 4
     assert found["least_between"] == 3
     assert found["last"] == 4
-    assert found["trials"].pop("COMPLETED") == found["used"] == found["told"]
-    lost = found["trials"].pop("SUPERSEDED", 0)  # nobody waited for what the node had in hand: their steps closed
+    assert found["trials"].pop("COMPLETED") == found["used"] == found["told"] - found["late"]
+    # Nobody waited for what the node had in hand: their steps closed. A slow actor's lane may come too late as well.
+    lost = found["trials"].pop("SUPERSEDED", 0) - found["late"]
     assert lost + found["given_again"] >= 1
     assert found["trials"] == {}
     assert found["told_twice"] == found["failures"] == found["lost"] == 0
