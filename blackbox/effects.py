@@ -17,9 +17,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Run a work in a write transaction; the answer comes when it is durable."""
+    """Run a work in a write transaction; the answer comes when it is durable.
+
+    Attributes
+    ----------
+    long : it may touch very many rows; a service runs it beside its event loop.
+    """
 
     work: Callable[[Tx], Any]
+    long: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from blackbox.errors import (
     BlackboxError,
+    Conflict,
     FieldError,
     InvalidInput,
     LeaseUnknown,
@@ -286,6 +287,10 @@ def _close(row: StudyRow, trial: TrialRow, state: str, value: float | None, now:
 # Telling --------------------------------------------------------------------------------------------------------------
 
 
+class LeaseMoved(Conflict):
+    """What was known of leases is not so any more: read them again."""
+
+
 class Desk:
     """Where the results of one tell are settled: reads their trials at once, and writes what changed at once.
 
@@ -293,6 +298,7 @@ class Desk:
     ----------
     row : the study's row, changed in place; the caller writes it.
     numbers : of the trials that the reports are about.
+    leased : those of them that the caller knows to be leased, as they are leased; changed in place.
     lacks : what a completed result with this `extra` must bring and does not, see `Algorithm.lacks`.
     """
 
@@ -304,6 +310,7 @@ class Desk:
         secret: bytes,
         kind: Kind,
         numbers: Sequence[int],
+        leased: Mapping[int, TrialRow],
         lacks: Callable[[Mapping[str, Any]], FieldError | None] = lambda extra: None,
         *,
         worker: str | None,
@@ -311,8 +318,11 @@ class Desk:
     ) -> None:
         self.tx, self.row, self.spec, self.secret, self.kind, self.lacks = tx, row, spec, secret, kind, lacks
         self.worker, self.now = worker, now
-        self.trials = tx.trials(row.id, numbers) if numbers else {}
-        self._changed: dict[int, TrialRow] = {}
+        unknown = [number for number in numbers if number not in leased] if leased else numbers
+        self.trials = {**(tx.trials(row.id, unknown) if unknown else {}), **leased}
+        self._leased = leased
+        self.changed: dict[int, TrialRow] = {}
+        """Trials of the study's own that a report has changed, in the order of their results."""
 
     def settle(self, report: Report) -> Outcome:
         """Apply one report. Never raises for a bad item: the outcome says what was wrong with it."""
@@ -343,9 +353,19 @@ class Desk:
             return Outcome(report.trial, "rejected", error=error)
 
     def write(self) -> None:
-        """Write the trials that changed."""
-        if self._changed:
-            self.tx.put_trials(list(self._changed.values()))
+        """Write the trials that changed.
+
+        Raises
+        ------
+        LeaseMoved
+            If one of those that the caller knew is leased differently by now. The transaction must be undone.
+        """
+        known = [trial for number, trial in self.changed.items() if number in self._leased]
+        others = [trial for number, trial in self.changed.items() if number not in self._leased]
+        if others:
+            self.tx.put_trials(others)
+        if known and not self.tx.put_leased(known):
+            raise LeaseMoved(f"leases of {self.row.id} have changed")
 
     def _attempt(self, report: Report, trial: TrialRow) -> int:
         """The attempt a report speaks for."""
@@ -372,7 +392,7 @@ class Desk:
         trial.extra = _dumped(report.extra)
         _close(self.row, trial, state, None if state == INFEASIBLE else report.value, self.now)
         best = improves(self.row, self.spec, trial)
-        self._changed[trial.number] = trial
+        self.changed[trial.number] = trial
         self._spend(report)
         return Outcome(trial.number, "applied", state, attempt, best_so_far=best)
 
@@ -388,7 +408,7 @@ class Desk:
             left -= 1
             trial.extra = _dumped(report.extra)
         _leave(self.row, trial)
-        self._changed[trial.number] = trial
+        self.changed[trial.number] = trial
         if failed and (not report.retryable or left <= 0):
             _close(self.row, trial, FAILED, None, self.now)
             self._spend(report)
@@ -421,7 +441,7 @@ class Desk:
         trial.value = report.value if report.status == "completed" else None
         trial.seq, trial.told_at, trial.extra, trial.worker = self.row.seq, self.now, extra, self.worker or trial.worker
         best = trial.state == SUPERSEDED and improves(self.row, self.spec, trial)
-        self._changed[trial.number] = trial
+        self.changed[trial.number] = trial
         self._spend(report)
         return Outcome(trial.number, "late_recorded", trial.state, attempt, best_so_far=best)
 

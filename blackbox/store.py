@@ -268,6 +268,13 @@ class Tx(Protocol):
         """Change several trials of one study."""
         ...
 
+    def put_leased(self, rows: Sequence[TrialRow]) -> bool:
+        """Change several trials of one study, if each is still leased for the attempt that its row says.
+
+        After False the transaction must be undone: some may have been changed.
+        """
+        ...
+
     def points(self, study: str, numbers: Sequence[int]) -> dict[int, PointRow]:
         """The points of these trials; numbers without a trial are left out."""
         ...
@@ -572,6 +579,14 @@ class _MemoryTx:
     def put_trials(self, rows: Sequence[TrialRow]) -> None:
         for row in rows:
             self.put_trial(row)
+
+    def put_leased(self, rows: Sequence[TrialRow]) -> bool:
+        for row in rows:
+            old = self.trial(row.study, row.number)
+            if old is None or (old.state, old.attempt) != (LEASED, row.attempt):
+                return False
+            self.put_trial(row)
+        return True
 
     def put_trial(self, row: TrialRow) -> None:
         tables = self._studies[row.study]

@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 import secrets
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import to_json
 
 from blackbox import codec, history, leases, log
 from blackbox.algorithm import Algorithm, Traits, build, lookup
@@ -81,7 +82,11 @@ BACKOFF_SECONDS = 30.0
 AT_ONCE_SECONDS = 0.002
 """Steps that take less than this are closed inside the transaction that brought their last result: one of their own
 would cost more, and meanwhile every ask would find the step gone that it was made for."""
+LEASES_KEPT, NUMBERS_KEPT = 4096, 2**18
+"""Leased trials that an open study keeps in memory, the newest ones, and coordinates of their points."""
 LANES_AHEAD = 256
+LARGE_DIM = 50_000
+"""From here on what a transaction writes, states and bases, takes longer than an event loop should be held."""
 AHEAD_NUMBERS = 2**16
 """Coordinates that may be computed for asks that may come."""
 MEASURED_EVERY = 64
@@ -184,6 +189,21 @@ class _Moved:
 
 
 @dataclass(frozen=True, slots=True)
+class _Heard:
+    """The results in the log after the last closed step, with their points.
+
+    Attributes
+    ----------
+    place : that of the study's row.
+    seq : the row's: what was logged later is not here.
+    """
+
+    place: tuple[int, int, int]
+    seq: int
+    told: list[log.Told]
+
+
+@dataclass(frozen=True, slots=True)
 class _Cached:
     epoch: int
     step: int
@@ -270,7 +290,15 @@ class Study:
         """The step that a transaction of ours opened. The works after it in that transaction see it before it is
         committed; nobody else sees the row it goes with."""
         self._window: tuple[tuple[int, int, int], list[log.Told]] | None = None
+        """Committed results for `advance`, and the place after which they were told."""
+        self._leased: OrderedDict[int, log.Told] = OrderedDict()
+        """Trials that transactions of ours have leased, with their points: a tell need not read them, and writes them
+        on the condition that they are still leased so."""
+        self._heard: _Heard | None = None
+        """What transactions of ours have told. Like `_next` and `_leased` it is of the newest transaction, which may
+        not be committed yet, and is forgotten when one fails."""
         self._durations: deque[float] = deque(maxlen=200)
+        self._since_quantile = 0
         self._auto_seconds = FIRST_LEASE_SECONDS
         self._streaks: dict[str, int] = {}
         self._backed_off: dict[str, float] = {}
@@ -425,7 +453,7 @@ class Study:
         try:
             while True:
                 yield from self._ready_for(wish)
-                answer = yield Write(lambda tx: self._grant(tx, leases.locked(tx, self.id), wish, now))
+                answer = yield from self._written(lambda tx: self._grant(tx, leases.locked(tx, self.id), wish, now))
                 if isinstance(answer, Asked):
                     return self._granted(answer)
                 if isinstance(answer, _Missing):
@@ -528,7 +556,7 @@ class Study:
             recipe = None if points.recipes is None else canonical(recipe_to_json(points.recipes[i]))
             params = None
             if vector is not None and self.space.dim <= PARAMS_STORED_UPTO:
-                params = json.dumps(_plain(self.space.decode(vector)))
+                params = to_json(_plain(self.space.decode(vector))).decode()
             ready.append(
                 _Prepared(
                     None if vector is None else vector.astype("<f8", copy=False).tobytes(),
@@ -588,9 +616,17 @@ class Study:
             Lease(trial, stored[trial.number], leases.token(self.head.secret, trial.number, trial.attempt))
             for trial in trials
         )
+        self._remember(granted)
         if len(granted) >= count:
             return Asked(granted, count, None, None, row)
         return Asked(granted, count, reason, 1.0, row)
+
+    def _remember(self, granted: Sequence[Lease]) -> None:
+        """Keep small trials that were leased: they will be told."""
+        if self.space.dim <= PARAMS_STORED_UPTO:
+            self._leased.update({lease.trial.number: (lease.trial, lease.point) for lease in granted})
+            while len(self._leased) > min(LEASES_KEPT, NUMBERS_KEPT // self.space.dim):
+                self._leased.popitem(last=False)
 
     def _add_at_once(self, missing: _Missing) -> bool:
         """Compute points here and now, if the method is quick; an error of its own is raised outside instead."""
@@ -680,27 +716,41 @@ class Study:
             finally:
                 self._asking -= wish.count
 
-        def work(tx: Tx) -> tuple[Any, ...]:
+        def work(tx: Tx, known: bool = True) -> tuple[Any, ...]:
             row = leases.locked(tx, self.id)
+            heard = self._heard_upto(row)
+            leased = {n: self._leased.pop(n) for n in numbers if n in self._leased} if known else {}
+            trials = {n: trial for n, (trial, _) in leased.items()}
             lacks = self.algorithm(row).lacks
-            desk = leases.Desk(tx, row, self.spec, self.head.secret, self.kind, numbers, lacks, worker=worker, now=now)
+            waited, secret = row.waiting, self.head.secret
+            desk = leases.Desk(tx, row, self.spec, secret, self.kind, numbers, trials, lacks, worker=worker, now=now)
             outcomes = tuple(desk.settle(report) for report in reports)
             desk.write()
             row.asks += 1
             applied = [desk.trials[o.trial] for o in outcomes if o.outcome == "applied" and o.trial is not None]
             seconds = [now - trial.leased_at for trial in applied if trial.leased_at is not None]
+            if heard is not None:
+                new = [leased[n] for n, trial in desk.changed.items() if trial.seq is not None and n in leased]
+                # Of an injected point, or one that was leased long ago, we do not have the rows at hand.
+                heard = [*heard, *new] if len(new) == row.waiting - waited else None
             window, moved, asked = None, None, None
             if self._due(row):
                 # Read here what `advance` will want: the rows are at hand, and it need not open a transaction for them.
-                window = history.results(tx, self.id, row.upto_seq, history.MAX_SEQ)
+                window = heard = heard or history.results(tx, self.id, row.upto_seq, history.MAX_SEQ)
+                self._hear(row, heard)
                 moved = self._move_at_once(tx, row, window, now)
+            else:
+                self._hear(row, heard)
             if wish is not None and (window is None or moved is not None):
                 asked = self._grant(tx, row, wish, now)
             if not isinstance(asked, Asked):
                 tx.put_study(row)
             return outcomes, row, seconds, window, moved, asked
 
-        outcomes, row, seconds, window, moved, asked = yield from self._written(work)
+        try:
+            outcomes, row, seconds, window, moved, asked = yield from self._written(work)
+        except leases.LeaseMoved:
+            outcomes, row, seconds, window, moved, asked = yield from self._written(partial(work, known=False))
         self._row = row
         if moved is not None:
             self._moved(moved)
@@ -711,12 +761,29 @@ class Study:
         else:
             asked = None
         if seconds and self.spec.lease.default_seconds == "auto":
-            self._durations.extend(seconds)
-            if 5 <= len(self._durations) <= 20 or row.seq % 16 == 0:
-                self._auto_seconds = max(60.0, 3.0 * float(np.quantile(self._durations, 0.95)))
+            self._took(seconds)
         if worker is not None:
             yield from self._breaker(worker, outcomes, now)
         return Told(outcomes, self._row or row, asked, 0 if moved is None else moved.n_steps)
+
+    def _took(self, seconds: Sequence[float]) -> None:
+        """Learn from how long evaluations took how long leases should run."""
+        known = len(self._durations)
+        self._durations.extend(seconds)
+        self._since_quantile += len(seconds)
+        if known <= 20 or self._since_quantile >= 16:
+            self._since_quantile = 0
+            if len(self._durations) >= 5:
+                longest = sorted(self._durations)[math.ceil(0.95 * len(self._durations)) - 1]
+                self._auto_seconds = max(60.0, 3.0 * longest)
+
+    def _heard_upto(self, row: StudyRow) -> list[log.Told] | None:
+        """All results after the last closed step of this row, if they are known here."""
+        heard = self._heard
+        return heard.told if heard is not None and (heard.place, heard.seq) == (_place(row), row.seq) else None
+
+    def _hear(self, row: StudyRow, told: list[log.Told] | None) -> None:
+        self._heard = None if told is None else _Heard(_place(row), row.seq, told)
 
     def _breaker(self, worker: str, outcomes: Sequence[Outcome], now: float) -> Steps[None]:
         """Back off a worker that fails many times in a row; pause the study when no other one does better."""
@@ -828,6 +895,7 @@ class Study:
         """Record closed steps and move the row, which the caller writes."""
         last = closed[-1]
         state, step = last.state, last.step + 1
+        heard = self._heard_upto(row)
         records = []
         for item in closed:
             row.seq += 1
@@ -849,15 +917,28 @@ class Study:
         if stop is not None:
             leases.finish(tx, row, COMPLETED, stop.reason, now)
         self._next = _Turn(_place(row), self.algorithm(row), state)
+        self._hear(row, None if heard is None else heard[last.consumed :])
         return _Moved(row, self._next, len(closed), snapshot)
 
     def _written(self, work: Callable[[Tx], Any]) -> Steps[Any]:
-        """Run a work that may open a step; of one that was undone nothing is remembered."""
+        """Run a work that may lease, tell or open a step; of one that was undone nothing is remembered."""
+
+        def guarded(tx: Tx) -> Any:
+            try:
+                return work(tx)
+            except BaseException:
+                self._forget()
+                raise
+
         try:
-            return (yield Write(work))
+            return (yield Write(guarded, long=self.space.dim > LARGE_DIM))
         except Exception:
-            self._next = None
+            self._forget()
             raise
+
+    def _forget(self) -> None:
+        self._next = self._heard = None
+        self._leased.clear()
 
     def _moved(self, moved: _Moved) -> None:
         """Take note of a move that is committed."""
@@ -1101,7 +1182,7 @@ class Study:
             tx.put_study(row)
             return row, len(taken)
 
-        self._row, count = yield Write(work)
+        self._row, count = yield Write(work, long=True)
         if count:
             yield from self._redigest()
         return int(count)
@@ -1124,7 +1205,7 @@ class Study:
             tx.put_digests(self.id, digests)
             return True
 
-        yield Write(work)
+        yield Write(work, long=True)
 
     def _replayed(self, row: StudyRow, first: int) -> Steps[list[tuple[StepRow, Any, str]]]:
         state = yield from self._state_at(row, first)
@@ -1169,7 +1250,7 @@ class Study:
             history.copy(tx, self.id, head, at, None if algorithm is not None else stream, row, self.maximize, rebuilt)
             return head
 
-        made: StudyHead = yield Write(work)
+        made: StudyHead = yield Write(work, long=True)
         return made
 
     def _rebuilt(self, row: StudyRow) -> Steps[dict[int, bytes]]:

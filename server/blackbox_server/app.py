@@ -156,6 +156,7 @@ def create_app(
             yield
         finally:
             purging.cancel()
+            state.service.close()
             computer.close()
             if store is None:
                 await asyncio.to_thread(opened.close)

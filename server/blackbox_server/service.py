@@ -13,13 +13,11 @@ import logging
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future
-from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from blackbox import codec
 from blackbox.effects import Compute, Read, Steps, Write
@@ -32,6 +30,7 @@ from blackbox_server.compute import Computer, timed
 from blackbox_server.metrics import Metrics
 from blackbox_server.problems import IdempotencyKeyReused
 from blackbox_server.settings import Settings
+from blackbox_server.writer import GroupStore, Writer
 
 T = TypeVar("T")
 logger = logging.getLogger("blackbox_server")
@@ -82,43 +81,6 @@ class Line:
             waiter.cancel()
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
-
-
-class Landing:
-    """Brings the futures of the store's writer into the event loop.
-
-    A commit resolves the futures of many requests at once; the loop is woken once for all of them, not once for each.
-    """
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._landed: deque[tuple[asyncio.Future[Any], Future[Any]]] = deque()
-        self._calling = False
-
-    def bring(self, future: Future[T]) -> asyncio.Future[T]:
-        """What the loop can wait for."""
-        waiter: asyncio.Future[T] = self._loop.create_future()
-        future.add_done_callback(partial(self._land, waiter))
-        return waiter
-
-    def _land(self, waiter: asyncio.Future[Any], future: Future[Any]) -> None:
-        self._landed.append((waiter, future))
-        if not self._calling:
-            self._calling = True
-            with suppress(RuntimeError):  # the loop has ended, and with it who waited
-                self._loop.call_soon_threadsafe(self._deliver)
-
-    def _deliver(self) -> None:
-        self._calling = False  # first: what lands from now on calls again
-        while self._landed:
-            waiter, future = self._landed.popleft()
-            if waiter.done():
-                continue
-            error = future.exception()
-            if error is not None:
-                waiter.set_exception(error)
-            else:
-                waiter.set_result(future.result())
 
 
 @dataclass(slots=True, eq=False)
@@ -177,7 +139,7 @@ class Service:
 
     Parameters
     ----------
-    store : with `submit` where writes can be queued; else they run in place (the memory store).
+    store : with `try_begin` where many works can share a transaction; else each runs in place (the memory store).
     clock : seconds since the epoch.
     """
 
@@ -194,20 +156,19 @@ class Service:
         self.metrics = metrics
         self.clock = clock
         self._computer = computer
-        self._submit: Callable[[Callable[[Tx], Any]], Future[Any]] | None = getattr(store, "submit", None)
-        self._landing = Landing()
+        self._writer = Writer(cast(GroupStore, store)) if hasattr(store, "try_begin") else None
         self._studies: OrderedDict[str, Open] = OrderedDict()
         self.stopping = False
 
     # Driving ----------------------------------------------------------------------------------------------------------
 
-    async def write(self, work: Callable[[Tx], T]) -> T:
+    async def write(self, work: Callable[[Tx], T], long: bool = False) -> T:
         """Run a work in a transaction; returns when it is durable."""
         started = perf_counter()
         try:
-            if self._submit is None:
+            if self._writer is None:
                 return self.store.write(work)
-            return await self._landing.bring(self._submit(work))
+            return await self._writer.write(work, long)
         except StoreUnavailable:
             self._studies.clear()  # nobody knows what the disk has: read everything again
             raise
@@ -237,7 +198,7 @@ class Service:
 
         Parameters
         ----------
-        first : wraps the work of the operation's first write.
+        first : wraps the work of the operation's first write that is done (one that is undone is tried again).
         """
         answer: Any = None
         error: BaseException | None = None
@@ -250,9 +211,8 @@ class Service:
             answer, error = None, None
             try:
                 if type(effect) is Write:
-                    work = effect.work if first is None else first(effect.work)
+                    answer = await self.write(effect.work if first is None else first(effect.work), effect.long)
                     first = None
-                    answer = await self.write(work)
                 elif type(effect) is Read:
                     answer = self.read(effect.work)
                 else:
@@ -342,6 +302,11 @@ class Service:
         if found.study.head.project != project:
             raise StudyNotFound(f"there is no study {study}", hint="GET /v1/studies lists yours")
         return found
+
+    def close(self) -> None:
+        """End what this runs beside the event loop."""
+        if self._writer is not None:
+            self._writer.close()
 
     def let_go(self) -> None:
         """The server is stopping: answer every held request with what there is."""
@@ -484,7 +449,7 @@ def snapshot(study: Study) -> Steps[tuple[int, int]]:
             tx.insert_snapshot(SnapshotRow(study.id, *place, encoded))
             return True
 
-        if (yield Write(work)):
+        if (yield Write(work, long=True)):
             return row.step, len(encoded)
 
 
@@ -496,4 +461,4 @@ def delete(study: str) -> Steps[None]:
             raise StudyNotFound(f"there is no study {study}", hint="GET /v1/studies lists yours")
         tx.delete_study(study)
 
-    yield Write(work)
+    yield Write(work, long=True)

@@ -371,6 +371,30 @@ class StoreContract:
 
     # trials
 
+    def test_leased_trials_are_changed_only_while_they_are_leased_so(self, study: Store) -> None:
+        study.write(lambda tx: insert(tx, leased(1), leased(2), leased(3), queued(4)))
+        told = [replace(leased(n), state=COMPLETED, until=None, value=1.0, seq=n, told_at=3.0) for n in (1, 2)]
+
+        def change(*rows: TrialRow) -> bool:
+            def work(tx: Tx) -> None:
+                if not tx.put_leased(rows):
+                    raise Boom
+
+            try:
+                study.write(work)
+            except Boom:
+                return False
+            return True
+
+        for bad in (replace(told[0], attempt=2), replace(told[0], number=4, lane=4), replace(told[0], number=99)):
+            assert not change(told[1], bad)
+            assert study.read(lambda tx: tx.trial(S, 2)) == leased(2)
+        assert change(*told)
+        assert study.read(lambda tx: [tx.trial(S, n) for n in (1, 2, 3)]) == [*told, leased(3)]
+        assert study.read(lambda tx: tx.told(S, 0, 9)) == told
+        assert not change(told[0])  # nobody holds it any more
+        assert change()
+
     def test_a_trial_comes_back_field_by_field(self, study: Store) -> None:
         row = TrialRow(
             S, 1, 2, -3, 1, COMPLETED, "w", 2, 9.5, "key", 1.25, 2.5, 3.75, 1, 4, 7, -0.125, '{"n": 3}', "mine", True

@@ -460,6 +460,41 @@ def test_two_instances_of_one_study_agree_and_a_lost_race_reads_again(store):
     assert a.replayed_equal() >= 15
 
 
+def test_what_an_instance_remembers_of_a_lease_does_not_outweigh_the_store(store):
+    a = start(store, "random_search", options={"popsize": 4})
+    b = a.reopened()
+    withdrawn, lapsed = a.lease("a", lease_seconds=10.0), a.lease("a", lease_seconds=10.0)
+    b.do(b.study.cancel_trial(withdrawn.trial.number, now=b.now))
+    b.now = a.now = a.now + 60.0
+    again = b.lease("b")
+    assert (again.trial.number, again.trial.attempt) == (lapsed.trial.number, 2)
+    reports = [Report(lease.trial.number, lease.token, value=1.0) for lease in (withdrawn, lapsed)]
+    told = a.do(a.study.tell(reports, now=a.now, worker="a"))
+    assert [o.outcome for o in told.outcomes] == ["late_recorded", "applied"]
+    kept = a.trial(lapsed.trial.number)
+    assert (kept.attempt, kept.lost, kept.worker, kept.state) == (2, 1, "a", "COMPLETED")
+    assert a.trial(withdrawn.trial.number).state == "CANCELLED"
+    assert b.tell(again, 2.0, worker="b").outcome == "late_recorded"
+    a.check_log()
+
+
+def test_results_that_others_logged_are_told_too(store):
+    a = start(store, "random_search", options={"popsize": 4})
+    b = a.reopened()
+    a.evaluate(5)  # a has heard everything so far
+    for driver, value in ((a, 3.0), (b, -5.0), (a, 2.0), (b, 4.0)):
+        driver.tell(driver.lease(), value)
+    for driver in (a, b):
+        driver.do(driver.study.advance(now=a.now))
+        assert driver.do(driver.study.state())[1].value == -5.0
+    a.tell(a.lease(), 9.0)
+    a.do(a.study.pause(now=a.now))  # takes a place in the log as well
+    a.do(a.study.resume(now=a.now))
+    a.evaluate(8)
+    a.check_log()
+    assert a.replayed_equal() == b.row().step == 4
+
+
 def test_a_swap_is_refused_when_the_row_has_moved_on(store):
     a = start(store)
     need = a.study.algorithm(a.row()).need(a.do(a.study.state())[1])

@@ -39,34 +39,12 @@ def study(store):
     return store
 
 
-@pytest.fixture(autouse=True)
-def patience(monkeypatch):
-    """Groups are bounded by their works, not by how slow this machine is just now."""
-    monkeypatch.setattr(sql, "GROUP_SECONDS", 60.0)
-
-
 class TestSqlStore(StoreContract):
     @pytest.fixture
     def store(self, path):
         opened = SqlStore(path)
         yield opened
         opened.close()
-
-
-class Gate:
-    """A work that holds the writer until it is opened, so that what is queued meanwhile becomes one group."""
-
-    def __init__(self, store):
-        self._open, self._entered = threading.Event(), threading.Event()
-        self.future = store.submit(self._work)
-        assert self._entered.wait(10)
-
-    def _work(self, tx):
-        self._entered.set()
-        assert self._open.wait(10)
-
-    def open(self):
-        self._open.set()
 
 
 def statements(store):
@@ -81,7 +59,7 @@ def statements(store):
 
 def test_the_writing_connection_is_durable_and_says_so_itself(store):
     assert store.pragmas() == {
-        "journal_mode": "wal", "synchronous": 2, "wal_autocheckpoint": 4000, "foreign_keys": 1, "busy_timeout": 5000,
+        "journal_mode": "wal", "synchronous": 2, "wal_autocheckpoint": 4000, "foreign_keys": 1, "busy_timeout": 0,
     }  # fmt: skip
 
 
@@ -103,75 +81,72 @@ def test_what_was_written_is_there_after_reopening(path):
     assert not Path(f"{path}-wal").exists()
 
 
-def test_works_that_wait_for_the_same_commit_share_one(study):
+def failing(tx):
+    insert(tx, queued(2), leased(3))
+    raise ZeroDivisionError
+
+
+def test_works_of_a_group_share_a_commit(study):
     heard = statements(study)
-    gate = Gate(study)
-    futures = [study.submit(lambda tx, n=n: insert(tx, queued(n))) for n in range(1, 21)]
-    gate.open()
-    for future in futures:
-        future.result(10)
+    group = study.begin()
+    for n in range(1, 21):
+        assert group.run(lambda tx, n=n: insert(tx, queued(n))) == (None, None)
+    group.commit()
     assert heard.count("COMMIT") == 2  # of the work that set the trace, and of all the others
     assert len(study.read(lambda tx: tx.open_trials(S))) == 20
 
 
 def test_a_work_that_fails_inside_a_group_does_not_hurt_its_neighbours(study):
-    heard = statements(study)
-    gate = Gate(study)
-
-    def failing(tx):
-        insert(tx, queued(2), leased(3))
-        raise ZeroDivisionError
-
-    before = study.submit(lambda tx: insert(tx, queued(1)))
-    failed = [study.submit(failing), study.submit(failing)]
-    after = study.submit(lambda tx: insert(tx, queued(2)))
-    gate.open()
-    assert before.result(10) is None
-    assert after.result(10) is None
-    for future in failed:
-        with pytest.raises(ZeroDivisionError):
-            future.result(10)
-    assert heard.count("COMMIT") == 2
+    group = study.begin()
+    assert group.run(lambda tx: insert(tx, queued(1))) == (None, None)
+    for _ in range(2):
+        value, failure = group.run(failing)
+        assert value is None
+        assert type(failure) is ZeroDivisionError
+    assert group.run(lambda tx: insert(tx, queued(2))) == (None, None)
+    group.commit()
     assert study.read(lambda tx: tx.open_trials(S)) == [queued(1), queued(2)]
 
 
 def test_a_group_that_begins_with_failures_keeps_what_comes_after(study):
-    def failing(tx):
-        insert(tx, queued(1))
-        raise ZeroDivisionError
-
+    group = study.begin()
     for _ in range(3):
-        with pytest.raises(ZeroDivisionError):
-            study.write(failing)
-    study.write(lambda tx: insert(tx, queued(1)))
+        assert type(group.run(failing)[1]) is ZeroDivisionError
+    group.run(lambda tx: insert(tx, queued(1)))
+    group.commit()
+    with pytest.raises(ZeroDivisionError):
+        study.write(failing)
     assert study.read(lambda tx: tx.open_trials(S)) == [queued(1)]
 
 
-def test_nothing_is_acknowledged_before_the_commit(study):
-    seen = []
-    gate = Gate(study)
-    first = study.submit(lambda tx: insert(tx, queued(1)))
-    study.submit(lambda tx: seen.append(first.done()))
-    gate.open()
-    first.result(10)
-    study.write(lambda tx: None)
-    assert seen == [False]
-
-
 def test_readers_see_only_what_was_committed_and_wait_for_nobody(study):
-    entered, leave = threading.Event(), threading.Event()
-
-    def work(tx):
-        insert(tx, queued(1))
-        entered.set()
-        assert leave.wait(10)
-
-    future = study.submit(work)
-    assert entered.wait(10)
+    group = study.begin()
+    group.run(lambda tx: insert(tx, queued(1)))
     assert study.read(lambda tx: tx.trial(S, 1)) is None
-    leave.set()
-    future.result(10)
+    group.commit()
     assert study.read(lambda tx: tx.trial(S, 1)) == queued(1)
+
+
+def test_a_group_may_be_committed_by_another_thread(study):
+    group = study.begin()
+    group.run(lambda tx: insert(tx, queued(1)))
+    thread = threading.Thread(target=group.commit)
+    thread.start()
+    study.write(lambda tx: insert(tx, queued(2)))  # waits for it
+    thread.join()
+    assert study.read(lambda tx: tx.open_trials(S)) == [queued(1), queued(2)]
+
+
+def test_one_writes_at_a_time(study):
+    group = study.begin()
+    assert study.try_begin(wait=False) is None
+    group.commit()
+    study.try_begin(wait=False).commit()
+
+
+def test_a_work_that_writes_by_the_store_is_told_so_and_does_not_wait_for_itself(study):
+    with pytest.raises(RuntimeError, match="would wait for itself"):
+        study.write(lambda tx: study.write(lambda tx: None))
 
 
 def test_a_read_sees_one_moment_however_long_it_takes(study):
@@ -190,58 +165,21 @@ def test_a_read_that_writes_is_refused(study):
     assert study.read(lambda tx: tx.trial(S, 1)) is None
 
 
-def test_a_cancelled_work_that_has_not_begun_is_not_run(study):
-    gate = Gate(study)
-    future = study.submit(lambda tx: insert(tx, queued(1)))
-    assert future.cancel()
-    gate.open()
-    study.write(lambda tx: None)
-    assert study.read(lambda tx: tx.trial(S, 1)) is None
-
-
-def test_closing_commits_what_is_queued_and_refuses_what_comes_later(path):
+def test_closing_waits_for_what_is_open_and_refuses_what_comes_later(path):
     store = SqlStore(path)
     store.write(lambda tx: tx.insert_study(head(), StudyRow(S)))
-    gate = Gate(store)
-    futures = [store.submit(lambda tx, n=n: insert(tx, queued(n))) for n in range(1, 301)]
+    group = store.begin()
     closing = threading.Thread(target=store.close)
     closing.start()
-    gate.open()
+    group.run(lambda tx: insert(tx, queued(1)))
+    group.commit()
     closing.join(10)
-    assert all(future.done() for future in futures)
-    for call in (store.write, store.read, store.submit):
+    for call in (store.write, store.read, lambda work: store.begin(), lambda work: store.try_begin()):
         with pytest.raises(StoreUnavailable, match="closed"):
             call(lambda tx: None)
     store.close()
     store = SqlStore(path)
-    assert len(store.read(lambda tx: tx.open_trials(S))) == 300
-    store.close()
-
-
-def test_a_group_is_bounded_in_works_and_in_time(study, monkeypatch):
-    for name, bound, commits in (("GROUP_WORKS", 4, 3), ("GROUP_SECONDS", 0.0, 9)):
-        with monkeypatch.context() as patch:
-            patch.setattr(sql, name, bound)
-            gate = Gate(study)
-            heard = []
-            study.submit(lambda tx, heard=heard: tx.connection.set_trace_callback(heard.append))
-            futures = [study.submit(lambda tx: None) for _ in range(8)]
-            gate.open()
-            for future in futures:
-                future.result(10)
-            study.write(lambda tx: tx.connection.set_trace_callback(None))
-            assert heard.count("COMMIT") == commits
-
-
-def test_a_full_queue_is_an_answer_not_a_wait(path):
-    store = SqlStore(path, queue_bound=2)
-    gate = Gate(store)
-    futures = [store.submit(lambda tx: None) for _ in range(2)]
-    with pytest.raises(StoreUnavailable, match="2 writes are waiting"):
-        store.write(lambda tx: None)
-    gate.open()
-    for future in futures:
-        future.result(10)
+    assert store.read(lambda tx: tx.open_trials(S)) == [queued(1)]
     store.close()
 
 
@@ -253,13 +191,10 @@ def test_a_full_disk_fails_the_group_and_the_next_work_finds_the_store_well(stud
         tx.connection.execute("PRAGMA max_page_count = 1")  # SQLite raises it to what is in use
         tx.put_blob(S, "d", 0, bytes(1_000_000))
 
-    gate = Gate(study)
-    neighbour = study.submit(lambda tx: insert(tx, queued(1)))
-    failed = study.submit(fill_the_disk)
-    gate.open()
-    for future in (gate.future, neighbour, failed):
-        with pytest.raises(StoreUnavailable, match="full"):
-            future.result(10)
+    group = study.begin()
+    assert group.run(lambda tx: insert(tx, queued(1))) == (None, None)
+    with pytest.raises(StoreUnavailable, match="full"):
+        group.run(fill_the_disk)
     assert study.read(lambda tx: (tx.trial(S, 1), tx.blob(S, "d"))) == (None, None)
     study.write(lambda tx: insert(tx, queued(1)))
     assert study.pragmas()["synchronous"] == 2
@@ -280,13 +215,11 @@ def test_a_commit_that_fails_acknowledges_nothing_and_the_store_reopens(path, mo
     store = SqlStore(path)
     store.write(lambda tx: tx.insert_study(head(), StudyRow(S)))
     connections = [store.write(lambda tx: id(tx.connection))]
-    gate = Gate(store)
     Failing.broken = True
-    futures = [store.submit(lambda tx: insert(tx, queued(1))), store.submit(lambda tx: 1 / 0)]
-    gate.open()
-    for future in futures:
-        with pytest.raises(StoreUnavailable, match="disk I/O error"):
-            future.result(10)
+    group = store.begin()
+    group.run(lambda tx: insert(tx, queued(1)))
+    with pytest.raises(StoreUnavailable, match="disk I/O error"):
+        group.commit()
     Failing.broken = False
     connections.append(store.write(lambda tx: id(tx.connection)))
     assert store.read(lambda tx: tx.trial(S, 1)) is None
@@ -294,16 +227,17 @@ def test_a_commit_that_fails_acknowledges_nothing_and_the_store_reopens(path, mo
     store.close()
 
 
-def test_a_database_held_by_another_program_fails_all_that_wait_for_it(path, monkeypatch):
+def test_a_database_held_by_another_program_is_waited_for_a_while(path, monkeypatch):
     monkeypatch.setattr(sql, "BUSY_SECONDS", 0.05)
     store = SqlStore(path)
-    other = sqlite3.connect(path, isolation_level=None)
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
-    futures = [store.submit(lambda tx: None) for _ in range(20)]
-    for future in futures:
+    assert store.try_begin() is None
+    for call in (store.begin, lambda: store.try_begin(again=False), lambda: store.write(lambda tx: None)):
         with pytest.raises(StoreUnavailable, match="locked"):
-            future.result(10)
-    other.execute("ROLLBACK")
+            call()
+    monkeypatch.setattr(sql, "BUSY_SECONDS", 10.0)
+    threading.Timer(0.02, lambda: other.execute("ROLLBACK")).start()
     store.write(lambda tx: None)
     other.close()
     store.close()

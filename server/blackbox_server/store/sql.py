@@ -1,9 +1,8 @@
-"""The store on SQLite: one writer thread, group commit, and the row verbs as prebuilt statements.
+"""The store on SQLite: one connection that writes, transactions that works share, row verbs as prebuilt statements.
 
-One thread owns the only connection that writes. It drains its queue into one transaction, each work inside a savepoint
-of its own, so that one that fails rolls back alone, and resolves the futures only after COMMIT has returned: one fsync
-pays for everything that arrived during the one before. Readers have connections of their own, see the last commit, and
-wait for nobody (WAL).
+`write` is a transaction of its own. Who has many works at hand (`blackbox_server.writer`) begins a `Group`: each work
+runs inside a savepoint of its own, so that one that fails rolls back alone, and one fsync pays for all of them. Readers
+have connections of their own, see the last commit, and wait for nobody (WAL).
 
 The statements are SQL for the driver, because SQLAlchemy's expression layer costs more per call than SQLite does;
 schema and migrations are SQLAlchemy's and alembic's (`tables`, `migrations`).
@@ -14,12 +13,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import queue
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import fields
 from operator import attrgetter
@@ -47,14 +44,11 @@ from blackbox.store import (
 from blackbox_server.store import migrations
 
 T = TypeVar("T")
-_Work = tuple[Callable[[Any], Any], Future[Any]]
 
-GROUP_WORKS = 256
-"""Works in one transaction, at most ..."""
-GROUP_SECONDS = 0.005
-"""... and how long works may keep joining one: whoever came first waits no longer than this for the others."""
 BUSY_SECONDS = 5.0
-"""How long to wait for another program that holds the database, such as a backup."""
+"""How long to wait for another program that holds the database, such as a backup ..."""
+RETRY_SECONDS = 0.005
+"""... and how often to try meanwhile."""
 CHECKPOINT_PAGES = 4000
 """Pages of WAL (16 MB) after which a commit moves them into the database. A hot page is moved once per checkpoint, not
 once per commit, so more is cheaper, until readers feel it."""
@@ -110,6 +104,7 @@ INSERT_TRIAL, TRIAL_ARGUMENTS = _insert("trials", TrialRow), _arguments(TrialRow
 INSERT_POINT, POINT_ARGUMENTS = _insert("points", PointRow), _arguments(PointRow)
 # Not assigning the columns of the unique key spares rewriting its index.
 PUT_TRIAL, PUT_TRIAL_ARGUMENTS = _update("trials", TrialRow, ["study", "number"], ["step", "lane", "replicate"])
+PUT_LEASED = f"{PUT_TRIAL} AND state = 'LEASED' AND attempt = ?"
 
 
 def _open(index: str, where: str) -> str:
@@ -319,6 +314,12 @@ class _SqlTx:
         if rows and changed != len(rows):
             raise TrialNotFound(f"of {len(rows)} trials of {rows[0].study} only {changed} exist")
 
+    def put_leased(self, rows: Sequence[TrialRow]) -> bool:
+        for row in rows:
+            _no_nan(row.value, row.until, row.asked_at, row.leased_at, row.told_at)
+        values = [(*PUT_TRIAL_ARGUMENTS(row), row.attempt) for row in rows]
+        return not rows or self.connection.executemany(PUT_LEASED, values).rowcount == len(rows)
+
     def put_trial(self, row: TrialRow) -> None:
         _no_nan(row.value, row.until, row.asked_at, row.leased_at, row.told_at)
         if not self._execute(PUT_TRIAL, PUT_TRIAL_ARGUMENTS(row)).rowcount:
@@ -506,7 +507,6 @@ class SqlStore:
         secrets. Its folder must exist.
     synchronous : SQLite's pragma. FULL: what was acknowledged survives a power cut. NORMAL may lose the last moments in
         one, but never in a crash of the process.
-    queue_bound : works that may wait for the writer before new ones are refused.
 
     Raises
     ------
@@ -516,15 +516,15 @@ class SqlStore:
         If another server has this database, a newer version wrote it, or it cannot be made durable.
     """
 
-    def __init__(self, path_or_url: str | Path, *, synchronous: str = "FULL", queue_bound: int = 4096) -> None:
+    def __init__(self, path_or_url: str | Path, *, synchronous: str = "FULL") -> None:
         if synchronous.upper() not in SYNCHRONOUS:
             raise InvalidInput(f"synchronous must be one of {', '.join(SYNCHRONOUS)}, got {synchronous!r}")
         self.path = _path(path_or_url)
         self._synchronous = synchronous.upper()
-        self._queue_bound = queue_bound
-        self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
-        self._gate = threading.Lock()
-        """Held to put into the queue, so that nothing comes after the None that ends it."""
+        self._turn = threading.Lock()
+        """Held from BEGIN to the end of the transaction, by whoever writes; a commit may end it in another thread."""
+        self._working: int | None = None
+        """The thread that is running a work just now."""
         self._closed = False
         self._connection: sqlite3.Connection | None = None
         self._idle: list[sqlite3.Connection] = []
@@ -533,10 +533,7 @@ class SqlStore:
         try:
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
             migrations.upgrade(self.path)
-            started: Future[None] = Future()
-            self._writer = threading.Thread(target=self._run, args=(started,), name="store-writer", daemon=True)
-            self._writer.start()
-            started.result()
+            self._connection = self._open_writer()
         except BaseException:
             os.close(self._lock)
             raise
@@ -547,28 +544,59 @@ class SqlStore:
         Raises
         ------
         StoreUnavailable
-            If the database or the queue cannot take it. Retrying is safe as far as the work is idempotent: of a commit
-            that failed nobody can say whether the disk has it.
+            If the database cannot take it. Retrying is safe as far as the work is idempotent: of a commit that failed
+            nobody can say whether the disk has it.
         RuntimeError
             If a work calls this: it is in a transaction already, and would wait for itself.
         """
-        if threading.get_ident() == self._writer.ident:
+        if self._working == threading.get_ident():
             raise RuntimeError("a work called store.write and would wait for itself; use the transaction it was given")
-        return self.submit(work).result()
+        group = self.begin()
+        value, failure = group.run(work)
+        group.commit()
+        if failure is not None:
+            raise failure
+        return value  # type: ignore[no-any-return]
 
-    def submit(self, work: Callable[[Tx], T]) -> Future[T]:
-        """Queue a work for the writer. The future resolves after COMMIT has returned."""
-        future: Future[T] = Future()
-        with self._gate:
+    def begin(self) -> Group:
+        """Begin a transaction, when nobody else writes any more.
+
+        Raises
+        ------
+        StoreUnavailable
+            If another program holds the database for long, or it cannot be opened.
+        """
+        until = time.monotonic() + BUSY_SECONDS
+        while (group := self.try_begin(time.monotonic() < until)) is None:
+            time.sleep(RETRY_SECONDS)
+        return group
+
+    def try_begin(self, again: bool = True, *, wait: bool = True) -> Group | None:
+        """Begin a transaction now, if possible.
+
+        Parameters
+        ----------
+        again : where another program holds the database, say so by None, and not by an error: there is time to retry.
+        wait : for threads of this program that are writing; else None says that one is.
+        """
+        if not self._turn.acquire(blocking=wait):
+            return None
+        try:
             if self._closed:
                 raise StoreUnavailable("the store is closed", hint="the server is stopping; retry in a moment")
-            if self._queue.qsize() >= self._queue_bound:
-                raise StoreUnavailable(
-                    f"{self._queue_bound} writes are waiting for the disk",
-                    hint="retry after a second; send results in batches",
-                )
-            self._queue.put((work, future))
-        return future
+            self._connection = self._connection or self._open_writer()
+            self._connection.execute("BEGIN IMMEDIATE")
+        except BaseException as error:
+            busy = isinstance(error, sqlite3.Error) and _code(error) == sqlite3.SQLITE_BUSY
+            if not busy:
+                self._drop_connection()
+            self._turn.release()
+            if busy and again:
+                return None
+            if isinstance(error, sqlite3.Error):
+                raise _unavailable(error) from error
+            raise
+        return Group(self, self._connection)
 
     def read(self, work: Callable[[Tx], T]) -> T:
         """Run a work on one snapshot of what is committed.
@@ -601,93 +629,14 @@ class SqlStore:
         return self.write(lambda tx: _pragmas(tx.connection))  # type: ignore[attr-defined]
 
     def close(self) -> None:
-        """Commit what is queued, then let go of the database. Later calls are refused."""
-        with self._gate:
-            if not self._closed:
-                self._closed = True
-                self._queue.put(None)
-        self._writer.join()
-
-    # the writer thread
-
-    def _run(self, started: Future[None]) -> None:
-        try:
-            self._connection = self._open_writer()
-        except BaseException as error:
-            started.set_exception(error)
-            return
-        started.set_result(None)
-        try:
-            while (work := self._queue.get()) is not None:
-                self._group(work)
-        finally:
-            with self._gate:
-                self._closed = True
-            self._reject(self._drain(), RuntimeError("the writer has ended"))  # of nothing, unless it died of a bug
+        """Let go of the database, after the transaction that is open. Later calls are refused."""
+        with self._turn:
+            if self._closed:
+                return
+            self._closed = True
             self._close_idle()
             self._drop_connection()  # the last connection moves the WAL into the database
             os.close(self._lock)
-
-    def _next(self) -> _Work | None:
-        """A work that is queued; None if none is."""
-        try:
-            work = self._queue.get_nowait()
-        except queue.Empty:
-            return None
-        if work is None:
-            self._queue.put(None)  # the end of the queue is for `_run` to see
-        return work
-
-    def _drain(self) -> list[Future[Any]]:
-        """Futures of all that is queued, which will not be run."""
-        futures = []
-        while (work := self._next()) is not None:
-            if work[1].set_running_or_notify_cancel():
-                futures.append(work[1])
-        return futures
-
-    def _group(self, first: _Work) -> None:
-        """Run a work, and those that are queued by then, in one transaction."""
-        ran: list[tuple[Future[Any], Any, BaseException | None]] = []
-        work: _Work | None = first
-        try:
-            connection = self._connection or self._open_writer()
-            self._connection = connection
-            connection.execute("BEGIN IMMEDIATE")
-            tx = _SqlTx(connection)
-            until = time.monotonic() + GROUP_SECONDS
-            alone = True
-            """No other work has written in this transaction: one that fails may take all of it along."""
-            while work is not None:
-                run, future = work
-                if future.set_running_or_notify_cancel():
-                    ran.append((future, None, None))
-                    value, failure = _attempt(connection, tx, run, savepoint=not alone)
-                    ran[-1] = (future, value, failure)
-                    alone = alone and failure is not None
-                full = len(ran) == GROUP_WORKS or time.monotonic() > until
-                work = None if full else self._next()
-            connection.execute("COMMIT")
-        except BaseException as error:
-            # The database itself failed. Nothing of the group stands, and the connection is not trusted any more.
-            self._drop_connection()
-            futures = [future for future, _, _ in ran]
-            if not futures:  # not even BEGIN: whoever is queued would wait as long for the same answer
-                futures = [first[1]] if first[1].set_running_or_notify_cancel() else []
-                futures += self._drain()
-            self._reject(futures, error)
-        else:
-            for future, value, failure in ran:
-                if failure is None:
-                    future.set_result(value)
-                else:
-                    future.set_exception(failure)
-
-    def _reject(self, futures: Iterable[Future[Any]], error: BaseException) -> None:
-        for future in futures:
-            failure = _unavailable(error)
-            failure.__cause__ = error
-            future.set_exception(failure)
 
     def _drop_connection(self) -> None:
         if self._connection is not None:
@@ -697,9 +646,9 @@ class SqlStore:
 
     # connections
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self, timeout: float) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self.path, timeout=BUSY_SECONDS, isolation_level=None, cached_statements=256, check_same_thread=False
+            self.path, timeout=timeout, isolation_level=None, cached_statements=256, check_same_thread=False
         )
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA temp_store = MEMORY")
@@ -707,7 +656,7 @@ class SqlStore:
 
     def _open_reader(self) -> sqlite3.Connection:
         try:
-            connection = self._open()
+            connection = self._open(BUSY_SECONDS)
             connection.execute("PRAGMA query_only = ON")
         except sqlite3.Error as error:
             raise _unavailable(error) from error
@@ -730,7 +679,7 @@ class SqlStore:
                 self._idle.pop().close()
 
     def _open_writer(self) -> sqlite3.Connection:
-        connection = self._open()
+        connection = self._open(0.0)  # an event loop must not be held by SQLite's own waiting
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {self._synchronous}")
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
@@ -743,6 +692,57 @@ class SqlStore:
                 f"{self.path} would not be durable: SQLite answers {found}", hint="put the database on a local disk"
             )
         return connection
+
+
+class Group:
+    """A transaction that several works share. It holds the store's only writing connection until it ends.
+
+    When the database itself fails, the group has ended and nothing of it stands; the connection is not trusted any
+    more, and the next group opens another.
+    """
+
+    def __init__(self, store: SqlStore, connection: sqlite3.Connection) -> None:
+        self._store = store
+        self._connection = connection
+        self._tx = _SqlTx(connection)
+        self._alone = True
+        """No other work has written in this transaction: one that fails may take all of it along."""
+
+    def run(self, work: Callable[[Tx], T]) -> tuple[Any, BaseException | None]:
+        """Run a work; its value, or why it failed, in which case what it did is undone.
+
+        Raises
+        ------
+        StoreUnavailable
+            If the database failed, not the work.
+        """
+        self._store._working = threading.get_ident()
+        try:
+            value, failure = _attempt(self._connection, self._tx, work, savepoint=not self._alone)
+        except BaseException as error:
+            raise self._failed(error) from error
+        finally:
+            self._store._working = None
+        self._alone = self._alone and failure is not None
+        return value, failure
+
+    def commit(self) -> None:
+        """Make it durable; may be called in another thread than the works were run in.
+
+        Raises
+        ------
+        StoreUnavailable
+        """
+        try:
+            self._connection.execute("COMMIT")
+        except BaseException as error:
+            raise self._failed(error) from error
+        self._store._turn.release()
+
+    def _failed(self, error: BaseException) -> StoreUnavailable:
+        self._store._drop_connection()
+        self._store._turn.release()
+        return _unavailable(error)
 
 
 def _attempt(
