@@ -904,7 +904,7 @@ class Study:
         row.step, row.upto_seq, row.lanes = step, last.upto_seq, 0
         row.waiting -= last.consumed
         if self.kind == "group" and row.leased + row.queued:
-            queued, leased = tx.supersede(self.id, step, algorithm.oldest(state))
+            queued, leased = tx.supersede(self.id, step if row.queued else 0, algorithm.oldest(state))
             row.queued -= queued
             row.leased -= leased
         if self.traits.encoding == "recipe":

@@ -360,8 +360,9 @@ class _SqlTx:
         return _trials(self._execute(TOLD_BY, (study, worker)))
 
     def supersede(self, study: str, queued_before: int, leased_before: int) -> tuple[int, int]:
-        queued = self._execute(SUPERSEDE_QUEUED, (study, queued_before)).rowcount
-        return queued, self._execute(SUPERSEDE_LEASED, (study, leased_before)).rowcount
+        both = ((SUPERSEDE_QUEUED, queued_before), (SUPERSEDE_LEASED, leased_before))
+        queued, leased = (self._execute(sql, (study, n)).rowcount if n > 0 else 0 for sql, n in both)
+        return queued, leased
 
     def page(self, study: str, after: int, limit: int, states: Sequence[str]) -> list[TrialRow]:
         if not states:
