@@ -11,51 +11,31 @@ refused when the row has moved on (step, epoch, upto_seq): the loser reads again
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import secrets
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
-from typing import Any, TypeVar
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic_core import to_json
 
-from blackbox import codec, history, leases, log
-from blackbox.algorithm import Algorithm, Traits, build, lookup
-from blackbox.archive import Archive
+from blackbox import history, leases, log
+from blackbox.algorithm import Algorithm
+from blackbox.editing import Editing, new_head
 from blackbox.effects import Compute, Read, Steps, Write
-from blackbox.errors import (
-    Conflict,
-    IncompatibleProblem,
-    InvalidInput,
-    NumericalError,
-    StudyNotFound,
-    StudySpecMismatch,
-    StudyStateError,
-    TooLarge,
-    TrialNotFound,
-)
+from blackbox.errors import NumericalError, StudyNotFound, StudySpecMismatch
+from blackbox.evaluators import Breaker, Durations
 from blackbox.leases import Lease, Outcome, Renewal, Report
-from blackbox.options import Options, parse_options
-from blackbox.recipe import PrefixCache, materialise
-from blackbox.recipe import to_json as recipe_to_json
-from blackbox.records import JSON, NOTHING_PENDING, Pending, Recipe, Vector
-from blackbox.rng import Key
-from blackbox.space import Space
-from blackbox.spec import Budget, Resolved, StudySpec, canonical, differences, parse_spec, resolve, spec_hash
+from blackbox.reading import SNAPSHOT_STEPS
+from blackbox.records import NOTHING_PENDING, Pending
+from blackbox.spec import Resolved, StudySpec, differences, parse_spec, resolve, spec_hash
 from blackbox.store import (
     ACTIVE,
     CANCELLED,
     COMPLETED,
     FAILED,
-    OPEN_STATES,
     PAUSED,
-    QUEUED,
     PointRow,
     SnapshotRow,
     StepRow,
@@ -64,31 +44,18 @@ from blackbox.store import (
     TrialRow,
     Tx,
 )
+from blackbox.turn import PARAMS_STORED_UPTO, Place, Prepared, Turn, place_of
 
-T = TypeVar("T")
-
-PARAMS_STORED_UPTO = 1000
-"""Decoded parameters are stored with a trial up to this dimension; above, they are decoded when somebody reads them."""
-MAX_REBUILT_BYTES = 2**30
-PREFIX_BYTES = 2**26
-"""What an open study keeps of points whose children it builds."""
 SNAPSHOT_SECONDS = 0.25
-SNAPSHOT_STEPS = 256
-FIRST_LEASE_SECONDS = 600.0
 SECONDS_PER_COORDINATE = 1e-8
 """What a first step is expected to take: little at a thousand dimensions, too long for an event loop at a million."""
-FAILURES_UNTIL_BACKOFF = 20
-BACKOFF_SECONDS = 30.0
 AT_ONCE_SECONDS = 0.002
 """Steps that take less than this are closed inside the transaction that brought their last result: one of their own
 would cost more, and meanwhile every ask would find the step gone that it was made for."""
 LEASES_KEPT, NUMBERS_KEPT = 4096, 2**18
 """Leased trials that an open study keeps in memory, the newest ones, and coordinates of their points."""
-LANES_AHEAD = 256
 LARGE_DIM = 50_000
 """From here on what a transaction writes, states and bases, takes longer than an event loop should be held."""
-AHEAD_NUMBERS = 2**16
-"""Coordinates that may be computed for asks that may come."""
 MEASURED_EVERY = 64
 """Times that steps are closed at once before they are computed outside again, and measured: a method may become slower
 as it goes."""
@@ -139,40 +106,10 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A lane's point, ready to be stored."""
-
-    vector: bytes | None
-    recipe: str | None
-    params: str | None
-    note: bytes
-    payload: str | None
-    replicate: int
-
-
-@dataclass(slots=True)
-class _Turn:
-    """An open step as this instance knows it: its place in the log, its state, and the points computed so far.
-
-    Points are pure in (state, lane), so they may be kept until the step closes.
-    """
-
-    place: tuple[int, int, int]
-    algorithm: Algorithm[Any, Any]
-    state: Any
-    asks: int = -1
-    """For methods whose asks depend on what is in flight: the counter these points were computed at."""
-    points: dict[int, _Prepared] = field(default_factory=dict)
-    blobs: Sequence[tuple[str, int, bytes]] = ()
-    """Digest, place and content of the vectors that the recipes name."""
-    blobs_stored: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class _Missing:
     """A grant needs points that were not computed yet. Nothing was changed."""
 
-    turn: _Turn
+    turn: Turn
     lanes: Sequence[int]
     pending: Pending
     asks: int
@@ -183,7 +120,7 @@ class _Moved:
     """What a transaction did that closed steps."""
 
     row: StudyRow
-    turn: _Turn
+    turn: Turn
     n_steps: int
     snapshot: bool
 
@@ -198,16 +135,9 @@ class _Heard:
     seq : the row's: what was logged later is not here.
     """
 
-    place: tuple[int, int, int]
+    place: Place
     seq: int
     told: list[log.Told]
-
-
-@dataclass(frozen=True, slots=True)
-class _Cached:
-    epoch: int
-    step: int
-    state: Any
 
 
 _STALE = object()
@@ -231,7 +161,7 @@ def create(project: str, raw: Mapping[str, Any] | StudySpec, now: float) -> Step
     spec = raw if isinstance(raw, StudySpec) else parse_spec(raw)
     wanted = spec_hash(spec)
     resolved, _ = resolve(spec)
-    head = _new_head(project, resolved, wanted, now)
+    head = new_head(project, resolved, wanted, now)
 
     def work(tx: Tx) -> tuple[StudyHead, bool]:
         existing = tx.find(project, spec.name)
@@ -254,42 +184,16 @@ def create(project: str, raw: Mapping[str, Any] | StudySpec, now: float) -> Step
     return made
 
 
-def _new_head(project: str, resolved: Resolved, hashed: str, now: float, parent: str | None = None) -> StudyHead:
-    study, secret = _identifier(now, secrets.token_bytes(10)), secrets.token_bytes(16)
-    return StudyHead(study, project, resolved.spec.name, resolved.model_dump_json(), hashed, secret, now, parent)
-
-
-def _identifier(now: float, random: bytes) -> str:
-    """`st_` and 18 characters of lower-case base32hex: 8 of time in milliseconds (so ids sort by age), 10 of chance."""
-    digits = "0123456789abcdefghijklmnopqrstuv"
-    number = (int(now * 1000) & (2**40 - 1)) << 50 | int.from_bytes(random, "big") & (2**50 - 1)
-    return "st_" + "".join(digits[number >> 5 * i & 31] for i in reversed(range(18)))
-
-
-class Study:
+class Study(Editing):
     """One study, opened. Keeps caches only: another instance, here or elsewhere, may work on the same study."""
 
     def __init__(self, head: StudyHead) -> None:
-        self.head = head
-        self.id = head.id
-        self.resolved = Resolved.model_validate_json(head.resolved)
-        self.spec = self.resolved.spec
-        self.space = Space.from_json(self.spec.space)
-        self.key = Key.from_seed(self.spec.seed)
-        self.maximize = self.spec.direction == "maximize"
-        self._vectors = [name for name, parameter in self.space.items() if parameter.type == "vector"]
-        self.options, self.traits = self._method()
-        self.kind = self.traits.kind
-        self.prefixes = PrefixCache(PREFIX_BYTES)
-        self._algorithms: list[tuple[int, Algorithm[Any, Any]]] = []
-        self._lineage = ""
-        self._row: StudyRow | None = None
-        self._cached: _Cached | None = None
-        self._turn: _Turn | None = None
-        self._next: _Turn | None = None
+        super().__init__(head)
+        self._turn: Turn | None = None
+        self._next: Turn | None = None
         """The step that a transaction of ours opened. The works after it in that transaction see it before it is
         committed; nobody else sees the row it goes with."""
-        self._window: tuple[tuple[int, int, int], list[log.Told]] | None = None
+        self._window: tuple[Place, list[log.Told]] | None = None
         """Committed results for `advance`, and the place after which they were told."""
         self._leased: OrderedDict[int, log.Told] = OrderedDict()
         """Trials that transactions of ours have leased, with their points: a tell need not read them, and writes them
@@ -297,11 +201,8 @@ class Study:
         self._heard: _Heard | None = None
         """What transactions of ours have told. Like `_next` and `_leased` it is of the newest transaction, which may
         not be committed yet, and is forgotten when one fails."""
-        self._durations: deque[float] = deque(maxlen=200)
-        self._since_quantile = 0
-        self._auto_seconds = FIRST_LEASE_SECONDS
-        self._streaks: dict[str, int] = {}
-        self._backed_off: dict[str, float] = {}
+        self._durations = Durations()
+        self._breaker = Breaker()
         self._tell_seconds: float | None = None
         self._step_seconds = math.inf
         """What one step of the last measurement took."""
@@ -312,10 +213,6 @@ class Study:
         self._asking = 0
         """Lanes that the asks under way want."""
         self._since_snapshot = 0.0
-
-    def _method(self) -> tuple[Options, Traits]:
-        cls = lookup(self.resolved.algorithm)
-        return parse_options(cls.Options, self.resolved.options), cls.traits
 
     @staticmethod
     def open(study: str) -> Steps[Study]:
@@ -332,24 +229,6 @@ class Study:
 
     # State ------------------------------------------------------------------------------------------------------------
 
-    def algorithm(self, row: StudyRow, step: int | None = None) -> Algorithm[Any, Any]:
-        """The instance in charge of a step (default: the open one)."""
-        if self._lineage != row.lineage:
-            self._lineage = row.lineage
-            self._algorithms = [
-                (first, build(self.resolved.algorithm, self.space, self.options, self.key, stream))
-                for first, stream in json.loads(row.lineage)
-            ]
-        return log.algorithm_at(self._algorithms, row.step if step is None else step)
-
-    def row(self) -> Steps[StudyRow]:
-        """The committed row."""
-        row: StudyRow | None = yield Read(lambda tx: tx.study(self.id))
-        if row is None:
-            raise StudyNotFound(f"study {self.id} was deleted")
-        self._row = row
-        return replace(row)
-
     def due(self) -> bool:
         """Whether enough results are waiting that a step may close. Cheap: no effect, from what was last seen."""
         return self._row is None or self._due(self._row)
@@ -358,9 +237,9 @@ class Study:
         turn = self._turn_at(row)
         return turn is None or 0 < row.waiting >= turn.algorithm.need(turn.state)
 
-    def _turn_at(self, row: StudyRow) -> _Turn | None:
+    def _turn_at(self, row: StudyRow) -> Turn | None:
         """What is known of the step that is open in this row."""
-        place = _place(row)
+        place = place_of(row)
         for turn in (self._next, self._turn):
             if turn is not None and turn.place == place:
                 return turn
@@ -373,53 +252,6 @@ class Study:
             return 0
         return max(0, self.algorithm(row).need(cached.state) - row.waiting - row.leased)
 
-    @property
-    def seen(self) -> StudyRow | None:
-        """The committed row as last seen here; others may have moved on."""
-        return None if self._row is None else replace(self._row)
-
-    def state(self, at_step: int | None = None) -> Steps[tuple[StudyRow, Any]]:
-        """The decoded state at a step (default: the open one), from the cache, a snapshot or a replay of the log."""
-        row = yield from self.row()
-        state = yield from self._state_at(row, row.step if at_step is None else at_step)
-        return row, state
-
-    def _current(self) -> Steps[tuple[StudyRow, Any]]:
-        """Row and state as last seen here; reads only when nothing was seen yet or the cache is behind."""
-        row = self._row
-        if row is None:
-            row = yield from self.row()
-        state = yield from self._state_at(row, row.step)
-        return row, state
-
-    def _state_at(self, row: StudyRow, step: int) -> Steps[Any]:
-        cached = self._cached
-        if cached is not None and (cached.epoch, cached.step) == (row.epoch, step):
-            return cached.state
-        if not 0 <= step <= row.step:
-            raise InvalidInput(f"step must be between 0 and {row.step}, got {step}")
-        behind = cached if cached is not None and cached.epoch == row.epoch and cached.step < step else None
-        start, state = (behind.step, behind.state) if behind else (-1, None)
-        snapshot: SnapshotRow | None = yield Read(lambda tx: tx.snapshot(self.id, row.epoch, step))
-        if snapshot is not None and snapshot.step > start:
-            algorithm = self.algorithm(row, snapshot.step)
-            start, state = snapshot.step, codec.decode(algorithm.State, snapshot.state)
-        if start < 0:
-            start, state = 0, self.algorithm(row, 0).init()
-        while start < step:
-            until = min(step, start + SNAPSHOT_STEPS)
-            records, told = yield Read(partial(history.stretch, study=self.id, first=start, before=until))
-            for record, after, _ in log.replay(self._algorithms, state, records, told, self.maximize):
-                state, start = after, record.step + 1
-            if start < until:
-                raise Conflict(f"the log of {self.id} ends at step {start}, its row says {row.step}")
-        if step == row.step:
-            self._keep(row.epoch, step, state)
-        return state
-
-    def _keep(self, epoch: int, step: int, state: Any) -> None:
-        self._cached = _Cached(epoch, step, state)
-
     def lease_seconds(self, requested: float | None) -> float:
         """How long a lease runs: as requested, as the study says, or three times the 95th percentile seen."""
         limits = self.spec.lease
@@ -427,7 +259,7 @@ class Study:
             return min(requested, limits.max_seconds)
         if limits.default_seconds != "auto":
             return min(limits.default_seconds, limits.max_seconds)
-        return min(self._auto_seconds, limits.max_seconds)
+        return min(self._durations.lease_seconds, limits.max_seconds)
 
     # Ask --------------------------------------------------------------------------------------------------------------
 
@@ -482,9 +314,9 @@ class Study:
             turn.blobs_stored = True
         return asked
 
-    def _turn_of(self, row: StudyRow, state: Any) -> _Turn:
+    def _turn_of(self, row: StudyRow, state: Any) -> Turn:
         """The turn of a committed row, which is kept."""
-        turn = self._turn_at(row) or _Turn(_place(row), self.algorithm(row), state)
+        turn = self._turn_at(row) or Turn(place_of(row), self.algorithm(row), state)
         self._turn = turn
         return turn
 
@@ -496,13 +328,13 @@ class Study:
         """Compute the points of some lanes into their turn."""
         turn = missing.turn
         # One for every ask under way, or each would find out alone that the one before it has taken what was there.
-        lanes = self._lanes_to_compute(missing, self._asking)
+        lanes = turn.lanes_to_compute(missing.lanes, self._asking)
         if not lanes:
             return  # another ask that missed them was faster
         first = not turn.points
 
-        def work() -> tuple[list[_Prepared], Sequence[tuple[str, int, bytes]]]:
-            return self._computed(turn, lanes, missing.pending), self._blobs(turn) if first else turn.blobs
+        def work() -> tuple[list[Prepared], Sequence[tuple[str, int, bytes]]]:
+            return turn.compute(lanes, missing.pending), turn.vectors() if first else turn.blobs
 
         def took(seconds: float) -> None:
             self._lane_seconds = seconds / len(lanes)
@@ -518,27 +350,6 @@ class Study:
                 self._turn = turn
         turn.points.update(zip(lanes, prepared, strict=True))
 
-    def _lanes_to_compute(self, missing: _Missing, ahead: int = 0) -> list[int]:
-        """The missing lanes, their neighbours in a tile, and so many ahead where others will want them."""
-        lanes = list(missing.lanes)
-        if self.kind != "group" or self.traits.uses_pending:
-            return lanes
-        more = min(ahead, LANES_AHEAD, AHEAD_NUMBERS // self.space.dim)
-        # Whole tiles, because a dense method computes them at once anyway.
-        stop = -(-(lanes[-1] + 1 + more) // 8) * 8
-        return [lane for lane in range(lanes[0] // 8 * 8, stop) if lane not in missing.turn.points]
-
-    def _computed(self, turn: _Turn, lanes: Sequence[int], pending: Pending) -> list[_Prepared]:
-        return self._ready(turn.algorithm.ask(turn.state, lanes, pending))
-
-    def _blobs(self, turn: _Turn) -> Sequence[tuple[str, int, bytes]]:
-        """The vectors that the turn's recipes name, with the place at which each is stored."""
-        step, factors = turn.state.step, 0 if turn.algorithm.base(turn.state) is None else 1  # where they begin
-        return [
-            (name, step if i < factors else log.factor_place(step), content)
-            for i, (name, content) in enumerate(_contents(turn.algorithm.blobs(turn.state)).items())
-        ]
-
     @property
     def _expected_seconds(self) -> float:
         """What the next steps are expected to take, as the last ones did."""
@@ -547,27 +358,6 @@ class Study:
     def _tell_took(self, seconds: float) -> None:
         self._tell_seconds = seconds
         self._since_snapshot += seconds
-
-    def _ready(self, points: Any) -> list[_Prepared]:
-        """Points as bytes and JSON."""
-        ready = []
-        for i in range(len(points)):
-            vector = None if points.vectors is None else points.vectors[i]
-            recipe = None if points.recipes is None else canonical(recipe_to_json(points.recipes[i]))
-            params = None
-            if vector is not None and self.space.dim <= PARAMS_STORED_UPTO:
-                params = to_json(_plain(self.space.decode(vector))).decode()
-            ready.append(
-                _Prepared(
-                    None if vector is None else vector.astype("<f8", copy=False).tobytes(),
-                    recipe,
-                    params,
-                    points.note[i].astype("<i8", copy=False).tobytes(),
-                    json.dumps(points.payload[i]) if points.payload else None,
-                    points.replicates[i] if points.replicates else 0,
-                )
-            )
-        return ready
 
     def _grant(self, tx: Tx, row: StudyRow, wish: Wish, now: float) -> Asked | _Missing | object:
         """One ask inside a transaction. Writes the row with its answer; `_Missing`, `_STALE` and `_STALLED` come before
@@ -582,9 +372,9 @@ class Study:
             turn = self._turn  # a member's next point may come from a state that is a few results old
         if turn is None:
             return _STALE
-        if self._backed_off.get(worker, 0.0) > now:
+        if held := self._breaker.holds(worker, now):
             tx.put_study(row)
-            return Asked((), count, "worker_backed_off", self._backed_off[worker] - now, row)
+            return Asked((), count, "worker_backed_off", held, row)
         chosen = leases.claim(
             tx, row, self.spec, self.kind, worker=worker, count=count, now=now, key=key, resume=wish.resume
         )
@@ -630,13 +420,13 @@ class Study:
 
     def _add_at_once(self, missing: _Missing) -> bool:
         """Compute points here and now, if the method is quick; an error of its own is raised outside instead."""
-        turn, lanes = missing.turn, self._lanes_to_compute(missing)
+        turn, lanes = missing.turn, missing.turn.lanes_to_compute(missing.lanes)
         if not self._asks_at_once(len(lanes)):
             return False
         try:
             if not turn.points:
-                turn.blobs = self._blobs(turn)
-            turn.points.update(zip(lanes, self._computed(turn, lanes, missing.pending), strict=True))
+                turn.blobs = turn.vectors()
+            turn.points.update(zip(lanes, turn.compute(lanes, missing.pending), strict=True))
         except Exception:
             return False
         return True
@@ -645,7 +435,7 @@ class Study:
         self,
         tx: Tx,
         row: StudyRow,
-        turn: _Turn,
+        turn: Turn,
         lanes: Sequence[int],
         stored: dict[int, PointRow],
         *,
@@ -755,53 +545,31 @@ class Study:
         if moved is not None:
             self._moved(moved)
         elif window is not None:
-            self._window = (_place(row), window)
+            self._window = (place_of(row), window)
         if isinstance(asked, Asked):
             self._granted(asked)
         else:
             asked = None
         if seconds and self.spec.lease.default_seconds == "auto":
-            self._took(seconds)
+            self._durations.learn(seconds)
         if worker is not None:
-            yield from self._breaker(worker, outcomes, now)
+            reason = self._breaker.learn(worker, outcomes, now)
+            if reason is not None:
+                yield from self._end(PAUSED, reason, now)
         return Told(outcomes, self._row or row, asked, 0 if moved is None else moved.n_steps)
-
-    def _took(self, seconds: Sequence[float]) -> None:
-        """Learn from how long evaluations took how long leases should run."""
-        known = len(self._durations)
-        self._durations.extend(seconds)
-        self._since_quantile += len(seconds)
-        if known <= 20 or self._since_quantile >= 16:
-            self._since_quantile = 0
-            if len(self._durations) >= 5:
-                longest = sorted(self._durations)[math.ceil(0.95 * len(self._durations)) - 1]
-                self._auto_seconds = max(60.0, 3.0 * longest)
 
     def _heard_upto(self, row: StudyRow) -> list[log.Told] | None:
         """All results after the last closed step of this row, if they are known here."""
         heard = self._heard
-        return heard.told if heard is not None and (heard.place, heard.seq) == (_place(row), row.seq) else None
+        return heard.told if heard is not None and (heard.place, heard.seq) == (place_of(row), row.seq) else None
 
     def _hear(self, row: StudyRow, told: list[log.Told] | None) -> None:
-        self._heard = None if told is None else _Heard(_place(row), row.seq, told)
+        self._heard = None if told is None else _Heard(place_of(row), row.seq, told)
 
-    def _breaker(self, worker: str, outcomes: Sequence[Outcome], now: float) -> Steps[None]:
-        """Back off a worker that fails many times in a row; pause the study when no other one does better."""
-        failed = sum(o.outcome == "requeued" or o.state == FAILED for o in outcomes)
-        if any(o.outcome == "applied" and o.state != FAILED for o in outcomes):
-            self._streaks[worker] = 0
-            self._backed_off.pop(worker, None)
-            return
-        if not failed:
-            return
-        self._streaks[worker] = self._streaks.get(worker, 0) + failed
-        if self._streaks[worker] < FAILURES_UNTIL_BACKOFF:
-            return
-        self._backed_off[worker] = now + BACKOFF_SECONDS
-        failing = [name for name, streak in self._streaks.items() if streak >= FAILURES_UNTIL_BACKOFF]
-        if len(failing) >= 2 or len(failing) == len(self._streaks):
-            reason = f"{', '.join(sorted(failing))} failed {FAILURES_UNTIL_BACKOFF} times in a row"
-            yield from self._end(PAUSED, reason, now)
+    def resume(self, *, now: float) -> Steps[StudyRow]:
+        """Go on after a pause or a failure (whose last step is told again). Workers that failed may ask again."""
+        self._breaker = Breaker()
+        return super().resume(now=now)
 
     # Advance ----------------------------------------------------------------------------------------------------------
 
@@ -818,14 +586,14 @@ class Study:
             if row.state == FAILED or row.waiting == 0 or row.waiting < algorithm.need(state):
                 return total
             window, self._window = self._window, None
-            if window is not None and window[0] == _place(row):
+            if window is not None and window[0] == place_of(row):
                 seen, told = row, window[1]
             else:
                 window = None
                 seen, told = yield Read(partial(history.waiting, study=self.id, after_seq=row.upto_seq))
             if seen is None:
                 raise StudyNotFound(f"study {self.id} was deleted")
-            if _place(seen) != _place(row):
+            if place_of(seen) != place_of(row):
                 self._row = seen
                 continue
             try:
@@ -857,7 +625,7 @@ class Study:
 
         def work(tx: Tx) -> _Moved | None:
             row = leases.locked(tx, self.id)
-            if _place(row) != _place(seen):
+            if place_of(row) != place_of(seen):
                 return None
             moved = self._move(tx, row, algorithm, closed, now)
             tx.put_study(row)
@@ -916,7 +684,7 @@ class Study:
         stop = algorithm.stopped(state)
         if stop is not None:
             leases.finish(tx, row, COMPLETED, stop.reason, now)
-        self._next = _Turn(_place(row), self.algorithm(row), state)
+        self._next = Turn(place_of(row), self.algorithm(row), state)
         self._hear(row, None if heard is None else heard[last.consumed :])
         return _Moved(row, self._next, len(closed), snapshot)
 
@@ -987,88 +755,6 @@ class Study:
 
     # The study's own state --------------------------------------------------------------------------------------------
 
-    def _end(self, state: str, reason: str, now: float) -> Steps[None]:
-        """Pause or fail a study from inside an operation. One that has ended meanwhile is left as it is: what was told
-        is stored, so the operation must not fail for that."""
-
-        def work(tx: Tx) -> StudyRow:
-            row = leases.locked(tx, self.id)
-            leases.finish(tx, row, state, reason, now)
-            tx.put_study(row)
-            return row
-
-        self._row = yield Write(work)
-
-    def _transition(
-        self, state: str, reason: str | None, now: float, allowed: Sequence[str] = (ACTIVE,)
-    ) -> Steps[StudyRow]:
-        def work(tx: Tx) -> StudyRow:
-            row = leases.locked(tx, self.id)
-            if row.state == state:
-                return row
-            if row.state not in allowed:
-                raise StudyStateError(
-                    f"the study is {row.state}; this needs {' or '.join(allowed)}",
-                    hint="GET the study to see its state and reason",
-                )
-            row.state, row.reason = state, reason
-            if state == CANCELLED:
-                for trial in tx.open_trials(self.id):
-                    leases.change_trial(tx, row, trial.number, _cancelled)
-            word = "resumed" if state == ACTIVE else state.lower()
-            leases.log_event(tx, row, f"study.{word}", now, reason=reason)
-            tx.put_study(row)
-            return row
-
-        self._row = yield Write(work)
-        assert self._row is not None
-        return self._row
-
-    def pause(self, *, now: float, reason: str = "by request") -> Steps[StudyRow]:
-        """Hand out nothing; take every result."""
-        return self._transition(PAUSED, reason, now)
-
-    def resume(self, *, now: float) -> Steps[StudyRow]:
-        """Go on after a pause or a failure (whose last step is told again)."""
-        self._streaks.clear()
-        self._backed_off.clear()
-        return self._transition(ACTIVE, None, now, (PAUSED, FAILED))
-
-    def complete(self, *, now: float) -> Steps[StudyRow]:
-        """End the study; results that are out are still taken."""
-        return self._transition(COMPLETED, "by request", now, (ACTIVE, PAUSED, FAILED))
-
-    def cancel(self, *, now: float) -> Steps[StudyRow]:
-        """End the study and cancel what is out."""
-        return self._transition(CANCELLED, "by request", now, (ACTIVE, PAUSED, FAILED))
-
-    def edit(self, *, budget: Budget | None = None, labels: dict[str, str] | None = None) -> Steps[StudyHead]:
-        """Change the budget or the labels. A completed study whose budget grew is active again.
-
-        The hash stays that of the spec as created, so that the script that created the study still finds it.
-        """
-        changes: dict[str, Any] = {}
-        if budget is not None:
-            changes["budget"] = budget
-        if labels is not None:
-            changes["labels"] = labels
-        spec = self.spec.model_copy(update=changes)
-        resolved = self.resolved.model_copy(update={"spec": spec})
-        head = replace(self.head, resolved=resolved.model_dump_json())
-
-        def work(tx: Tx) -> StudyRow:
-            row = leases.locked(tx, self.id)
-            tx.put_head(head)
-            limit = spec.budget.evaluations
-            if row.state == COMPLETED and row.reason == "budget" and (limit is None or row.used < limit):
-                row.state, row.reason = ACTIVE, None
-            tx.put_study(row)
-            return row
-
-        self._row = yield Write(work)
-        self.head, self.resolved, self.spec = head, resolved, spec
-        return head
-
     # Leases -----------------------------------------------------------------------------------------------------------
 
     def heartbeat(
@@ -1084,326 +770,9 @@ class Study:
         renewals: list[Renewal] = yield Write(work)
         return renewals
 
-    def enqueue(self, params: Sequence[Mapping[str, Any]], *, now: float) -> Steps[list[int]]:
-        """Put given points in the queue; they are handed out before anything else. Returns their numbers."""
-        vectors = [self.space.encode(item).astype("<f8").tobytes() for item in params]
-        texts = [json.dumps(_plain(item)) for item in params]
-
-        def work(tx: Tx) -> tuple[StudyRow, list[int]]:
-            row = leases.locked(tx, self.id)
-            if row.state not in (ACTIVE, PAUSED):
-                raise StudyStateError(f"the study is {row.state}; points can be enqueued while it is ACTIVE or PAUSED")
-            trials, points = [], []
-            for vector, text in zip(vectors, texts, strict=True):
-                row.trials += 1
-                trials.append(TrialRow(self.id, row.trials, row.step, -row.trials, asked_at=now, source="enqueued"))
-                points.append(PointRow(self.id, row.trials, vector, None, text))
-            if trials:
-                tx.insert_trials(trials, points)
-            row.queued += len(trials)
-            tx.put_study(row)
-            return row, [trial.number for trial in trials]
-
-        self._row, numbers = yield Write(work)
-        return list(numbers)
-
-    def cancel_trial(self, number: int, *, now: float) -> Steps[TrialRow]:
-        """Withdraw an open trial; its holder is told to abandon it at the next heartbeat."""
-
-        def change(trial: TrialRow) -> None:
-            if trial.state not in OPEN_STATES:
-                raise StudyStateError(f"t_{number} is {trial.state}; only queued or leased trials can be cancelled")
-            _cancelled(trial)
-
-        return self._change(number, change)
-
-    def requeue_trial(self, number: int, *, now: float) -> Steps[TrialRow]:
-        """Run a trial again that is leased, lost, failed or withdrawn, and has no value."""
-
-        def change(trial: TrialRow) -> None:
-            if trial.value is not None or trial.seq is not None:
-                raise StudyStateError(
-                    f"t_{number} is {trial.state} and has a result in the log",
-                    hint="enqueue its params to evaluate the same point again",
-                )
-            trial.state, trial.until, trial.worker, trial.ask_key = QUEUED, None, None, None
-
-        return self._change(number, change)
-
-    def _change(self, number: int, change: Callable[[TrialRow], None]) -> Steps[TrialRow]:
-        def work(tx: Tx) -> tuple[StudyRow, TrialRow]:
-            row = leases.locked(tx, self.id)
-            trial = leases.change_trial(tx, row, number, change)
-            row.asks += 1
-            tx.put_study(row)
-            return row, trial
-
-        self._row, trial = yield Write(work)
-        return trial  # type: ignore[no-any-return]
-
     # History ----------------------------------------------------------------------------------------------------------
-
-    def invalidate(self, *, trial: int | None = None, worker: str | None = None, now: float) -> Steps[int]:
-        """Take back one result, or all of a worker: the state becomes that of a replay without them.
-
-        Snapshots after the first of them are deleted, the epoch grows, and the digests of the recorded steps are
-        written anew. Points that the results once influenced stay, as points. Returns how many were taken back.
-        """
-
-        def work(tx: Tx) -> tuple[StudyRow, int]:
-            row = leases.locked(tx, self.id)
-            rows = tx.told_by(self.id, worker) if worker is not None else [tx.trial(self.id, trial or 0)]
-            if rows == [None]:
-                raise TrialNotFound(f"study {self.id} has no trial t_{trial}; its newest is t_{row.trials}")
-            taken = [r for r in rows if r is not None and r.seq is not None and not r.invalid]
-            if not taken:
-                if worker is None:
-                    raise StudyStateError(f"t_{trial} has no result to take back")
-                return row, 0
-            for item in taken:
-                item.invalid = True
-                tx.put_trial(item)
-            first = min(item.seq or 0 for item in taken)
-            safe = next((s.step for s in tx.steps(self.id, 0, row.step) if s.upto_seq >= first), row.step)
-            kept = [
-                tx.snapshot(self.id, row.epoch, step) for step in tx.snapshot_steps(self.id, row.epoch) if step <= safe
-            ]
-            row.epoch += 1
-            row.used = max(0, row.used - sum(item.lane >= 0 or item.source == "enqueued" for item in taken))
-            for snapshot in kept:
-                if snapshot is not None:
-                    tx.insert_snapshot(replace(snapshot, epoch=row.epoch))
-            tx.keep_snapshots(self.id, row.epoch, tx.snapshot_steps(self.id, row.epoch))
-            tx.put_digests(self.id, [(step, None) for step in range(safe, row.step)])
-            best = tx.best(self.id, self.maximize)
-            row.best_trial, row.best_value = (best.number, best.value) if best else (None, None)
-            numbers = [item.number for item in taken]
-            leases.log_event(tx, row, "trials.invalidated", now, trials=numbers, worker=worker, epoch=row.epoch)
-            tx.put_study(row)
-            return row, len(taken)
-
-        self._row, count = yield Write(work, long=True)
-        if count:
-            yield from self._redigest()
-        return int(count)
-
-    def _redigest(self) -> Steps[None]:
-        """Write the digests of the steps whose history was rewritten."""
-        row = yield from self.row()
-        digests: list[tuple[int, str | None]] = []
-        records: list[StepRow] = yield Read(lambda tx: tx.steps(self.id, 0, row.step))
-        first = next((record.step for record in records if record.digest is None), None)
-        if first is None:
-            return
-        for record, _, digest in (yield from self._replayed(row, first)):
-            digests.append((record.step, digest))
-
-        def work(tx: Tx) -> bool:
-            current = leases.locked(tx, self.id)
-            if current.epoch != row.epoch:
-                return False
-            tx.put_digests(self.id, digests)
-            return True
-
-        yield Write(work, long=True)
-
-    def _replayed(self, row: StudyRow, first: int) -> Steps[list[tuple[StepRow, Any, str]]]:
-        state = yield from self._state_at(row, first)
-        records, told = yield Read(lambda tx: history.stretch(tx, self.id, first, row.step))
-        self.algorithm(row)
-        return list(log.replay(self._algorithms, state, records, told, self.maximize))
-
-    def replay(self) -> Steps[Iterator[tuple[StepRow, str]]]:
-        """Every recorded step with the digest that a replay from the beginning gives; equal where nothing is wrong."""
-        row = yield from self.row()
-        records, told = yield Read(lambda tx: history.stretch(tx, self.id, 0, row.step))
-        state = self.algorithm(row, 0).init()
-        replayed = log.replay(self._algorithms, state, records, told, self.maximize)
-        return ((record, digest) for record, _, digest in replayed)
-
-    def fork(
-        self, name: str, *, now: float, step: int | None = None, algorithm: Mapping[str, Any] | None = None
-    ) -> Steps[StudyHead]:
-        """A new study that shares this one's past up to a step.
-
-        The same algorithm keeps state, noise key and log, and continues with a noise stream of its own. Another
-        algorithm starts fresh: the parent's results enter as points it did not choose (lane < 0).
-        """
-        row = yield from self.row()
-        at = row.step if step is None else step
-        if not 0 <= at <= row.step:
-            raise InvalidInput(f"step must be between 0 and {row.step}, got {at}", hint="leave it out to fork now")
-        changes: dict[str, Any] = {"name": name}
-        if algorithm is not None:
-            changes["algorithm"] = algorithm
-        spec = parse_spec({**self.spec.model_dump(mode="json"), **changes})
-        resolved = self.resolved.model_copy(update={"spec": spec}) if algorithm is None else resolve(spec)[0]
-        head = _new_head(self.head.project, resolved, spec_hash(spec), now, parent=self.id)
-        stream = 1 + int.from_bytes(hashlib.sha256(head.id.encode()).digest()[:4], "little")
-        rebuilt: dict[int, bytes] = {}
-        if algorithm is not None and self.traits.encoding == "recipe":
-            rebuilt = yield from self._rebuilt(row)
-
-        def work(tx: Tx) -> StudyHead:
-            if tx.find(head.project, name) is not None:
-                raise StudySpecMismatch(f'a study named "{name}" exists', hint="choose another name")
-            history.copy(tx, self.id, head, at, None if algorithm is not None else stream, row, self.maximize, rebuilt)
-            return head
-
-        made: StudyHead = yield Write(work, long=True)
-        return made
-
-    def _rebuilt(self, row: StudyRow) -> Steps[dict[int, bytes]]:
-        """Internal points of all told recipes, by number. Their bases are long dropped; a replay makes them again."""
-        records, told = yield Read(partial(history.stretch, study=self.id, first=0, before=row.step))
-        everything: list[log.Told] = yield Read(partial(history.results, study=self.id, after_seq=0, upto_seq=row.seq))
-        if (size := len(everything) * self.space.dim * 8) > MAX_REBUILT_BYTES:
-            raise TooLarge(
-                f"{len(everything)} told points of {self.space.dim} dimensions are {size / 1e9:.1f} GB as numbers",
-                hint="fork with the same algorithm: then they stay recipes",
-            )
-        waiting: dict[int, list[log.Told]] = {}
-        for trial, point in everything:
-            waiting.setdefault(trial.step, []).append((trial, point))
-        vectors: dict[int, bytes] = {}
-
-        def take(step: int, state: Any) -> None:
-            blobs = _contents(self.algorithm(row, step).blobs(state)) if step in waiting else {}
-            for trial, point in waiting.pop(step, ()):
-                vectors[trial.number] = self.vector(point, blobs).astype("<f8").tobytes()
-
-        state = self.algorithm(row, 0).init()
-        take(0, state)
-        for record, after, _ in log.replay(self._algorithms, state, records, told, self.maximize):
-            take(record.step + 1, after)
-        return vectors
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
-    def archive(self) -> Steps[tuple[Archive, list[int]]]:
-        """All told points with what is known of their values, and the number of the first trial of each.
-
-        Values are minimised (negated where the study maximises); values told late for a trial are replicates. Scans the
-        whole history.
-
-        Raises
-        ------
-        IncompatibleProblem
-            For a study whose points are recipes: they are not kept as numbers.
-        """
-        if self.traits.encoding == "recipe":
-            raise IncompatibleProblem(
-                f"the points of {self.resolved.algorithm} are recipes, which are not compared as numbers",
-                hint="the best trial and the recommended point are there all the same",
-            )
-        row = yield from self.row()
-        told: list[log.Told] = yield Read(partial(history.results, study=self.id, after_seq=0, upto_seq=row.seq))
-        late = yield Read(lambda tx: tx.late(self.id, 0, history.MAX_SEQ))
-        vectors = {trial.number: point.vector for trial, point in told}
-        rows = [
-            (trial.number, trial.value, trial.extra) for trial, _ in told if not trial.invalid and trial.state != FAILED
-        ]
-        rows += [(item.number, item.value, item.extra) for item in late if item.number in vectors]
-        sign = -1.0 if self.maximize else 1.0
-        values = np.array([np.nan if value is None else sign * value for _, value, _ in rows])
-        errors = np.array([history.stderr(extra) for _, _, extra in rows])
-        points = np.array([np.frombuffer(vectors[n] or b"", dtype="<f8") for n, _, _ in rows])
-        archive = Archive.of(points.reshape(len(rows), self.space.dim), values, errors)
-        return archive, [rows[i][0] for i in archive.first]
-
-    def params(self, point: PointRow, blobs: Mapping[str, bytes] | None = None) -> dict[str, Any]:
-        """The parameters a trial asks, decoded (vectors as arrays); `blobs` has by digest what a recipe is made of."""
-        if point.params is not None:
-            params: dict[str, Any] = json.loads(point.params)
-            for name in self._vectors:
-                params[name] = np.asarray(params[name], dtype=np.float64)
-            return params
-        return self.space.decode(self.vector(point, blobs))
-
-    def vector(self, point: PointRow, blobs: Mapping[str, bytes] | None = None) -> Vector:
-        """(d,) float64 internal point of a trial."""
-        if point.vector is not None:
-            return np.frombuffer(point.vector, dtype="<f8").copy()
-        recipe = log.points_of([point], self.space.dim, True).recipes
-        assert recipe is not None
-        vectors = {name: np.frombuffer(content, dtype="<f4") for name, content in (blobs or {}).items()}
-        return materialise(recipe[0], self.key, self.space.dim, vectors, cache=self.prefixes).astype(np.float64)
-
-    def recipe(self, point: PointRow) -> Recipe | None:
-        """The recipe of a point, if it is one."""
-        if point.recipe is None:
-            return None
-        recipes = log.points_of([point], self.space.dim, True).recipes
-        return recipes[0] if recipes else None
-
-    def points(self, numbers: Sequence[int]) -> Steps[dict[int, tuple[PointRow, dict[str, bytes]]]]:
-        """Points of trials, each with those vectors by digest that its recipe is made of and that are still kept."""
-
-        def work(tx: Tx) -> dict[int, tuple[PointRow, dict[str, bytes]]]:
-            found = {}
-            for number, point in tx.points(self.id, numbers).items():
-                blobs = {name: tx.blob(self.id, name) for name in log.named(point)}
-                found[number] = point, {name: blob for name, blob in blobs.items() if blob is not None}
-            return found
-
-        points: dict[int, tuple[PointRow, dict[str, bytes]]] = yield Read(work)
-        return points
-
-    def best(self) -> Steps[tuple[TrialRow, dict[str, Any]] | None]:
-        """The best told trial and its parameters; None before the first value."""
-        row = yield from self.row()
-        if row.best_trial is None:
-            return None
-        number = row.best_trial
-        trial: TrialRow = yield Read(lambda tx: tx.trial(self.id, number))
-        point, blobs = (yield from self.points([number]))[number]
-        if len(blobs) < len(log.named(point)):
-            # A late result became the best one after its step's vectors were dropped: the log still has that state.
-            state = yield from self._state_at(row, trial.step)
-            blobs |= _contents(self.algorithm(row, trial.step).blobs(state))
-        return trial, self.params(point, blobs)
-
-    def recommend(self) -> Steps[tuple[int, dict[str, Any], JSON]]:
-        """The open step, the parameters the method would deploy now, and what their evaluation gets beside them."""
-        row, state = yield from self.state()
-        algorithm = self.algorithm(row)
-        params = self.space.decode(np.asarray(algorithm.recommend(state), dtype=np.float64))
-        return row.step, params, algorithm.payload(state)
-
-    def metrics(self) -> Steps[dict[str, float]]:
-        """The method's own numbers at the open step."""
-        row, state = yield from self.state()
-        return {k: float(v) for k, v in self.algorithm(row).metrics(state).items() if math.isfinite(v)}
-
-    def eval_seed(self, trial: TrialRow) -> str:
-        """A seed for common random numbers: equal for all lanes of one step and replicate of a method of steps."""
-        step = trial.step if self.kind == "group" and trial.lane >= 0 else 0
-        name = f"{self.key.hex()}/{step}" + (f"/{trial.replicate}" if trial.replicate else "")
-        return str(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest(), "little"))
-
-    @cached_property
-    def seed_encodable(self) -> bool:
-        """Whether candidates can travel as recipes: one unbounded vector, whose internal point is the point itself."""
-        return self.traits.encoding == "recipe" and self.space.is_single_vector and self.space.domain == "free"
-
 
 _WORD = {PAUSED: "paused", COMPLETED: "completed", CANCELLED: "cancelled", FAILED: "study_failed"}
-
-
-def _cancelled(trial: TrialRow) -> None:
-    trial.state, trial.until = CANCELLED, None
-
-
-def _contents(vectors: Mapping[str, NDArray[np.float32]]) -> dict[str, bytes]:
-    """Vectors as they are stored and served."""
-    return {name: np.ascontiguousarray(vector, dtype="<f4").tobytes() for name, vector in vectors.items()}
-
-
-def _place(row: StudyRow) -> tuple[int, int, int]:
-    """What a swap compares."""
-    return row.step, row.epoch, row.upto_seq
-
-
-def _plain(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters as JSON values."""
-    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in params.items()}

@@ -14,7 +14,8 @@ from blackbox import leases
 from blackbox.effects import Steps
 from blackbox.errors import FieldError, InvalidInput, LeaseUnknown, TrialNotFound, nearest
 from blackbox.store import TRIAL_STATES, StudyHead, StudyRow, TrialRow, Tx
-from blackbox.study import PARAMS_STORED_UPTO, Study
+from blackbox.study import Study
+from blackbox.turn import PARAMS_STORED_UPTO
 from blackbox_server import limits, schemas
 from blackbox_server.problems import IdempotencyKeyRequired
 from blackbox_server.routes import hot, shapes
