@@ -17,8 +17,9 @@ import pytest
 import blackbox
 from blackbox import recipe
 from blackbox.algorithm import lookup, resolve_options
-from blackbox.algorithms.ars import FARTHEST, Ars, ArsState, among_the_best, standardised
+from blackbox.algorithms.ars import Ars, ArsState, among_the_best, standardised
 from blackbox.errors import InvalidOptions
+from blackbox.perturbations import FARTHEST
 from blackbox.records import NOTHING_PENDING, Points, Results
 from blackbox.rng import Key, normal
 from blackbox.space import Space, Vector
