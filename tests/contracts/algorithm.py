@@ -407,7 +407,7 @@ AWKWARD: Mapping[str, Callable[[int, int], list[float]]] = {
     "every other step failed": lambda step, n: [math.nan] * n if step % 2 else ordinary(n),
     "one value": lambda step, n: [math.nan] * (n - 1) + [3.0],
     "constant but one": lambda step, n: [7.0] * (n - 1) + [7.0 - step],
-    "ever better": lambda step, n: [-float(10**step) * (i + 1) for i in range(n)],
+    "ever better": lambda step, n: [-float(100**step) * (i + 1) for i in range(n)],
 }
 """(step, n) -> n values of that step."""
 
@@ -484,7 +484,7 @@ class AlgorithmContract:
         def asked(seed: int, stream: int) -> bytes:
             loop = Loop(case.make(seed, stream), case.problem.at)
             seen = b""
-            for _ in range(3):
+            for _ in range(2):
                 lanes = some_lanes(loop.algorithm, loop.state, 4)
                 points = loop.algorithm.ask(loop.state, lanes, NOTHING_PENDING)
                 seen += internal(loop.algorithm, loop.state, points).tobytes()
@@ -533,7 +533,7 @@ class AlgorithmContract:
 
     def test_a_run_split_at_every_step_equals_the_unsplit_run(self, case: Case) -> None:
         loop = case.loop()
-        loop.run(8 * max(loop.algorithm.need(loop.state), 6), lost=0.2)
+        loop.run(5 * max(loop.algorithm.need(loop.state), 6), lost=0.2)
         raw = codec.encode(case.make().init())
         for state, results in loop.history:
             assert codec.encode(state) == raw, f"step {state.step} depends on what the instance did before"
@@ -559,13 +559,13 @@ class AlgorithmContract:
     def test_no_values_make_a_state_that_is_not_finite(self, bare: Case, values: str) -> None:
         algorithm = bare.make()
         state = algorithm.init()
-        for step in range(25):
+        for step in range(16):
             lanes = some_lanes(algorithm, state, max(algorithm.need(state), 4))
             after = algorithm.tell(state, told(algorithm, state, lanes, AWKWARD[values](step, len(lanes))))
             assert after.step == state.step + 1
             state = after
             assert_finite(state)
-            if step < 3 or step % 6 == 0:  # the last step is the 24th
+            if step < 2 or step % 5 == 0:  # the last step is the 15th
                 assert_sound(algorithm, state)
         codec.decode(bare.method.State, codec.encode(state))
         algorithm.stopped(state)
@@ -635,7 +635,7 @@ class AlgorithmContract:
         assert loop.best <= target, f"{loop.best} after {loop.asks} asks"
 
     def test_thirty_percent_lost_still_reaches_the_target_in_a_study(self, home: Case) -> None:
-        home = home.of_dim(5)
+        home = home.of_dim(3)
         target = 0.1 * home.problem.at_start
         store, study = run_study(home, turns=8000, lost=0.3, until=target)
         best = perform(store, study.best())
@@ -712,10 +712,11 @@ def recommends(case: Case, goal: float, seed: int, asks: int = N_ASKS) -> bool:
 
 @cache
 def random_search_reaches(domain: str, dim: int, asks: int = N_ASKS) -> float:
-    """Value of what random search recommends after as many asks, the median of three seeds."""
+    """Value of the best of as many random points, the median of three seeds."""
     case = Case(lookup("random_search"), {"box": box, "free": free, "convex": ball}[domain](dim))
-    loops = [case.loop(seed).run(asks, seed=seed) for seed in (1, 2, 3)]
-    return median(case.problem.at(loop.algorithm.recommend(loop.state)) for loop in loops)
+    drawn = [case.make(seed) for seed in (1, 2, 3)]
+    points = [method.ask(method.init(), range(asks), NOTHING_PENDING).vectors for method in drawn]
+    return median(min(map(case.problem.at, rows)) for rows in points if rows is not None)
 
 
 # A real study ---------------------------------------------------------------------------------------------------------

@@ -41,13 +41,8 @@ class TestComposed(AlgorithmContract):
         with registered():
             yield
 
-    @pytest.fixture(params=cases(TwoArms), ids=str)
-    def case(self, request: pytest.FixtureRequest) -> Case:
-        case: Case = request.param
-        return case
-
     @pytest.fixture(params=cases(TwoArms, DOMAINS), ids=str)
-    def bare(self, request: pytest.FixtureRequest) -> Case:
+    def case(self, request: pytest.FixtureRequest) -> Case:
         case: Case = request.param
         return case
 
