@@ -11,9 +11,19 @@ from abc import ABC, abstractmethod
 from typing import Annotated, Any, Literal, TypeAlias
 
 import pydantic
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
-__all__ = ["AnySchedule", "Constant", "Cosine", "Exponential", "Linear", "Power", "Schedule", "Warmup"]
+__all__ = [
+    "AnySchedule",
+    "Constant",
+    "Cosine",
+    "Exponential",
+    "Linear",
+    "PositiveSchedule",
+    "Power",
+    "Schedule",
+    "Warmup",
+]
 
 
 class Schedule(pydantic.BaseModel, ABC):
@@ -134,5 +144,15 @@ AnySchedule: TypeAlias = Annotated[
     BeforeValidator(_number_as_constant, json_schema_input_type=float | _Tagged),
 ]
 """Every schedule, told apart by `type`; a plain number is a constant."""
+
+
+def _positive_at_first(schedule: Schedule) -> Schedule:
+    if not schedule(0) > 0:
+        raise ValueError(f"must be positive at step 0, got {schedule(0)}")
+    return schedule
+
+
+PositiveSchedule: TypeAlias = Annotated[AnySchedule, AfterValidator(_positive_at_first)]
+"""A schedule that is positive at step 0; what it falls to is the business of who uses it."""
 
 Warmup.model_rebuild()

@@ -26,7 +26,7 @@ _MAX = 1e150  # no sum goes beyond it, nor a sum of squares beyond its square: t
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Moments over all observations so far: a monoid under addition.
+    """Moments over all observations so far: a monoid under addition. Of length 0: nobody asks for observations.
 
     Attributes
     ----------
@@ -43,9 +43,9 @@ class Moments:
     ignored: int = 0
 
     @classmethod
-    def zero(cls, length: int) -> Moments:
-        """Of no observations of `length` numbers."""
-        return cls(0.0, np.zeros(length), np.zeros(length))
+    def zero(cls, length: int | None) -> Moments:
+        """Of no observations of `length` numbers; None: nobody asks for any."""
+        return cls(0.0, np.zeros(length or 0), np.zeros(length or 0))
 
     def plus(self, extra: Sequence[Mapping[str, JSON]]) -> Moments:
         """These and what the given results tell, in their order.
@@ -55,6 +55,8 @@ class Moments:
         extra : `Results.extra`. A result without `sums` adds nothing. Sums that do not fit are counted in `ignored`, so
             that they do not end the study: `lack` refuses them with a value, but an infeasible point may bring some.
         """
+        if not len(self.total):
+            return self
         count, total, squares, ignored = self.count, self.total, self.squares, self.ignored
         for told in extra:
             if told.get("sums") is None:
@@ -82,12 +84,26 @@ class Moments:
         return np.sqrt(np.maximum(variance, FLOOR * FLOOR))
 
     def payload(self) -> JSON:
-        """What an evaluator gets: {"observations": {"count", "mean", "std"}}; it uses (observation - mean) / std."""
+        """What an evaluator gets: {"observations": {"count", "mean", "std"}}; it uses (observation - mean) / std.
+
+        None where nobody asks for observations.
+        """
+        if not len(self.total):
+            return None
         return {"observations": {"count": self.count, "mean": self.mean.tolist(), "std": self.std.tolist()}}
 
+    def metrics(self) -> dict[str, float]:
+        """How many observations were told, and how many sums could not be used; empty where nobody asks for any."""
+        return {"observed": self.count, "sums_ignored": float(self.ignored)} if len(self.total) else {}
 
-def lack(extra: Mapping[str, Any], length: int) -> FieldError | None:
-    """What a result must tell of the observations it saw, each of `length` numbers, and does not; None if nothing."""
+
+def lack(extra: Mapping[str, Any], length: int | None) -> FieldError | None:
+    """What a result must tell of the observations it saw, each of `length` numbers, and does not.
+
+    None if nothing, as where nobody asks for observations (no length).
+    """
+    if length is None:
+        return None
     fields = f'"count" of the observations seen, "total" and "squares" of {length} numbers each'
     if extra.get("sums") is None:
         return FieldError("/sums", "missing", f"expected {fields}; where none were seen, zeros")

@@ -12,7 +12,7 @@ import numpy as np
 
 from blackbox.records import Ints, Vector
 
-__all__ = ["barrier", "centred_ranks", "order", "ranks", "shared", "utilities"]
+__all__ = ["barrier", "centred_ranks", "lower", "lowest_and_median", "order", "ranks", "shared", "utilities"]
 
 
 def order(values: Vector) -> Ints:
@@ -27,6 +27,22 @@ def order(values: Vector) -> Ints:
     (n,) int64.
     """
     return np.asarray(values, dtype=np.float64).argsort(kind="stable")
+
+
+def lowest_and_median(values: Vector) -> tuple[float, float] | None:
+    """Lowest and upper median of the finite ones among values, or None if there are none.
+
+    Parameters
+    ----------
+    values : (n,) float64; NaN and infinities are left out.
+    """
+    finite = np.sort(values[np.isfinite(values)])
+    return (float(finite[0]), float(finite[len(finite) // 2])) if len(finite) else None
+
+
+def lower(best: float | None, value: float) -> float:
+    """The lower of the best value so far, if there is one, and another."""
+    return value if best is None else min(best, value)
 
 
 def shared(values: Vector, table: Vector) -> Vector:

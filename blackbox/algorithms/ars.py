@@ -23,19 +23,16 @@ import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
-from blackbox import recipe, statistics, steppers
+from blackbox import perturbations, recipe, statistics, steppers
 from blackbox.algorithm import Algorithm, Traits, algorithm
 from blackbox.errors import FieldError
 from blackbox.options import Field, Options
-from blackbox.records import JSON, Ints, Pending, Points, Recipe, Results, Term, Vector
+from blackbox.records import JSON, Ints, Pending, Points, Results, Term, Vector
 from blackbox.rng import Key
-from blackbox.schedules import AnySchedule, Constant
+from blackbox.schedules import Constant, PositiveSchedule
 from blackbox.space import Space
 from blackbox.statistics import Moments
-
-SIGMA_RANGE = (1e-8, 1e8)  # below, the noise would be lost in a float32 near 1
-MAX_RATE = 1e8
-FARTHEST = 1e15  # |theta_j| stays below it, so that squares stay finite in float32
+from blackbox.values import lower
 
 
 class ArsOptions(Options):
@@ -45,9 +42,9 @@ class ArsOptions(Options):
     """Directions per step (N); a step closes with twice as many results. With W workers choose at least W / 2."""
     top: int | None = Field(None, ge=1)
     """Directions that count (b), those with the best value; ties at the edge count too. None: all."""
-    sigma: AnySchedule = Constant(value=0.03)
+    sigma: PositiveSchedule = Constant(value=0.03)
     """Length of a perturbation per coordinate, by step (the paper's nu). Kept above 1e-8."""
-    learning_rate: AnySchedule = Constant(value=0.02)
+    learning_rate: PositiveSchedule = Constant(value=0.02)
     """Step size by step (alpha). Values are divided by their spread, so it is a distance; about sigma."""
     observations: int | None = Field(None, ge=1, le=100_000)
     """Length of an observation. Evaluators then tell {"value", "sums": {"count", "total", "squares"}} and normalise by
@@ -58,13 +55,6 @@ class ArsOptions(Options):
         if self.top is not None and self.top > self.directions:
             raise ValueError(f"top must be at most directions = {self.directions}, got {self.top}")
         return self
-
-    @pydantic.field_validator("sigma", "learning_rate")
-    @classmethod
-    def _starts_positive(cls, schedule: AnySchedule) -> AnySchedule:
-        if not schedule(0) > 0:
-            raise ValueError(f"must be positive at step 0, got {schedule(0)}")
-        return schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +107,8 @@ class Ars(Algorithm[ArsOptions, ArsState]):
         return 40 * space.dim + 2048 * options.directions  # theta twice, the sum, the move, and recipes
 
     def init(self) -> ArsState:
-        theta = self.space.initial.astype(np.float32)
-        np.clip(theta, -FARTHEST, FARTHEST, out=theta)
-        seen = Moments.zero(self.options.observations or 0)
+        theta = perturbations.centre(self.space)
+        seen = Moments.zero(self.options.observations)
         return ArsState(0, theta, recipe.digest(theta), None, None, None, 0.0, seen)
 
     def need(self, state: ArsState) -> int:
@@ -129,17 +118,11 @@ class Ars(Algorithm[ArsOptions, ArsState]):
         return state.theta
 
     def ask(self, state: ArsState, lanes: Sequence[int], pending: Pending) -> Points:
-        sigma = self._sigma(state.step)
-        recipes = []
-        for lane in lanes:
-            term = Term(self.stream, state.step, int(lane) // 2, -sigma if lane % 2 else sigma)
-            recipes.append(Recipe(state.digest, (term,)))
-        payload = (self.payload(state),) * len(recipes) if self.options.observations else ()
-        return Points(None, tuple(recipes), np.empty((len(recipes), 0), dtype=np.int64), payload)
+        first = Term(self.stream, state.step, 0, perturbations.size(self.options.sigma, state.step))
+        return perturbations.mirrored(state.digest, first, lanes, self.payload(state))
 
     def tell(self, state: ArsState, results: Results) -> ArsState:
-        if self.options.observations:
-            state = replace(state, seen=state.seen.plus(results.extra))
+        state = replace(state, seen=state.seen.plus(results.extra))
         recipes = results.points.recipes
         finite = results.scalar[np.isfinite(results.scalar)]
         if not recipes or not len(finite):
@@ -151,22 +134,18 @@ class Ars(Algorithm[ArsOptions, ArsState]):
         state = replace(
             state,
             step=state.step + 1,
-            best=lowest if state.best is None else min(state.best, lowest),
+            best=lower(state.best, lowest),
             mean=mean,
             spread=spread,
             move_norm=0.0,
         )
         if not centred.any():
             return state
-        rate = min(max(self.options.learning_rate(state.step - 1), 0.0), MAX_RATE)
-        terms = [
-            replace(term, scale=-weight if term.scale < 0 else weight)
-            for row, weight in zip(kept.tolist(), (centred * (2 / len(kept))).tolist(), strict=True)
-            for term in recipes[row].terms
-        ]
+        rate = perturbations.rate(self.options.learning_rate, state.step - 1)
+        weights = (centred * (2 / len(kept))).tolist()
+        terms = perturbations.weighted([recipes[row] for row in kept], weights)
         move = -rate * recipe.weighted_noise_sum(terms, self.key, self.space.dim)
-        theta = (state.theta + move).astype(np.float32)
-        np.clip(theta, -FARTHEST, FARTHEST, out=theta)
+        theta = perturbations.moved(state.theta, move)
         move_norm = steppers.norm(steppers.square_sums(move))
         return replace(state, theta=theta, digest=recipe.digest(theta), move_norm=move_norm)
 
@@ -174,21 +153,18 @@ class Ars(Algorithm[ArsOptions, ArsState]):
         return state.theta.astype(np.float64)
 
     def lacks(self, extra: Mapping[str, Any]) -> FieldError | None:
-        return statistics.lack(extra, self.options.observations) if self.options.observations else None
+        return statistics.lack(extra, self.options.observations)
 
     def payload(self, state: ArsState) -> JSON:
-        return state.seen.payload() if self.options.observations else None
+        return state.seen.payload()
 
     def metrics(self, state: ArsState) -> Mapping[str, float]:
         found = {} if state.best is None else {"best": state.best}
         if state.mean is not None and state.spread is not None:
             found |= {"step_mean": state.mean, "step_spread": state.spread}
-        if self.options.observations:
-            found |= {"observed": state.seen.count, "sums_ignored": float(state.seen.ignored)}
-        return found | {"step": float(state.step), "sigma": self._sigma(state.step), "move_norm": state.move_norm}
-
-    def _sigma(self, step: int) -> float:
-        return min(max(self.options.sigma(step), SIGMA_RANGE[0]), SIGMA_RANGE[1])
+        sigma = perturbations.size(self.options.sigma, state.step)
+        found |= {"step": float(state.step), "sigma": sigma, "move_norm": state.move_norm}
+        return found | state.seen.metrics()
 
 
 def among_the_best(values: Vector, pair: Ints, top: int) -> NDArray[np.bool_]:

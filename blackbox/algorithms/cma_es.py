@@ -8,19 +8,20 @@ same length and costs one product less.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg.lapack import dsyevd
 
 from blackbox import evolution
-from blackbox.algorithm import Algorithm, Traits, algorithm
+from blackbox.algorithm import Traits, algorithm
 from blackbox.errors import NumericalError
-from blackbox.evolution import SIGMA_RANGE, TINY, default_popsize
-from blackbox.records import Matrix, Pending, Points, Results, Stop, Vector, dense
-from blackbox.rng import Key, normals
-from blackbox.runs import MAX_CONDITION, Run, RunOptions, Runs, Shape, Values, largest_popsize
+from blackbox.evolution import SIGMA_RANGE, TINY
+from blackbox.records import Matrix, Pending, Points, Results, Vector, dense
+from blackbox.restarting import Restarting
+from blackbox.rng import normals
+from blackbox.runs import MAX_CONDITION, Run, RunOptions, Shape, Values, largest_popsize
 from blackbox.space import Space
 
 TILE = 8  # lanes per product of `ask`: BLAS gives one row alone other last bits than the same row among others
@@ -68,7 +69,7 @@ def learning(d: int, k: int, mueff: float) -> tuple[float, float, float]:
 
 
 @algorithm("cma_es", Traits(injects=True, parameters=frozenset({"real", "integer", "choice"})))
-class CmaEs(Algorithm[CmaEsOptions, CmaEsState]):
+class CmaEs(Restarting[CmaEsOptions, CmaEsState]):
     """Covariance matrix adaptation with negative weights: the default up to about two thousand dimensions.
 
     Hansen (2016), arXiv:1604.00772. Results of the step before are learned from too, re-encoded in the current
@@ -80,24 +81,12 @@ class CmaEs(Algorithm[CmaEsOptions, CmaEsState]):
     Options = CmaEsOptions
     State = CmaEsState
 
-    def __init__(self, space: Space, options: CmaEsOptions, key: Key, stream: int = 0) -> None:
-        super().__init__(space, options, key, stream)
-        self.runs = Runs(space, options, self.noise)
-
-    @classmethod
-    def resolve(cls, options: CmaEsOptions, space: Space) -> CmaEsOptions:
-        return options.with_defaults(popsize=default_popsize(space.dim))
-
     @classmethod
     def memory(cls, options: CmaEsOptions, space: Space) -> int:
         d, k = space.dim, largest_popsize(options, space.dim)
         return 8 * d * (9 * d + 6 * k + 100)  # C, axes, their successors, and what LAPACK works in
 
-    def init(self) -> CmaEsState:
-        return self._begin(self.runs.first(), 0)
-
-    def _begin(self, run: Run, step: int) -> CmaEsState:
-        """The state before the first result of a run."""
+    def begin(self, run: Run, step: int) -> CmaEsState:
         d, start = self.space.dim, self.runs.start(run)
         return CmaEsState(
             step=step,
@@ -112,12 +101,6 @@ class CmaEs(Algorithm[CmaEsOptions, CmaEsState]):
             values=self.runs.blank(run, start),
             run=run,
         )
-
-    def need(self, state: CmaEsState) -> int:
-        return state.run.popsize
-
-    def oldest(self, state: CmaEsState) -> int:
-        return max(state.run.began, state.step - 1)
 
     def ask(self, state: CmaEsState, lanes: Sequence[int], pending: Pending) -> Points:
         d = self.space.dim
@@ -170,21 +153,9 @@ class CmaEs(Algorithm[CmaEsOptions, CmaEsState]):
                 pc, sigma = pc / scale, sigma * scale
         sigma = min(max(sigma, SIGMA_RANGE[0]), SIGMA_RANGE[1])
         after = CmaEsState(step, mean, sigma, C, axes, D, decomposed, ps, pc, values, state.run)
-        if self.options.restarts == "none":
-            return after
-        following = self.runs.following(state.run, values, self._shape(after), step)
-        return after if following is None else self._begin(following, step)
+        return self.going_on(after)
 
-    def recommend(self, state: CmaEsState) -> Vector:
-        return self.runs.recommend(state.run, state.values, self._shape(state))
-
-    def metrics(self, state: CmaEsState) -> Mapping[str, float]:
-        return self.runs.metrics(state.run, state.values, self._shape(state))
-
-    def stopped(self, state: CmaEsState) -> Stop | None:
-        return self.runs.stopped(state.run, state.values, self._shape(state))
-
-    def _shape(self, state: CmaEsState) -> Shape:
+    def shape(self, state: CmaEsState) -> Shape:
         spread = np.sqrt(np.diag(state.C))
         return Shape(state.mean, state.sigma, state.pc, spread, float(state.D[0]), float(state.D[-1]))
 

@@ -11,13 +11,10 @@ With `validations` V > 0 a generation has two steps: after the children, the C b
 place) are asked V times each, and the one with the best mean is the elite; else the elite is the best point ever told.
 
 With `novelty` w > 0 points are ordered by (1 - w) rank(value) + w rank(-novelty), where novelty is the mean distance
-of a point's behaviour to the k nearest ones in the archive and among the other points of the step.
+of a point's behaviour to the k nearest ones in the archive and among the other points of the step (`blackbox.novelty`).
 
-Genomes stay short by *re-basing*. Under truncation selection the parents' lineages coalesce: all of them soon begin
-with the same terms, and these only grow in number. As soon as `rebase_terms` are shared, their point becomes the new
-base vector and every genome drops them. Terms are added in order, in float32, so no point changes by a bit. Where
-lineages stay apart, `max_terms` is kept by letting those lineages die that split off from the first parent's longest
-ago; their share is a metric.
+Genomes stay short by *re-basing* (`blackbox.genomes`): first terms that all parents share become the new base vector.
+Where lineages stay apart, `max_terms` is kept by giving some of them up; their share is a metric.
 """
 
 from __future__ import annotations
@@ -31,23 +28,17 @@ import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
-from blackbox import recipe
+from blackbox import perturbations, recipe
 from blackbox.algorithm import Algorithm, Traits, algorithm
 from blackbox.errors import FieldError
+from blackbox.genomes import Genome, Genomes, coalesced
+from blackbox.novelty import behaviours, novelty, remembering
 from blackbox.options import Field, Options
-from blackbox.records import Ints, Matrix, Pending, Points, Recipe, Results, Term, Vector
+from blackbox.records import Matrix, Pending, Points, Recipe, Results, Term, Vector
 from blackbox.rng import Key, uniform
-from blackbox.schedules import AnySchedule, Constant
+from blackbox.schedules import Constant, PositiveSchedule
 from blackbox.space import Space
-from blackbox.values import centred_ranks, order
-
-Genome = tuple[Term, ...]
-"""The terms of a recipe on the open base."""
-
-SIGMA_RANGE = (1e-8, 1e8)  # below, the noise would be lost in a float32 near 1
-FARTHEST = 1e15  # an initial coordinate stays below it, so that sums stay finite in float32
-FARTHEST_BEHAVIOUR = 1e100  # so that squares of distances stay finite
-ROWS = 64  # behaviours whose distances to all others are in memory at a time
+from blackbox.values import centred_ranks, lower, lowest_and_median, order
 
 
 class DeepGaOptions(Options):
@@ -57,7 +48,7 @@ class DeepGaOptions(Options):
     """Children per generation. With W workers choose at least W; the paper has 1000."""
     parents: int | None = Field(None, ge=1)
     """Genomes that have children. None: a fifth of the population, at most 20 (the paper's number)."""
-    sigma: AnySchedule | None = None
+    sigma: PositiveSchedule | None = None
     """Mutation power by generation: standard deviation of what a child adds. None: 0.05, above 6400 dimensions
     4 / sqrt(d), which is the paper's 0.002 for its networks of four million weights. Kept above 1e-8."""
     initial_sigma: float | None = Field(None, gt=0)
@@ -83,13 +74,6 @@ class DeepGaOptions(Options):
     max_terms: int = Field(128, ge=2, le=10_000)
     """Most terms of a recipe. It costs 34 bytes per term; a worker that keeps its parents pays one term a child."""
 
-    @pydantic.field_validator("sigma")
-    @classmethod
-    def _starts_positive(cls, schedule: AnySchedule | None) -> AnySchedule | None:
-        if schedule is not None and not schedule(0) > 0:
-            raise ValueError(f"must be positive at generation 0, got {schedule(0)}")
-        return schedule
-
     @pydantic.model_validator(mode="after")
     def _fits(self) -> DeepGaOptions:
         if self.parents is not None and self.parents > self.population:
@@ -97,33 +81,6 @@ class DeepGaOptions(Options):
         if self.rebase_terms >= self.max_terms:
             raise ValueError(f"rebase_terms must be less than max_terms = {self.max_terms}, got {self.rebase_terms}")
         return self
-
-
-@dataclass(frozen=True, slots=True)
-class Genomes:
-    """Genomes as arrays, one after the other; N terms in all.
-
-    Attributes
-    ----------
-    ends : (n,) where each genome ends; it begins where the one before ends.
-    stream : (N,) uint64, as the other three an address of noise.
-    step, lane : (N,) int64.
-    scale : (N,) float64.
-    """
-
-    ends: Ints
-    stream: NDArray[np.uint64]
-    step: Ints
-    lane: Ints
-    scale: Vector
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    @property
-    def lengths(self) -> Ints:
-        """(n,) terms of each genome."""
-        return np.diff(self.ends, prepend=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,9 +162,8 @@ class DeepGa(Algorithm[DeepGaOptions, DeepGaState]):
         return 32 * space.dim + genomes + behaviours  # base and elite as state, its bytes and their copies
 
     def init(self) -> DeepGaState:
-        base = self.space.initial.astype(np.float32)
-        np.clip(base, -FARTHEST, FARTHEST, out=base)
-        none, alone = _packed([]), _packed([()])
+        base = perturbations.centre(self.space)
+        none, alone = Genomes.of([]), Genomes.of([()])
         return DeepGaState(
             step=0,
             generation=0,
@@ -251,29 +207,24 @@ class DeepGa(Algorithm[DeepGaOptions, DeepGaState]):
         note = np.empty((len(lanes), 0), dtype=np.int64)
         if state.validating:
             n = len(state.candidates)
-            asked = tuple(Recipe(state.digest, self._genome(state.candidates, int(lane) % n)) for lane in lanes)
+            candidates = self._genomes(state.candidates)
+            asked = tuple(Recipe(state.digest, candidates[int(lane) % n]) for lane in lanes)
             return Points(None, asked, note, replicates=tuple(1 + int(lane) // n for lane in lanes))
         sigma = self._sigma(state)
         children = []
         for lane in lanes:
             chance = uniform(self.choices, state.step, int(lane), 1)[0]
-            parent = self._genome(state.parents, int(chance * len(state.parents)))
+            parent = state.parents.genome(int(chance * len(state.parents)), self.options.noise)
             own = Term(self.stream, state.step, int(lane), sigma, self.options.noise)
             children.append(Recipe(state.digest, (*parent, own)))
         return Points(None, tuple(children), note)
 
     def _sigma(self, state: DeepGaState) -> float:
         first = self.options.initial_sigma if state.generation == 0 else None
-        return min(max(first or self.sigma(state.generation), SIGMA_RANGE[0]), SIGMA_RANGE[1])
-
-    def _genome(self, genomes: Genomes, i: int) -> Genome:
-        own = slice(int(genomes.ends[i - 1]) if i else 0, int(genomes.ends[i]))
-        columns = [column[own].tolist() for column in (genomes.stream, genomes.step, genomes.lane, genomes.scale)]
-        kind = self.options.noise
-        return tuple(Term(a, step, lane, scale, kind) for a, step, lane, scale in zip(*columns, strict=True))
+        return perturbations.size(Constant(value=first) if first else self.sigma, state.generation)
 
     def _genomes(self, genomes: Genomes) -> list[Genome]:
-        return [self._genome(genomes, i) for i in range(len(genomes))]
+        return genomes.all(self.options.noise)
 
     # tell
 
@@ -285,28 +236,28 @@ class DeepGa(Algorithm[DeepGaOptions, DeepGaState]):
         """After a generation of children."""
         if not len(results):
             return state
-        state, behaviours = self._noted(state, results)
+        state, did = self._noted(state, results)
         genomes = [self._on_this_base(state, asked) for asked in results.points.recipes or ()]
         lost = sum(genome is None for genome in genomes)
         rows = [i for i, value in enumerate(results.scalar) if math.isfinite(value) and genomes[i] is not None]
         state = replace(state, extinct=state.extinct + lost)
         if not rows:
-            return replace(self._remembering(state, results, behaviours), generation=state.generation + 1)
+            return replace(self._remembering(state, results, did), generation=state.generation + 1)
         values = results.scalar[rows]
         children = [genome for i in rows if (genome := genomes[i]) is not None]
         by_value = order(values).tolist()
         ranked = by_value
         if self.options.novelty:
-            new = novelty([behaviours[i] for i in rows], state.archive, self.options.neighbours)
+            new = novelty([did[i] for i in rows], state.archive, self.options.neighbours)
             ranked = order(self._mixed(values, new)).tolist()
             found = new[np.isfinite(new)]
             state = replace(state, novelty=float(found.mean()) if len(found) else state.novelty)
-            state = self._remembering(state, results, behaviours)
+            state = self._remembering(state, results, did)
         best = [children[i] for i in ranked[: self.n_parents]]
         if self.options.validations:
             elite = self._genomes(state.elite)
             again = [children[i] for i in by_value[: self.options.candidates - len(elite)]] + elite
-            return replace(state, validating=True, parents=_packed(best), candidates=_packed(again))
+            return replace(state, validating=True, parents=Genomes.of(best), candidates=Genomes.of(again))
         first, value = by_value[0], float(values[by_value[0]])
         if state.elite_value is None or value <= state.elite_value:
             state = replace(state, elite_value=value)
@@ -322,7 +273,7 @@ class DeepGa(Algorithm[DeepGaOptions, DeepGaState]):
         for lane, value in zip(results.lane.tolist(), results.scalar.tolist(), strict=True):
             values[lane % len(candidates)].append(value)
         means = np.array([_mean(some) for some in values])
-        state = replace(state, validating=False, candidates=_packed([]))
+        state = replace(state, validating=False, candidates=Genomes.of([]))
         best = self._genomes(state.parents)
         if not np.isfinite(means).any():  # nothing was learned about any of them: the children's order decides
             return self._closed(state, best, None if len(state.elite) or len(state.elite_point) else candidates[0])
@@ -341,7 +292,7 @@ class DeepGa(Algorithm[DeepGaOptions, DeepGaState]):
         elite : the new elite; None keeps the old one.
         """
         if elite is not None:
-            state = replace(state, elite=_packed([elite]), elite_point=np.empty(0, dtype=np.float32))
+            state = replace(state, elite=Genomes.of([elite]), elite_point=np.empty(0, dtype=np.float32))
         elites = self._genomes(state.elite)
         parents = best
         if not self.options.novelty:  # what is new today is not new tomorrow: there the elite is no parent by right
@@ -362,17 +313,11 @@ class DeepGa(Algorithm[DeepGaOptions, DeepGaState]):
 
     def _rebased(self, state: DeepGaState, parents: list[Genome]) -> DeepGaState:
         """The state with these parents, on a new base if enough of their terms are shared, or have to be."""
-        limit, n_shared = self.options.max_terms, _n_shared(parents)
-        cut = n_shared if n_shared >= self.options.rebase_terms else 0
-        longest = max(map(len, parents))
-        if longest - cut >= limit:  # a child would have too many terms
-            cut = min(max(self.options.rebase_terms, longest + 1 - limit), len(parents[0]))
-            kin = [genome for genome in parents if genome[:cut] == parents[0][:cut] and len(genome) - cut < limit]
-            state = replace(state, extinct=state.extinct + len(parents) - len(kin))
-            parents, cut = kin, _n_shared(kin)
+        kin, cut = coalesced(parents, self.options.rebase_terms, self.options.max_terms)
+        state = replace(state, extinct=state.extinct + len(parents) - len(kin))
         if not cut:
-            return replace(state, parents=_packed(parents))
-        shared = parents[0][:cut]
+            return replace(state, parents=Genomes.of(kin))
+        shared = kin[0][:cut]
         base = self._point(state, shared)
         elite, point = self._genomes(state.elite), state.elite_point
         if elite and elite[0][:cut] != shared:
@@ -381,10 +326,10 @@ class DeepGa(Algorithm[DeepGaOptions, DeepGaState]):
             state,
             base=base,
             digest=recipe.digest(base),
-            dropped=_packed([shared]),
+            dropped=Genomes.of([shared]),
             dropped_from=state.digest,
-            parents=_packed([genome[cut:] for genome in parents]),
-            elite=_packed([genome[cut:] for genome in elite]),
+            parents=Genomes.of([genome[cut:] for genome in kin]),
+            elite=Genomes.of([genome[cut:] for genome in elite]),
             elite_point=point,
             rebased=state.rebased + 1,
         )
@@ -396,18 +341,14 @@ class DeepGa(Algorithm[DeepGaOptions, DeepGaState]):
 
     def _noted(self, state: DeepGaState, results: Results) -> tuple[DeepGaState, list[Vector | None]]:
         """The state with what is recorded of the values, and the usable behaviours."""
-        behaviours: list[Vector | None] = [None] * len(results)
+        did: list[Vector | None] = [None] * len(results)
         if self.options.novelty:
-            told = [_behaviour(extra) for extra in results.extra] or behaviours
-            m = state.archive.shape[1] or next((len(one) for one in told if one is not None), 0)
-            behaviours = [one if one is not None and len(one) == m else None for one in told]
-            state = replace(state, mute=state.mute + sum(one is None for one in behaviours))
-        values = np.sort(results.scalar[np.isfinite(results.scalar)])
-        if len(values):
-            lowest = float(values[0])
-            best = lowest if state.best is None else min(state.best, lowest)
-            state = replace(state, best=best, median=float(values[len(values) // 2]))
-        return state, behaviours
+            did = behaviours(results.extra, state.archive) or did
+            state = replace(state, mute=state.mute + sum(one is None for one in did))
+        found = lowest_and_median(results.scalar)
+        if found is not None:
+            state = replace(state, best=lower(state.best, found[0]), median=found[1])
+        return state, did
 
     def _mixed(self, values: Vector, new: Vector) -> Vector:
         """What children are ordered by: the weighted mean of both ranks."""
@@ -416,20 +357,10 @@ class DeepGa(Algorithm[DeepGaOptions, DeepGaState]):
         weight = self.options.novelty
         return (1 - weight) * centred_ranks(values) + weight * centred_ranks(-new)
 
-    def _remembering(self, state: DeepGaState, results: Results, behaviours: Sequence[Vector | None]) -> DeepGaState:
-        """The state with some behaviours in the archive; which ones, and where, only depends on their addresses."""
-        archive = list(state.archive)
-        for step, lane, behaviour in zip(results.step.tolist(), results.lane.tolist(), behaviours, strict=True):
-            if behaviour is None or not self.options.archive:
-                continue
-            chance, place = uniform(self.memories, step, lane, 2)
-            if chance >= self.options.archive_rate:
-                continue
-            if len(archive) < self.options.archive:
-                archive.append(behaviour)
-            else:
-                archive[int(place * len(archive))] = behaviour
-        return replace(state, archive=np.array(archive)) if archive else state
+    def _remembering(self, state: DeepGaState, results: Results, did: Sequence[Vector | None]) -> DeepGaState:
+        """The state with some behaviours more in the archive."""
+        most, rate = self.options.archive, self.options.archive_rate
+        return replace(state, archive=remembering(state.archive, results, did, self.memories, most, rate))
 
     # reading
 
@@ -454,38 +385,6 @@ class DeepGa(Algorithm[DeepGaOptions, DeepGaState]):
         }
 
 
-def novelty(behaviours: Sequence[Vector | None], archive: Matrix, k: int) -> Vector:
-    """Mean distance of each behaviour to its k nearest neighbours in the archive and among the others.
-
-    Parameters
-    ----------
-    behaviours : (m,) each; None has no novelty.
-    archive : (A, m).
-    k : fewer where there are fewer.
-
-    Returns
-    -------
-    (n,) NaN for None; 0 where there is no neighbour at all.
-    """
-    new = np.full(len(behaviours), math.nan)
-    rows = [i for i, behaviour in enumerate(behaviours) if behaviour is not None]
-    if not rows:
-        return new
-    own = np.array([behaviours[i] for i in rows])
-    known = np.concatenate([own, archive]) if len(archive) else own
-    k = min(k, len(known) - 1)
-    if k == 0:
-        new[rows] = 0.0
-        return new
-    for a in range(0, len(own), ROWS):
-        part = own[a : a + ROWS]
-        squares = np.square(part[:, None, :] - known[None, :, :]).sum(axis=2)
-        squares[np.arange(len(part)), a + np.arange(len(part))] = math.inf  # not its own neighbour
-        nearest = np.sort(np.partition(squares, k - 1, axis=1)[:, :k], axis=1)
-        new[rows[a : a + ROWS]] = np.sqrt(nearest).mean(axis=1)
-    return new
-
-
 def _mean(values: list[float]) -> float:
     """NaN where there is none, or one that is not finite."""
     if not values or not all(map(math.isfinite, values)):
@@ -501,30 +400,3 @@ def default_parents(population: int) -> int:
 def default_sigma(d: int) -> Constant:
     """0.05; above 6400 dimensions 4 / sqrt(d), so that a mutation is at most about 4 units long."""
     return Constant(value=min(0.05, 4.0 / math.sqrt(d)))
-
-
-def _behaviour(extra: Mapping[str, Any]) -> Vector | None:
-    told = extra.get("behaviour")
-    if not told:
-        return None
-    return np.clip(np.array(told, dtype=np.float64), -FARTHEST_BEHAVIOUR, FARTHEST_BEHAVIOUR)
-
-
-def _n_shared(genomes: Sequence[Genome]) -> int:
-    """How many terms all genomes begin with."""
-    first, *others = genomes
-    n = len(first)
-    for other in others:
-        n = next((i for i, (a, b) in enumerate(zip(first[:n], other, strict=False)) if a != b), min(n, len(other)))
-    return n
-
-
-def _packed(genomes: Sequence[Genome]) -> Genomes:
-    terms = [term for genome in genomes for term in genome]
-    return Genomes(
-        ends=np.cumsum([len(genome) for genome in genomes], dtype=np.int64),
-        stream=np.array([term.stream for term in terms], dtype=np.uint64),
-        step=np.array([term.step for term in terms], dtype=np.int64),
-        lane=np.array([term.lane for term in terms], dtype=np.int64),
-        scale=np.array([term.scale for term in terms], dtype=np.float64),
-    )

@@ -19,21 +19,17 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import pydantic
 from numpy.typing import NDArray
 
-from blackbox import recipe
+from blackbox import perturbations, recipe
 from blackbox.algorithm import Algorithm, Traits, algorithm
 from blackbox.estimators import differences, roles
 from blackbox.options import Field, Options
+from blackbox.perturbations import FARTHEST
 from blackbox.records import Pending, Points, Recipe, Results, Term, Vector
 from blackbox.rng import CHUNK, Key
-from blackbox.schedules import AnySchedule, Constant
+from blackbox.schedules import AnySchedule, Constant, PositiveSchedule
 from blackbox.space import Space
-
-RADIUS_RANGE = (1e-8, 1e8)  # below, the noise would be lost in a float32 near 1
-MAX_RATE = 1e8
-FARTHEST = 1e15  # |theta_j| stays below it, so that squares stay finite in float32
 
 
 class MezoOptions(Options):
@@ -41,7 +37,7 @@ class MezoOptions(Options):
 
     count: int = Field(1, ge=1)
     """Directions per step, each of two results. With W workers choose at least W / 2."""
-    radius: AnySchedule = Constant(value=1e-3)
+    radius: PositiveSchedule = Constant(value=1e-3)
     """c: standard deviation of the perturbation of each coordinate, by step. The authors take 1e-3 for all weights of a
     language model, 1e-2 for LoRA and 1e-1 for prefixes."""
     learning_rate: AnySchedule | None = None
@@ -53,13 +49,6 @@ class MezoOptions(Options):
     """Pull towards the internal origin; for bounded parameters, whose origin is the lower bound, leave it at 0."""
     clip: float | None = Field(None, gt=0)
     """Limit on |p_i|, in multiples of the median of the step (of several directions). None: no limit."""
-
-    @pydantic.field_validator("radius")
-    @classmethod
-    def _starts_positive(cls, schedule: AnySchedule) -> AnySchedule:
-        if not schedule(0) > 0:
-            raise ValueError(f"must be positive at step 0, got {schedule(0)}")
-        return schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +94,7 @@ class Mezo(Algorithm[MezoOptions, MezoState]):
         return 12 * space.dim + 1024 * options.count  # theta of two states, and one of them as bytes
 
     def init(self) -> MezoState:
-        theta = self.space.initial.astype(np.float32)
-        np.clip(theta, -FARTHEST, FARTHEST, out=theta)
+        theta = perturbations.centre(self.space)
         return MezoState(0, theta, recipe.digest(theta), None, 0.0)
 
     def need(self, state: MezoState) -> int:
@@ -165,8 +153,8 @@ class Mezo(Algorithm[MezoOptions, MezoState]):
         return moved
 
     def _radius(self, step: int) -> float:
-        return min(max(self.options.radius(step), RADIUS_RANGE[0]), RADIUS_RANGE[1])
+        return perturbations.size(self.options.radius, step)
 
     def _rate(self, step: int) -> float:
         schedule = self.options.learning_rate
-        return 0.0 if schedule is None else min(max(schedule(step), 0.0), MAX_RATE)
+        return 0.0 if schedule is None else perturbations.rate(schedule, step)

@@ -19,30 +19,25 @@ payload of the next step's points carries mean and standard deviation (section 3
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import pydantic
 from numpy.typing import NDArray
 
-from blackbox import recipe, statistics, steppers
+from blackbox import perturbations, recipe, statistics, steppers
 from blackbox.algorithm import Algorithm, Traits, algorithm
 from blackbox.errors import FieldError
 from blackbox.options import Field, Options
-from blackbox.records import JSON, Pending, Points, Recipe, Results, Stop, Term, Vector
+from blackbox.perturbations import default_population
+from blackbox.records import JSON, Pending, Points, Results, Stop, Term, Vector
 from blackbox.rng import Key
-from blackbox.schedules import AnySchedule, Constant
+from blackbox.schedules import Constant, PositiveSchedule
 from blackbox.space import Space
 from blackbox.statistics import Moments
 from blackbox.steppers import Adam, AnyStepper, StepperState
-from blackbox.values import centred_ranks
-
-SIGMA_RANGE = (1e-8, 1e8)  # below, the noise would be lost in a float32 near 1
-MAX_RATE = 1e8
-FARTHEST = 1e15  # |theta_j| stays below it, so that squares stay finite in float32
+from blackbox.values import centred_ranks, lower, lowest_and_median
 
 
 class OpenAiEsOptions(Options):
@@ -51,10 +46,10 @@ class OpenAiEsOptions(Options):
     population: int | None = Field(None, ge=2, multiple_of=2)
     """Results per step, even. None: 4 + floor(3 ln d), rounded up to even. With W workers choose at least W; with noisy
     values, or where theta matters more than evaluations, choose a few hundred."""
-    sigma: AnySchedule = Constant(value=0.02)
+    sigma: PositiveSchedule = Constant(value=0.02)
     """Standard deviation of the perturbations by step, in internal units: the default is a fiftieth of the range of a
     bounded parameter. Where values only change in jumps, choose it larger than the jumps are apart. Kept above 1e-8."""
-    learning_rate: AnySchedule = Constant(value=0.01)
+    learning_rate: PositiveSchedule = Constant(value=0.01)
     """Step size by step. With adam about the distance every coordinate moves per step, so about sigma / 2."""
     stepper: AnyStepper = Adam()
     """How a gradient becomes a move. For sgd and momentum the gradient is divided by sigma, for adam and clipup, which
@@ -69,13 +64,6 @@ class OpenAiEsOptions(Options):
     the mean and standard deviation in their payload. None: no statistics."""
     stagnation: int | None = Field(None, ge=1)
     """Stop after this many steps without a new lowest median of a step's values. None: never."""
-
-    @pydantic.field_validator("sigma", "learning_rate")
-    @classmethod
-    def _starts_positive(cls, schedule: AnySchedule) -> AnySchedule:
-        if not schedule(0) > 0:
-            raise ValueError(f"must be positive at step 0, got {schedule(0)}")
-        return schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +124,9 @@ class OpenAiEs(Algorithm[OpenAiEsOptions, OpenAiEsState]):
         return 72 * space.dim + 1024 * population  # theta and moments twice, g, what the stepper works in, and recipes
 
     def init(self) -> OpenAiEsState:
-        theta = self.space.initial.astype(np.float32)
-        np.clip(theta, -FARTHEST, FARTHEST, out=theta)
+        theta = perturbations.centre(self.space)
         stepper = self.options.stepper.init(self.space.dim, np.float32)
-        seen = Moments.zero(self.options.observations or 0)
+        seen = Moments.zero(self.options.observations)
         return OpenAiEsState(0, theta, recipe.digest(theta), stepper, None, None, None, 0, 0.0, 0.0, seen)
 
     def need(self, state: OpenAiEsState) -> int:
@@ -149,14 +136,8 @@ class OpenAiEs(Algorithm[OpenAiEsOptions, OpenAiEsState]):
         return state.theta
 
     def ask(self, state: OpenAiEsState, lanes: Sequence[int], pending: Pending) -> Points:
-        sigma = self._sigma(state.step)
-        recipes = []
-        for lane in lanes:
-            scale = -sigma if lane % 2 else sigma
-            term = Term(self.stream, state.step, int(lane) // 2, scale, self.options.noise)
-            recipes.append(Recipe(state.digest, (term,)))
-        payload = (self.payload(state),) * len(recipes) if self.options.observations else ()
-        return Points(None, tuple(recipes), np.empty((len(recipes), 0), dtype=np.int64), payload)
+        first = Term(self.stream, state.step, 0, self._sigma(state.step), self.options.noise)
+        return perturbations.mirrored(state.digest, first, lanes, self.payload(state))
 
     def tell(self, state: OpenAiEsState, results: Results) -> OpenAiEsState:
         state = self._noted(state, results)
@@ -166,19 +147,14 @@ class OpenAiEs(Algorithm[OpenAiEsOptions, OpenAiEsState]):
         weights = centred_ranks(results.scalar) / k
         if self.divides_by_sigma:
             weights /= self._sigma(state.step)
-        terms = [
-            replace(term, scale=math.copysign(weight, weight * term.scale))  # u_l s_l
-            for asked, weight in zip(recipes, weights.tolist(), strict=True)
-            for term in asked.terms
-        ]
+        terms = perturbations.weighted(recipes, weights.tolist())  # u_l s_l
         g = recipe.weighted_noise_sum(terms, self.key, self.space.dim)
         gradient_norm = steppers.norm(steppers.square_sums(g))
         if self.options.weight_decay:
             g += self.options.weight_decay * state.theta
-        rate = min(max(self.options.learning_rate(state.step), 0.0), MAX_RATE)
+        rate = perturbations.rate(self.options.learning_rate, state.step)
         stepper, move = self.options.stepper.step(state.stepper, g, rate)
-        theta = state.theta + move
-        np.clip(theta, -FARTHEST, FARTHEST, out=theta)
+        theta = perturbations.moved(state.theta, move)
         return replace(
             state,
             step=state.step + 1,
@@ -193,20 +169,19 @@ class OpenAiEs(Algorithm[OpenAiEsOptions, OpenAiEsState]):
         return state.theta.astype(np.float64)
 
     def lacks(self, extra: Mapping[str, Any]) -> FieldError | None:
-        return statistics.lack(extra, self.options.observations) if self.options.observations else None
+        return statistics.lack(extra, self.options.observations)
 
     def payload(self, state: OpenAiEsState) -> JSON:
-        return state.seen.payload() if self.options.observations else None
+        return state.seen.payload()
 
     def metrics(self, state: OpenAiEsState) -> Mapping[str, float]:
         found = {} if state.best is None or state.median is None else {"best": state.best, "step_median": state.median}
-        if self.options.observations:
-            found |= {"observed": state.seen.count, "sums_ignored": float(state.seen.ignored)}
         return found | {
             "step": float(state.step),
             "sigma": self._sigma(state.step),
             "gradient_norm": state.gradient_norm,
             "move_norm": state.move_norm,
+            **state.seen.metrics(),
         }
 
     def stopped(self, state: OpenAiEsState) -> Stop | None:
@@ -216,26 +191,20 @@ class OpenAiEs(Algorithm[OpenAiEsOptions, OpenAiEsState]):
         return Stop("stagnation", f"no lower median of a step for {state.idle} steps", {"idle": float(state.idle)})
 
     def _sigma(self, step: int) -> float:
-        return min(max(self.options.sigma(step), SIGMA_RANGE[0]), SIGMA_RANGE[1])
+        return perturbations.size(self.options.sigma, step)
 
     def _noted(self, state: OpenAiEsState, results: Results) -> OpenAiEsState:
         """The state with what is recorded of observations, and of the values themselves: the method sees only ranks."""
-        if self.options.observations:
-            state = replace(state, seen=state.seen.plus(results.extra))
-        values = np.sort(results.scalar[np.isfinite(results.scalar)])
-        if not len(values):
+        state = replace(state, seen=state.seen.plus(results.extra))
+        found = lowest_and_median(results.scalar)
+        if found is None:
             return replace(state, idle=state.idle + bool(len(results)))
-        lowest, median = float(values[0]), float(values[len(values) // 2])
+        lowest, median = found
         improved = state.lowest is None or median < state.lowest
         return replace(
             state,
-            best=lowest if state.best is None else min(state.best, lowest),
+            best=lower(state.best, lowest),
             median=median,
             lowest=median if improved else state.lowest,
             idle=0 if improved else state.idle + 1,
         )
-
-
-def default_population(d: int) -> int:
-    """4 + floor(3 ln d), rounded up to even: 18 at 100 dimensions, 46 at a million."""
-    return 4 + int(3 * math.log(d)) + int(3 * math.log(d)) % 2

@@ -26,19 +26,17 @@ import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
-from blackbox import recipe, statistics, steppers
+from blackbox import perturbations, recipe, statistics, steppers
 from blackbox.algorithm import Algorithm, Traits, algorithm
 from blackbox.errors import FieldError
 from blackbox.options import Field, Options
-from blackbox.records import JSON, Pending, Points, Recipe, Results, Term, Vector
+from blackbox.perturbations import default_population
+from blackbox.records import JSON, Pending, Points, Results, Term, Vector
 from blackbox.rng import Key
 from blackbox.space import Space
 from blackbox.statistics import Moments
 from blackbox.steppers import ClipUp, StepperState
-from blackbox.values import centred_ranks
-
-STDEV_RANGE = (1e-8, 1e8)  # below, the noise would be lost in a float32 near 1
-FARTHEST = 1e15  # |mu_j| stays below it, so that squares stay finite in float32
+from blackbox.values import centred_ranks, lower, lowest_and_median
 
 
 class PgpeOptions(Options):
@@ -140,11 +138,10 @@ class Pgpe(Algorithm[PgpeOptions, PgpeState]):
         return 80 * space.dim + 1024 * population  # mu, stdev, velocity twice, two sums, what they need, and recipes
 
     def init(self) -> PgpeState:
-        mu = self.space.initial.astype(np.float32)
-        np.clip(mu, -FARTHEST, FARTHEST, out=mu)
+        mu = perturbations.centre(self.space)
         stdev = np.full(self.space.dim, self.options.sigma, dtype=np.float32)
         stepper = self.clipup.init(self.space.dim, np.float32)
-        seen = Moments.zero(self.options.observations or 0)
+        seen = Moments.zero(self.options.observations)
         return PgpeState(0, mu, stdev, (recipe.digest(mu), recipe.digest(stdev)), stepper, None, None, 0.0, 0.0, seen)
 
     def need(self, state: PgpeState) -> int:
@@ -158,12 +155,8 @@ class Pgpe(Algorithm[PgpeOptions, PgpeState]):
 
     def ask(self, state: PgpeState, lanes: Sequence[int], pending: Pending) -> Points:
         base, factor = state.names
-        recipes = []
-        for lane in lanes:
-            term = Term(self.stream, state.step, int(lane) // 2, -1.0 if lane % 2 else 1.0, weight=factor)
-            recipes.append(Recipe(base, (term,)))
-        payload = (self.payload(state),) * len(recipes) if self.options.observations else ()
-        return Points(None, tuple(recipes), np.empty((len(recipes), 0), dtype=np.int64), payload)
+        first = Term(self.stream, state.step, 0, 1.0, weight=factor)
+        return perturbations.mirrored(base, first, lanes, self.payload(state))
 
     def tell(self, state: PgpeState, results: Results) -> PgpeState:
         state = replace(self._noted(state, results), step=state.step + 1)
@@ -171,14 +164,12 @@ class Pgpe(Algorithm[PgpeOptions, PgpeState]):
         if k < 2 or not recipes or not np.isfinite(results.scalar).any():  # no ranking, nothing to learn
             return state
         weights = (centred_ranks(results.scalar) / k).tolist()
-        asked = [(term, u) for asked, u in zip(recipes, weights, strict=True) for term in asked.terms]
-        signed = [replace(term, scale=math.copysign(u, u * term.scale), weight=None) for term, u in asked]  # u_l s_l
-        g = state.stdev * recipe.weighted_noise_sum(signed, self.key, self.space.dim)
+        terms = perturbations.weighted(recipes, weights)  # u_l s_l
+        g = state.stdev * recipe.weighted_noise_sum(terms, self.key, self.space.dim)
         gradient_norm = steppers.norm(steppers.square_sums(g))
         stepper, move = self.clipup.step(state.stepper, g, self.rate, gradient_norm)
-        mu = state.mu + move
-        np.clip(mu, -FARTHEST, FARTHEST, out=mu)
-        stdev = self._stdev(state.stdev, [replace(term, scale=u, weight=None) for term, u in asked])
+        mu = perturbations.moved(state.mu, move)
+        stdev = self._stdev(state.stdev, perturbations.weighted(recipes, weights, signed=False))
         return replace(
             state,
             mu=mu,
@@ -204,15 +195,13 @@ class Pgpe(Algorithm[PgpeOptions, PgpeState]):
         return state.mu.astype(np.float64)
 
     def lacks(self, extra: Mapping[str, Any]) -> FieldError | None:
-        return statistics.lack(extra, self.options.observations) if self.options.observations else None
+        return statistics.lack(extra, self.options.observations)
 
     def payload(self, state: PgpeState) -> JSON:
-        return state.seen.payload() if self.options.observations else None
+        return state.seen.payload()
 
     def metrics(self, state: PgpeState) -> Mapping[str, float]:
         found = {} if state.best is None or state.median is None else {"best": state.best, "step_median": state.median}
-        if self.options.observations:
-            found |= {"observed": state.seen.count, "sums_ignored": float(state.seen.ignored)}
         return found | {
             "step": float(state.step),
             "stdev_min": float(state.stdev.min()),
@@ -220,20 +209,11 @@ class Pgpe(Algorithm[PgpeOptions, PgpeState]):
             "stdev_max": float(state.stdev.max()),
             "gradient_norm": state.gradient_norm,
             "move_norm": state.move_norm,
+            **state.seen.metrics(),
         }
 
     def _noted(self, state: PgpeState, results: Results) -> PgpeState:
         """The state with what is recorded of observations, and of the values themselves: the method sees only ranks."""
-        if self.options.observations:
-            state = replace(state, seen=state.seen.plus(results.extra))
-        values = np.sort(results.scalar[np.isfinite(results.scalar)])
-        if not len(values):
-            return state
-        lowest = float(values[0])
-        best = lowest if state.best is None else min(state.best, lowest)
-        return replace(state, best=best, median=float(values[len(values) // 2]))
-
-
-def default_population(d: int) -> int:
-    """4 + floor(3 ln d), rounded up to even: 18 at 100 dimensions, 46 at a million."""
-    return 4 + int(3 * math.log(d)) + int(3 * math.log(d)) % 2
+        state = replace(state, seen=state.seen.plus(results.extra))
+        found = lowest_and_median(results.scalar)
+        return state if found is None else replace(state, best=lower(state.best, found[0]), median=found[1])

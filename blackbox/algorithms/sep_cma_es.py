@@ -14,17 +14,18 @@ Rates are those of pycma 4.5 for a diagonal covariance. The worst push as in CMA
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from blackbox import evolution
-from blackbox.algorithm import Algorithm, Traits, algorithm
-from blackbox.evolution import SIGMA_RANGE, TINY, default_popsize
-from blackbox.records import Pending, Points, Results, Stop, Vector, dense
-from blackbox.rng import Key, normals
-from blackbox.runs import MAX_CONDITION, Run, RunOptions, Runs, Shape, Values, largest_popsize
+from blackbox.algorithm import Traits, algorithm
+from blackbox.evolution import SIGMA_RANGE, TINY
+from blackbox.records import Pending, Points, Results, Vector, dense
+from blackbox.restarting import Restarting
+from blackbox.rng import normals
+from blackbox.runs import MAX_CONDITION, Run, RunOptions, Shape, Values, largest_popsize
 from blackbox.space import Space
 
 MAX_DIM = 100_000  # a point is stored and sent as d float64: 0.8 MB here; beyond, points are better recipes
@@ -68,7 +69,7 @@ def learning(d: int, k: int, mueff: float) -> tuple[float, float, float]:
 
 
 @algorithm("sep_cma_es", Traits(injects=True, parameters=frozenset({"real", "integer", "choice"}), max_dim=MAX_DIM))
-class SepCmaEs(Algorithm[SepCmaEsOptions, SepCmaEsState]):
+class SepCmaEs(Restarting[SepCmaEsOptions, SepCmaEsState]):
     """CMA-ES with a diagonal covariance: thousands of dimensions, or objectives whose coordinates differ in scale.
 
     Ros and Hansen (2008), doi:10.1007/978-3-540-87700-4_30. Late results, foreign points and restarts as in `cma_es`.
@@ -77,33 +78,15 @@ class SepCmaEs(Algorithm[SepCmaEsOptions, SepCmaEsState]):
     Options = SepCmaEsOptions
     State = SepCmaEsState
 
-    def __init__(self, space: Space, options: SepCmaEsOptions, key: Key, stream: int = 0) -> None:
-        super().__init__(space, options, key, stream)
-        self.runs = Runs(space, options, self.noise)
-
-    @classmethod
-    def resolve(cls, options: SepCmaEsOptions, space: Space) -> SepCmaEsOptions:
-        return options.with_defaults(popsize=default_popsize(space.dim))
-
     @classmethod
     def memory(cls, options: SepCmaEsOptions, space: Space) -> int:
         k = largest_popsize(options, space.dim)
         return 8 * space.dim * (20 + 6 * k) + 8 * 30 * space.dim  # vectors, what `tell` ranks, the recent values
 
-    def init(self) -> SepCmaEsState:
-        return self._begin(self.runs.first(), 0)
-
-    def _begin(self, run: Run, step: int) -> SepCmaEsState:
-        """The state before the first result of a run."""
+    def begin(self, run: Run, step: int) -> SepCmaEsState:
         d, start = self.space.dim, self.runs.start(run)
         values = self.runs.blank(run, start)
         return SepCmaEsState(step, start, run.sigma, np.ones(d), np.zeros(d), np.zeros(d), values, run)
-
-    def need(self, state: SepCmaEsState) -> int:
-        return state.run.popsize
-
-    def oldest(self, state: SepCmaEsState) -> int:
-        return max(state.run.began, state.step - 1)
 
     def ask(self, state: SepCmaEsState, lanes: Sequence[int], pending: Pending) -> Points:
         x = normals(self.noise, state.step, lanes, self.space.dim).astype(np.float64)
@@ -146,19 +129,7 @@ class SepCmaEs(Algorithm[SepCmaEsOptions, SepCmaEsState]):
             v, pc, sigma = v / largest, pc / math.sqrt(largest), sigma * math.sqrt(largest)
         sigma = min(max(sigma, SIGMA_RANGE[0]), SIGMA_RANGE[1])
         after = SepCmaEsState(step, mean, sigma, np.sqrt(v), ps, pc, values, state.run)
-        if self.options.restarts == "none":
-            return after
-        following = self.runs.following(state.run, values, self._shape(after), step)
-        return after if following is None else self._begin(following, step)
+        return self.going_on(after)
 
-    def recommend(self, state: SepCmaEsState) -> Vector:
-        return self.runs.recommend(state.run, state.values, self._shape(state))
-
-    def metrics(self, state: SepCmaEsState) -> Mapping[str, float]:
-        return self.runs.metrics(state.run, state.values, self._shape(state))
-
-    def stopped(self, state: SepCmaEsState) -> Stop | None:
-        return self.runs.stopped(state.run, state.values, self._shape(state))
-
-    def _shape(self, state: SepCmaEsState) -> Shape:
+    def shape(self, state: SepCmaEsState) -> Shape:
         return Shape(state.mean, state.sigma, state.pc, state.D, float(state.D.min()), float(state.D.max()))

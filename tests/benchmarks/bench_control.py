@@ -1,12 +1,14 @@
-"""Policies for simulators, by evolution strategies: `python -m tests.benchmarks.bench_control [--seeds 5] [word ...]`.
+"""Policies for simulators: `python -m tests.benchmarks.bench_control [--seeds 5] [word ...]`.
 
-Linear policies of Gymnasium's environments, started at zero. The value of a point is the mean return of a few episodes;
-all points of a step get the same episodes (`eval_seed`). After each step the recommended policy plays three fresh
-episodes, and where their mean is at the published threshold, twenty more: the first step at which these are at the
-threshold too counts. With words, only rows whose job or method contain one of them run. HalfCheetah has no threshold:
-its figure is the mean of ten fresh episodes after 320 episodes of training.
+Linear policies of Gymnasium's environments, and one network, started at zero. The value of a point is the mean return
+of a few episodes; all points of a step get the same episodes (`eval_seed`). After each step the recommended policy
+plays three fresh episodes, and where their mean is at the published threshold, twenty more: the first step at which
+these are at the threshold too counts. HalfCheetah has no threshold: its figure is the mean of ten fresh episodes after
+320 episodes of training.
 
-Figures go into ACCEPTANCE.md by hand. A new method is one line of METHODS.
+With words, only rows run in whose `job method` each of them occurs. `--options` tries other settings than the ones
+below, `--first` other seeds than those that figures are given for. Figures go into ACCEPTANCE.md by hand. A new method
+is one line of METHODS.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from statistics import median
 from typing import Any
@@ -36,10 +38,12 @@ class Job:
     ----------
     environment : of Gymnasium.
     budget : most episodes of training.
-    scale : how large weights have to be, roughly; all step sizes are in units of it.
+    scale : how large weights have to be, roughly; all step sizes are in units of it. 1 for normalised observations.
     threshold : the published return of a solved environment, or None.
     episodes : per evaluation.
     observations : whether methods that can shall normalise observations.
+    hidden : units of a layer between observations and outputs; 0: a linear policy.
+    methods : the ones that run on it; none are named: all.
     """
 
     environment: str
@@ -48,14 +52,17 @@ class Job:
     threshold: float | None = None
     episodes: int = 1
     observations: bool = False
+    hidden: int = 0
+    methods: tuple[str, ...] = ()
 
 
 JOBS = {
     "CartPole": Job("CartPole-v1", 3000, threshold=475.0),
     "Acrobot": Job("Acrobot-v1", 3000, threshold=-100.0),
-    "MountainCarContinuous": Job("MountainCarContinuous-v0", 1000, scale=5.0, threshold=90.0),
+    "MountainCarContinuous": Job("MountainCarContinuous-v0", 1000, scale=5.0, threshold=90.0, observations=True),
     "LunarLanderContinuous": Job("LunarLanderContinuous-v3", 4000, threshold=200.0, episodes=4),
-    "HalfCheetah": Job("HalfCheetah-v5", 320, scale=0.05, observations=True),
+    "HalfCheetah": Job("HalfCheetah-v5", 320, observations=True, methods=("ars", "openai_es")),
+    "CartPole network": Job("CartPole-v1", 3000, threshold=475.0, hidden=16, methods=("deep_ga",)),
 }
 
 Options = Callable[[Job], dict[str, Any]]
@@ -65,10 +72,23 @@ METHODS: Mapping[str, Options] = {
     "openai_es": lambda job: {"population": 16, "sigma": 0.5 * job.scale, "learning_rate": 0.25 * job.scale},
     "pgpe": lambda job: {"population": 16, "sigma": 0.5 * job.scale},
     "ars": lambda job: {"directions": 8, "top": 4, "sigma": 0.5 * job.scale, "learning_rate": 0.25 * job.scale},
+    "deep_ga": lambda job: REPEATED | {"initial_sigma": job.scale, "sigma": 0.25 * job.scale},
 }
+REPEATED = {"population": 20, "parents": 5, "validations": 3, "candidates": 4}
+"""A lucky episode must not make the elite, which is what is recommended."""
 SPECIAL: Mapping[tuple[str, str], dict[str, Any]] = {
     ("HalfCheetah", "ars"): {"directions": 16, "top": 8, "sigma": 0.2, "learning_rate": 0.2},
     ("HalfCheetah", "openai_es"): {"population": 32, "sigma": 0.2, "learning_rate": 0.1},
+    # One of some thirty random policies gets up the hill; all others are worse than doing nothing.
+    ("MountainCarContinuous", "deep_ga"): REPEATED | {"population": 100, "initial_sigma": 5.0, "sigma": 1.25},
+    ("CartPole network", "deep_ga"): {
+        "population": 100,
+        "parents": 10,
+        "sigma": 0.05,
+        "initial_sigma": 0.5,
+        "validations": 5,
+        "candidates": 5,
+    },
 }
 """Settings of a method for one job, where the job is known for them."""
 NORMALISING = ("openai_es", "pgpe", "ars")
@@ -83,30 +103,42 @@ def environment(name: str) -> Any:
     return gymnasium.make(name)
 
 
-def shape(name: str) -> tuple[int, int]:
-    """Outputs of the policy (scores of discrete actions, or the actions), and numbers in an observation."""
-    env = environment(name)
+def shape(job: Job) -> tuple[int, int, int]:
+    """Numbers in an observation, outputs (scores of discrete actions, or the actions), and weights of the policy."""
+    env = environment(job.environment)
+    n_in = int(env.observation_space.shape[0])
     n = getattr(env.action_space, "n", None)
-    return int(n if n is not None else env.action_space.shape[0]), int(env.observation_space.shape[0])
+    n_out = int(n if n is not None else env.action_space.shape[0])
+    weights = job.hidden * (n_in + 1) + n_out * (job.hidden + 1) if job.hidden else n_out * (n_in + 1)
+    return n_in, n_out, weights
+
+
+def policy(job: Job, weights: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Outputs of an observation; each layer has its weights row by row, a constant last."""
+    n_in, n_out, _ = shape(job)
+    weights = np.asarray(weights, dtype=np.float64)
+    last = weights[job.hidden * (n_in + 1) :].reshape(n_out, -1)
+    if not job.hidden:
+        return lambda seen: last[:, :-1] @ seen + last[:, -1]
+    first = weights[: job.hidden * (n_in + 1)].reshape(job.hidden, n_in + 1)
+    return lambda seen: last[:, :-1] @ np.tanh(first[:, :-1] @ seen + first[:, -1]) + last[:, -1]
 
 
 def play(
-    name: str, weights: np.ndarray, seed: int, seen: Mapping[str, Any] | None
+    job: Job, weights: np.ndarray, seed: int, seen: Mapping[str, Any] | None
 ) -> tuple[float, int, np.ndarray, np.ndarray]:
-    """One episode of a linear policy: its return, and count, sum and sum of squares of its observations."""
-    env = environment(name)
-    n_out, n_in = shape(name)
-    matrix = np.asarray(weights, dtype=np.float64).reshape(n_out, n_in + 1)
+    """One episode of a policy: its return, and count, sum and sum of squares of its observations."""
+    env, outputs = environment(job.environment), policy(job, weights)
     mean, std = (0.0, 1.0) if seen is None else (np.array(seen["mean"]), np.array(seen["std"]))
     discrete = hasattr(env.action_space, "n")
     observation, _ = env.reset(seed=seed)
     score, count, over = 0.0, 0, False
-    total, squares = np.zeros(n_in), np.zeros(n_in)
+    total, squares = np.zeros(len(observation)), np.zeros(len(observation))
     while not over:
         count += 1
         total += observation
         squares += np.square(observation, dtype=np.float64)
-        out = matrix[:, :n_in] @ ((observation - mean) / std) + matrix[:, n_in]
+        out = outputs((observation - mean) / std)
         action = int(out.argmax()) if discrete else np.clip(out, env.action_space.low, env.action_space.high)
         observation, reward, terminated, truncated, _ = env.step(action)
         score += float(reward)
@@ -114,10 +146,10 @@ def play(
     return score, count, total, squares
 
 
-def test_return(name: str, weights: np.ndarray, payload: Any, first: int, n: int) -> float:
+def test_return(job: Job, weights: np.ndarray, payload: Any, first: int, n: int) -> float:
     """Mean return of n episodes that no training has seen."""
     seen = None if payload is None else payload["observations"]
-    return float(np.mean([play(name, weights, 2**30 + first + i, seen)[0] for i in range(n)]))
+    return float(np.mean([play(job, weights, 2**30 + first + i, seen)[0] for i in range(n)]))
 
 
 @dataclass(frozen=True)
@@ -132,14 +164,15 @@ class Outcome:
     seconds: float
 
 
-def train(job_name: str, method: str, seed: int) -> Outcome:
-    """One run, in this process."""
+def train(job_name: str, method: str, seed: int, settings: Mapping[str, Any] | None = None) -> Outcome:
+    """One run, in this process; with other settings than the ones above if some are given."""
     job = JOBS[job_name]
-    n_out, n_in = shape(job.environment)
-    options = SPECIAL.get((job_name, method)) or METHODS[method](job)
+    n_in, _, dim = shape(job)
     normalises = job.observations and method in NORMALISING
+    usual = METHODS[method](replace(job, scale=1.0) if normalises else job)
+    options = {**(settings or SPECIAL.get((job_name, method)) or usual)}
     if normalises:
-        options = {**options, "observations": n_in}
+        options |= {"observations": n_in}
     began, checked = time.process_time(), 0
     solved, score = math.inf, -math.inf
 
@@ -147,7 +180,7 @@ def train(job_name: str, method: str, seed: int) -> Outcome:
         payload = evaluation.trial.payload
         seen = None if payload is None else payload["observations"]
         first = (evaluation.trial.eval_seed + 1000 * seed) % 2**29
-        plays = [play(job.environment, weights, first + i, seen) for i in range(job.episodes)]
+        plays = [play(job, weights, first + i, seen) for i in range(job.episodes)]
         told: dict[str, Any] = {"value": float(np.mean([p[0] for p in plays]))}
         if normalises:
             count, total, squares = (sum(p[i] for p in plays) for i in (1, 2, 3))
@@ -159,16 +192,16 @@ def train(job_name: str, method: str, seed: int) -> Outcome:
         if job.threshold is None or result.nit == checked:
             return False
         checked, fresh = result.nit, 1000 * result.nit
-        score = test_return(job.environment, result.recommended, result.payload, fresh, 3)
+        score = test_return(job, result.recommended, result.payload, fresh, 3)
         if score >= job.threshold:
-            score = test_return(job.environment, result.recommended, result.payload, fresh + 100, 20)
+            score = test_return(job, result.recommended, result.payload, fresh + 100, 20)
             if score >= job.threshold:
                 solved = job.episodes * result.nfev
         return math.isfinite(solved)
 
     result = blackbox.minimize(
         objective,
-        {"w": {"type": "vector", "dim": n_out * (n_in + 1), "init": 0.0}},
+        {"w": {"type": "vector", "dim": dim, "init": 0.0}},
         method,
         budget=job.budget // job.episodes,
         options=options,
@@ -178,7 +211,7 @@ def train(job_name: str, method: str, seed: int) -> Outcome:
         with_trial=True,
     )
     if job.threshold is None:
-        score = test_return(job.environment, result.recommended, result.payload, 0, 10)
+        score = test_return(job, result.recommended, result.payload, 0, 10)
     return Outcome(job_name, method, seed, solved, score, time.process_time() - began)
 
 
@@ -196,18 +229,23 @@ def row(outcomes: list[Outcome]) -> str:
     return f"| {outcomes[0].job} | {outcomes[0].method} | {figure} | {seconds:.0f} s |"
 
 
-def main(words: list[str] | None = None, n_seeds: int = 5, n_processes: int = 1) -> list[str]:
+def main(
+    words: list[str] | None = None,
+    n_seeds: int = 5,
+    first_seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    n_processes: int = 1,
+) -> list[str]:
     """Markdown rows: job, method, episodes to the threshold (or return), processor seconds of a run."""
     chosen = [
-        (job, method)
-        for job in JOBS
-        for method in METHODS
-        if (JOBS[job].threshold is not None or (job, method) in SPECIAL)
-        and (not words or any(word in job or word in method for word in words))
+        (name, method)
+        for name, job in JOBS.items()
+        for method in job.methods or METHODS
+        if all(word in f"{name} {method}" for word in words or ())
     ]
-    rows = []
+    seeds, rows = range(first_seed, first_seed + n_seeds), []
     with ProcessPoolExecutor(n_processes, multiprocessing.get_context("spawn")) as pool:
-        runs = {pair: [pool.submit(train, *pair, seed) for seed in range(n_seeds)] for pair in chosen}
+        runs = {pair: [pool.submit(train, *pair, seed, settings) for seed in seeds] for pair in chosen}
         for pair in chosen:
             outcomes = [run.result() for run in runs[pair]]
             print(*(json.dumps(vars(o)) for o in outcomes), sep="\n", flush=True)
@@ -220,6 +258,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("words", nargs="*")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--options", type=json.loads)
     parser.add_argument("--processes", type=int, default=1)
-    arguments = parser.parse_args()
-    print("\n".join(main(arguments.words, arguments.seeds, arguments.processes)))
+    given = parser.parse_args()
+    print("\n".join(main(given.words, given.seeds, given.first, given.options, given.processes)))

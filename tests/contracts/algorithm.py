@@ -101,7 +101,10 @@ SHARES = Problem(
     Space({"shares": Vectors(dim=4, region=Simplex()), "weights": Vectors(dim=3, region=L2Ball(radius=2.0))}),
     {"shares": (0.5, 0.3, 0.2, 0.0), "weights": (1.0, -0.5, 0.0)},
 )
-PROBLEMS = (box(5), free(4), REALS, MIXED, LINE, ball(5), SHARES)
+PROBLEMS = (free(4), REALS, MIXED, LINE, SHARES)
+"""Each kind of parameter and of domain, one coordinate and several; a box and a ball by themselves are at `home`."""
+DOMAINS = (free(4), LINE, SHARES)
+"""Of these what values do to a state depends on: no method knows what its coordinates mean."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +136,9 @@ class Case:
         return Loop(self.make(seed), self.problem.at)
 
 
-def cases(method: type[Method], raw: Mapping[str, Any] | None = None) -> list[Case]:
-    """The method on every problem that its traits can treat."""
-    return [Case(method, problem, raw or {}) for problem in PROBLEMS if why_not(method, problem.space) is None]
+def cases(method: type[Method], problems: Sequence[Problem] = PROBLEMS) -> list[Case]:
+    """The method on those of the problems that its traits can treat."""
+    return [Case(method, problem) for problem in problems if why_not(method, problem.space) is None]
 
 
 def home(method: type[Method], raw: Mapping[str, Any] | None = None, dim: int = 10) -> Case:
@@ -339,6 +342,7 @@ def leaves(value: Any, path: str = "state", documented: bool = False) -> Iterato
         yield path, value, documented
 
 
+@cache
 def fields_that_may_be_infinite(cls: Any) -> frozenset[str]:
     """Fields whose entry in the class's docstring has the word inf, infinite, infinity or NaN."""
     found: set[str] = set()
@@ -352,13 +356,18 @@ def fields_that_may_be_infinite(cls: Any) -> frozenset[str]:
     return frozenset(found)
 
 
-def assert_sound(algorithm: Method, state: Any, points: bool = True) -> None:
-    """A state is finite, and so is everything one can see of it."""
+def assert_finite(state: Any) -> None:
+    """Every number of a state is finite, but for those whose docstring says otherwise."""
     for path, leaf, documented in leaves(state):
         if isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f":
             assert documented or np.isfinite(leaf).all(), f"{path} is not finite after step {state.step}: {leaf}"
         elif isinstance(leaf, float):
             assert documented or math.isfinite(leaf), f"{path} is {leaf} after step {state.step}"
+
+
+def assert_sound(algorithm: Method, state: Any) -> None:
+    """A state is finite, and so is everything one can see of it."""
+    assert_finite(state)
     assert algorithm.need(state) >= 1
     assert 0 <= algorithm.oldest(state) <= state.step
     recommended = algorithm.recommend(state)
@@ -369,7 +378,7 @@ def assert_sound(algorithm: Method, state: Any, points: bool = True) -> None:
     metrics = algorithm.metrics(state)
     assert all(isinstance(name, str) for name in metrics)
     assert all(math.isfinite(value) for value in metrics.values()), f"metrics are {dict(metrics)}"
-    if points and (lanes := some_lanes(algorithm, state, 3)):
+    if lanes := some_lanes(algorithm, state, 3):
         vectors = internal(algorithm, state, algorithm.ask(state, lanes, NOTHING_PENDING))
         assert vectors.shape == (len(lanes), algorithm.space.dim)
         assert np.isfinite(vectors).all(), f"asks {vectors} at step {state.step}"
@@ -398,20 +407,31 @@ AWKWARD: Mapping[str, Callable[[int, int], list[float]]] = {
     "every other step failed": lambda step, n: [math.nan] * n if step % 2 else ordinary(n),
     "one value": lambda step, n: [math.nan] * (n - 1) + [3.0],
     "constant but one": lambda step, n: [7.0] * (n - 1) + [7.0 - step],
-    "ever better": lambda step, n: [-float(10**step) * (i + 1) for i in range(n)],
+    "ever better": lambda step, n: [-float(100**step) * (i + 1) for i in range(n)],
 }
 """(step, n) -> n values of that step."""
+
+
+N_ASKS = 1000
+"""Evaluations that a method and random search have at home."""
 
 
 # The contract ---------------------------------------------------------------------------------------------------------
 
 
 class AlgorithmContract:
-    """What every method keeps. Subclasses give the fixtures `case` (each problem) and `home` (one per method)."""
+    """What every method keeps.
+
+    Subclasses give the fixtures `case` (each problem), `bare` (each of `DOMAINS`) and `home` (one per method).
+    """
 
     @pytest.fixture
     def case(self) -> Case:
         raise NotImplementedError
+
+    @pytest.fixture
+    def bare(self, case: Case) -> Case:
+        return case
 
     @pytest.fixture
     def home(self) -> Case:
@@ -464,16 +484,17 @@ class AlgorithmContract:
         def asked(seed: int, stream: int) -> bytes:
             loop = Loop(case.make(seed, stream), case.problem.at)
             seen = b""
-            for _ in range(4):
+            for _ in range(2):
                 lanes = some_lanes(loop.algorithm, loop.state, 4)
                 points = loop.algorithm.ask(loop.state, lanes, NOTHING_PENDING)
                 seen += internal(loop.algorithm, loop.state, points).tobytes()
                 loop.steps(1)
             return seen
 
-        assert asked(1, 0) == asked(1, 0)
-        if asked(1, 0) != asked(2, 0):  # else the method uses no noise
-            assert asked(1, 0) != asked(1, 1)
+        first = asked(1, 0)
+        assert asked(1, 0) == first
+        if asked(2, 0) != first:  # else the method uses no noise
+            assert asked(1, 1) != first
 
     def test_lanes_are_unused_ones_and_members_are_never_out_twice(self, case: Case) -> None:
         loop, kind = case.loop(), case.method.traits.kind
@@ -512,7 +533,7 @@ class AlgorithmContract:
 
     def test_a_run_split_at_every_step_equals_the_unsplit_run(self, case: Case) -> None:
         loop = case.loop()
-        loop.run(8 * max(loop.algorithm.need(loop.state), 6), lost=0.2)
+        loop.run(5 * max(loop.algorithm.need(loop.state), 6), lost=0.2)
         raw = codec.encode(case.make().init())
         for state, results in loop.history:
             assert codec.encode(state) == raw, f"step {state.step} depends on what the instance did before"
@@ -535,16 +556,18 @@ class AlgorithmContract:
     # tell
 
     @pytest.mark.parametrize("values", AWKWARD)
-    def test_no_values_make_a_state_that_is_not_finite(self, case: Case, values: str) -> None:
-        algorithm = case.make()
+    def test_no_values_make_a_state_that_is_not_finite(self, bare: Case, values: str) -> None:
+        algorithm = bare.make()
         state = algorithm.init()
-        for step in range(25):
+        for step in range(16):
             lanes = some_lanes(algorithm, state, max(algorithm.need(state), 4))
             after = algorithm.tell(state, told(algorithm, state, lanes, AWKWARD[values](step, len(lanes))))
             assert after.step == state.step + 1
             state = after
-            assert_sound(algorithm, state)
-        codec.decode(case.method.State, codec.encode(state))
+            assert_finite(state)
+            if step < 2 or step % 5 == 0:  # the last step is the 15th
+                assert_sound(algorithm, state)
+        codec.decode(bare.method.State, codec.encode(state))
         algorithm.stopped(state)
 
     def test_any_number_of_rows_is_told(self, case: Case) -> None:
@@ -612,7 +635,7 @@ class AlgorithmContract:
         assert loop.best <= target, f"{loop.best} after {loop.asks} asks"
 
     def test_thirty_percent_lost_still_reaches_the_target_in_a_study(self, home: Case) -> None:
-        home = home.of_dim(5)
+        home = home.of_dim(3)
         target = 0.1 * home.problem.at_start
         store, study = run_study(home, turns=8000, lost=0.3, until=target)
         best = perform(store, study.best())
@@ -643,8 +666,8 @@ class AlgorithmContract:
     def test_it_beats_random_search_at_home(self, home: Case) -> None:
         if home.method.name == "random_search":
             return
-        rival = random_search_reaches(home.problem.space.domain, home.problem.space.dim)
-        assert reached(home) < 0.5 * rival
+        goal = 0.5 * random_search_reaches(home.problem.space.domain, home.problem.space.dim)
+        assert sum(recommends(home, goal, seed) for seed in (1, 2, 3)) >= 2
 
     # what it says of itself
 
@@ -677,15 +700,23 @@ class AlgorithmContract:
         assert_sound(loop.algorithm, loop.state)
 
 
-def reached(case: Case, asks: int = 1000) -> float:
-    """Value of the recommended point after so many asks, the median of three seeds."""
-    loops = [case.loop(seed).run(asks, seed=seed) for seed in (1, 2, 3)]
-    return median(case.problem.at(loop.algorithm.recommend(loop.state)) for loop in loops)
+def recommends(case: Case, goal: float, seed: int, asks: int = N_ASKS) -> bool:
+    """Whether the recommended point has the value of the goal within so many asks; looks after every hundred."""
+    loop = case.loop(seed)
+    for so_far in range(100, asks + 1, 100):
+        loop.run(so_far, seed=seed)
+        if case.problem.at(loop.algorithm.recommend(loop.state)) <= goal:
+            return True
+    return False
 
 
 @cache
-def random_search_reaches(domain: str, dim: int) -> float:
-    return reached(Case(lookup("random_search"), {"box": box, "free": free, "convex": ball}[domain](dim)))
+def random_search_reaches(domain: str, dim: int, asks: int = N_ASKS) -> float:
+    """Value of the best of as many random points, the median of three seeds."""
+    case = Case(lookup("random_search"), {"box": box, "free": free, "convex": ball}[domain](dim))
+    drawn = [case.make(seed) for seed in (1, 2, 3)]
+    points = [method.ask(method.init(), range(asks), NOTHING_PENDING).vectors for method in drawn]
+    return median(min(map(case.problem.at, rows)) for rows in points if rows is not None)
 
 
 # A real study ---------------------------------------------------------------------------------------------------------

@@ -17,12 +17,14 @@ import pytest
 import blackbox
 from blackbox import recipe
 from blackbox.algorithm import lookup, resolve_options
-from blackbox.algorithms.ars import FARTHEST, Ars, ArsState, among_the_best, standardised
+from blackbox.algorithms.ars import Ars, ArsState, among_the_best, standardised
 from blackbox.errors import InvalidOptions
+from blackbox.perturbations import FARTHEST
 from blackbox.records import NOTHING_PENDING, Points, Results
 from blackbox.rng import Key, normal
 from blackbox.space import Space, Vector
 from tests.contracts.algorithm import Case, Loop, box
+from tests.engine import plain_ars
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "ars.json"
 KEY = Key.from_seed(7)
@@ -48,8 +50,8 @@ def told(method: Ars, state: ArsState, lanes: list[int], values: list[float], ex
     return method.tell(state, Results(steps, np.array(lanes, dtype=np.int64), points, rows, extra=extra))
 
 
-def noise(step: int, pair: int, dim: int) -> list[float]:
-    return [float(x) for x in normal(KEY.stream(0), step, pair, dim)]
+def noise(step: int, pair: int, dim: int, key: Key = KEY) -> list[float]:
+    return [float(x) for x in normal(key.stream(0), step, pair, dim)]
 
 
 # the update
@@ -72,6 +74,53 @@ def test_whole_pairs_move_theta_as_the_paper_says() -> None:
         np.testing.assert_allclose(state.theta, theta, rtol=2e-6)
         assert state.spread == pytest.approx(sigma_r, rel=1e-9)
         assert state.mean == pytest.approx(-fmean(r for plus, minus, _ in pairs for r in (plus, minus)), rel=1e-9)
+
+
+def test_a_run_is_that_of_the_papers_loop_with_statistics_and_the_best_directions() -> None:
+    """V2-t on a cart that a linear policy pushes; the loop gets the log of returns and observations, nothing else."""
+    n, top, nu, alpha = 6, 3, 0.3, 0.2
+    asked: list[tuple[list[float], dict[str, list[float]]]] = []
+    log: list[list[plain_ars.Episode]] = []
+
+    def episode(weights: np.ndarray, evaluation: Any) -> dict[str, Any]:
+        scales = evaluation.trial.payload["observations"]
+        asked.append((weights.tolist(), scales))
+        place, speed = 30.0 + evaluation.trial.eval_seed % 7, 0.0
+        reward, seen = 0.0, []
+        for _ in range(15):
+            seen.append([place, speed, 5.0 - speed])
+            normal_ones = [(x - m) / s for x, m, s in zip(seen[-1], scales["mean"], scales["std"], strict=True)]
+            push = math.tanh(sum(w * x for w, x in zip(weights, normal_ones, strict=True)))  # no two returns tie
+            speed += 0.1 * push
+            place += speed
+            reward += speed - 0.1 * push**2
+        if len(log) * 2 * n < len(asked):
+            log.append([])
+        log[-1].append((reward, seen))
+        sums = {"count": 15, "total": np.sum(seen, axis=0), "squares": np.square(seen).sum(axis=0)}
+        return {"value": reward, "sums": sums}
+
+    result = blackbox.minimize(
+        episode,
+        {"w": {"type": "vector", "dim": 3}},
+        "ars",
+        8 * 2 * n,
+        options={"directions": n, "top": top, "sigma": nu, "learning_rate": alpha, "observations": 3},
+        direction="maximize",
+        seed=7,
+        with_trial=True,
+    )
+    key = Key.from_seed("7")  # a study keeps its seed as text
+    *before, last = plain_ars.follow(log, 3, lambda t, i: noise(t, i, 3, key), alpha, top)
+    assert len(log) == len(before) == 8
+    for t, (theta, mean, std) in enumerate(before):
+        for lane, (weights, scales) in enumerate(asked[2 * n * t : 2 * n * (t + 1)]):
+            delta = noise(t, lane // 2, 3, key)
+            expected = [x + (-nu if lane % 2 else nu) * d for x, d in zip(theta, delta, strict=True)]
+            np.testing.assert_allclose(weights, expected, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(scales["mean"], mean, rtol=1e-9)
+            np.testing.assert_allclose(scales["std"], std, rtol=1e-6)
+    np.testing.assert_allclose(result.recommended, last[0], rtol=1e-5)
 
 
 def test_a_half_pair_counts_one_sided_with_half_the_weight() -> None:

@@ -19,7 +19,7 @@ import pytest
 import blackbox
 from blackbox import codec, recipe
 from blackbox.algorithm import lookup, resolve_options
-from blackbox.algorithms.deep_ga import DeepGa, DeepGaState, default_parents, default_sigma, novelty
+from blackbox.algorithms.deep_ga import DeepGa, DeepGaState, default_parents, default_sigma
 from blackbox.effects import perform
 from blackbox.errors import InvalidInput, InvalidOptions
 from blackbox.leases import Report
@@ -322,23 +322,6 @@ def test_a_study_of_several_workers_goes_on_over_new_bases_and_replays() -> None
 
 
 # novelty
-
-
-def test_novelty_is_the_mean_distance_to_the_nearest() -> None:
-    chance = np.random.default_rng(0)
-    behaviours = [None if i % 9 == 4 else chance.random(3) for i in range(150)]
-    archive = chance.random((40, 3))
-    for k in (1, 7, 10_000):
-        found = novelty(behaviours, archive, k)
-        for i, own in enumerate(behaviours):
-            if own is None:
-                assert math.isnan(found[i])
-                continue
-            others = [b for j, b in enumerate(behaviours) if j != i and b is not None] + list(archive)
-            nearest = sorted(math.dist(own, b) for b in others)[:k]
-            assert found[i] == pytest.approx(sum(nearest) / len(nearest), rel=1e-12)
-    assert novelty([np.ones(2)], np.empty((0, 0)), 5).tolist() == [0.0]
-    assert novelty([], archive, 5).tolist() == []
 
 
 def test_pure_novelty_selects_what_is_new_and_a_mix_weighs_ranks() -> None:

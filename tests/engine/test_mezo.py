@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from blackbox import recipe
-from blackbox.algorithms.mezo import FARTHEST, Mezo, MezoState
+from blackbox.algorithms.mezo import Mezo, MezoState
+from blackbox.perturbations import FARTHEST
 from blackbox.records import NOTHING_PENDING, Points, Results
 from blackbox.rng import CHUNK, Key, normal, rademacher
 from blackbox.space import Space, Vector

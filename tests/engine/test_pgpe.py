@@ -17,11 +17,12 @@ import pytest
 
 from blackbox import recipe
 from blackbox.algorithm import lookup, resolve_options
-from blackbox.algorithms.pgpe import FARTHEST, Pgpe, PgpeState, default_population
+from blackbox.algorithms.pgpe import Pgpe, PgpeState
 from blackbox.effects import perform
 from blackbox.errors import InvalidOptions
 from blackbox.leases import Report
 from blackbox.log import factor_place
+from blackbox.perturbations import FARTHEST, default_population
 from blackbox.records import NOTHING_PENDING, Points, Results
 from blackbox.rng import Key, normal, normals
 from blackbox.space import Space, Vector

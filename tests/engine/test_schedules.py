@@ -9,7 +9,17 @@ from pydantic import TypeAdapter
 
 from blackbox.errors import InvalidOptions
 from blackbox.options import Options, parse_options
-from blackbox.schedules import AnySchedule, Constant, Cosine, Exponential, Linear, Power, Schedule, Warmup
+from blackbox.schedules import (
+    AnySchedule,
+    Constant,
+    Cosine,
+    Exponential,
+    Linear,
+    PositiveSchedule,
+    Power,
+    Schedule,
+    Warmup,
+)
 
 EXAMPLES = [
     (Constant(value=3.0), lambda t: 3.0),
@@ -26,6 +36,7 @@ by_type = pytest.mark.parametrize(("schedule", "formula"), EXAMPLES, ids=lambda 
 
 class Example(Options):
     rate: AnySchedule = Constant(value=0.1)
+    sigma: PositiveSchedule | None = None
 
 
 @by_type
@@ -72,3 +83,13 @@ def test_a_bad_schedule_is_refused_by_the_options_that_hold_it(raw: object) -> N
     with pytest.raises(InvalidOptions) as info:
         parse_options(Example, {"rate": raw})
     assert info.value.errors[0].pointer.startswith("/rate")
+
+
+@pytest.mark.parametrize("raw", [0, -1.0, {"type": "linear", "start": 0.0, "end": 1.0, "steps": 3}])
+def test_a_positive_schedule_is_positive_at_first_whatever_it_falls_to(raw: object) -> None:
+    falling = parse_options(Example, {"sigma": {"type": "linear", "start": 0.1, "end": -1, "steps": 3}}).sigma
+    assert falling is not None
+    assert falling(3) == -1.0
+    with pytest.raises(InvalidOptions, match="must be positive at step 0, got") as info:
+        parse_options(Example, {"sigma": raw})
+    assert [error.pointer for error in info.value.errors] == ["/sigma"]

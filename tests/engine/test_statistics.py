@@ -105,3 +105,10 @@ def test_no_number_of_large_sums_makes_the_state_infinite() -> None:
         sums = sums.plus([{"sums": {"count": 1e149, "total": [9e149], "squares": [8e299]}}] * 10)
         assert np.isfinite([sums.count, *sums.total, *sums.squares, *sums.mean, *sums.std]).all()
     assert sums.ignored > 0
+
+
+def test_where_nobody_asks_for_observations_nothing_is_said_of_them() -> None:
+    none = Moments.zero(None)
+    assert none.plus([told([[1.0]]), {"sums": {"count": 1, "total": [], "squares": []}}]) is none
+    assert (none.payload(), none.metrics(), lack({}, None)) == (None, {}, None)
+    assert Moments.zero(1).metrics() == {"observed": 0.0, "sums_ignored": 0.0}

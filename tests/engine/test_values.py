@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from blackbox.values import barrier, centred_ranks, order, ranks, shared, utilities
+from blackbox.values import barrier, centred_ranks, lower, lowest_and_median, order, ranks, shared, utilities
 
 quick = settings(deadline=None, max_examples=100)
 nan, inf = math.nan, math.inf
@@ -128,3 +128,14 @@ def test_barrier_is_finite_and_not_better_than_anything_finite(v: list[float]) -
     b = barrier(np.array(v))
     assert math.isfinite(b)
     assert all(b >= a for a in v if math.isfinite(a) and abs(a) < 1e10)
+
+
+def test_the_median_of_an_even_number_is_the_upper_one_and_only_finite_values_count() -> None:
+    assert lowest_and_median(np.array([4.0, nan, 1.0, inf, 3.0, -inf, 2.0])) == (1.0, 3.0)
+    assert lowest_and_median(np.array([5.0, 7.0, 6.0])) == (5.0, 6.0)
+    assert lowest_and_median(np.array([nan, inf])) is None
+    assert lowest_and_median(np.empty(0)) is None
+
+
+def test_the_first_value_is_the_lowest_so_far() -> None:
+    assert (lower(None, 3.0), lower(2.0, 3.0), lower(4.0, 3.0)) == (3.0, 2.0, 3.0)
