@@ -14,28 +14,25 @@ regions P is the Euclidean one.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from blackbox.algorithm import Algorithm, Traits, algorithm
-from blackbox.directions import Directions, default_family
-from blackbox.estimators import EstimatorOptions, bounded_radius, default_count
-from blackbox.feasible import Room
+from blackbox.algorithm import Traits, algorithm
+from blackbox.directions import default_family
+from blackbox.estimators import default_count
 from blackbox.options import Field
-from blackbox.records import Pending, Points, Results, Vector
-from blackbox.rng import Key
+from blackbox.projected import DescentOptions, ProjectedDescent
+from blackbox.records import Vector
 from blackbox.schedules import AnySchedule, Constant
 from blackbox.space import Space
 
-MAX_RATE = 1e8
 SQUARE = 1e-7
 """v_0 of AdaMM, as in the authors' code."""
 
 
-class ZoAdamOptions(EstimatorOptions):
+class ZoAdamOptions(DescentOptions):
     """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
 
     learning_rate: AnySchedule = Constant(value=0.01)
@@ -76,7 +73,7 @@ class ZoAdamState:
 
 
 @algorithm("zo_adam", Traits(regions=frozenset({"free", "box", "convex"}), projects=True))
-class ZoAdam(Algorithm[ZoAdamOptions, ZoAdamState]):
+class ZoAdam(ProjectedDescent[ZoAdamOptions, ZoAdamState]):
     """Adam on estimated gradients: `zo_sgd` without a learning rate to find, for badly scaled coordinates.
 
     Chen et al. (2019), arXiv:1910.06513. The average square is dominated by the variance of the estimate, (d / q) times
@@ -86,14 +83,6 @@ class ZoAdam(Algorithm[ZoAdamOptions, ZoAdamState]):
 
     Options = ZoAdamOptions
     State = ZoAdamState
-
-    def __init__(self, space: Space, options: ZoAdamOptions, key: Key, stream: int = 0) -> None:
-        options = self.resolve(options, space)
-        super().__init__(space, options, key, stream)
-        family = options.directions or default_family(space.dim)
-        self.room = Room(space, Directions(family, self.noise, space.dim).reach)
-        tangent = self.room.tangent if space.domain == "convex" else None
-        self.estimator = options.estimator(self.noise, space.dim, tangent)
 
     @classmethod
     def resolve(cls, options: ZoAdamOptions, space: Space) -> ZoAdamOptions:
@@ -109,22 +98,10 @@ class ZoAdam(Algorithm[ZoAdamOptions, ZoAdamState]):
         x = self.room.project(self.space.initial)
         return ZoAdamState(0, 0, x, np.zeros(d), v, v.copy() if adamm else np.empty(0), None, 0.0, 0.0)
 
-    def need(self, state: ZoAdamState) -> int:
-        return self.estimator.need
-
-    def ask(self, state: ZoAdamState, lanes: Sequence[int], pending: Pending) -> Points:
-        r = self._radius(state.step)
-        return self.estimator.plan(self.room.centre(state.x, r), state.step, lanes, r)
-
-    def tell(self, state: ZoAdamState, results: Results) -> ZoAdamState:
-        if not len(results):
-            return replace(state, step=state.step + 1)
-        estimate = self.estimator.reduce(state.step, results.points.note, results.scalar, self._radius(state.step))
-        if not len(estimate):
-            return replace(state, step=state.step + 1)
-        o, g, t, rate = self.options, estimate.gradient, state.moves + 1, self._rate(state.step)
-        m = o.beta1 * state.m + (1 - o.beta1) * g
-        v = o.beta2 * state.v + (1 - o.beta2) * np.square(g)
+    def _move(self, state: ZoAdamState, gradient: Vector, rate: float) -> tuple[ZoAdamState, Vector]:
+        o, t = self.options, state.moves + 1
+        m = o.beta1 * state.m + (1 - o.beta1) * gradient
+        v = o.beta2 * state.v + (1 - o.beta2) * np.square(gradient)
         h = state.h
         if o.rule == "adamm":
             h = np.maximum(h, v)
@@ -132,32 +109,4 @@ class ZoAdam(Algorithm[ZoAdamOptions, ZoAdamState]):
         else:
             corrected = rate * math.sqrt(1 - o.beta2**t) / (1 - o.beta1**t)
             move = -corrected * m / (np.sqrt(v) + o.epsilon)
-        return ZoAdamState(
-            step=state.step + 1,
-            moves=t,
-            x=self.room.project(state.x + move),
-            m=m,
-            v=v,
-            h=h,
-            value=state.value if estimate.slopes.value is None else estimate.slopes.value,
-            gradient_norm=float(np.linalg.norm(g)),
-            error=estimate.error or 0.0,
-        )
-
-    def recommend(self, state: ZoAdamState) -> Vector:
-        return state.x
-
-    def metrics(self, state: ZoAdamState) -> Mapping[str, float]:
-        known = {} if state.value is None else {"value": state.value}
-        return known | {
-            "gradient_norm": state.gradient_norm,
-            "gradient_error": state.error,
-            "radius": self._radius(state.step),
-            "learning_rate": self._rate(state.step),
-        }
-
-    def _radius(self, step: int) -> float:
-        return bounded_radius(self.options.radius(step), self.room.longest)
-
-    def _rate(self, step: int) -> float:
-        return min(max(self.options.learning_rate(step), 0.0), MAX_RATE)
+        return replace(state, moves=t, m=m, v=v, h=h), move

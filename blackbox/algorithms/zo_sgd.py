@@ -12,28 +12,26 @@ P is the projection onto the region of the space, or the clip to its bounds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, TypeAlias
 
 import numpy as np
 from pydantic import Field as Tagged
 
-from blackbox.algorithm import Algorithm, Traits, algorithm
+from blackbox.algorithm import Traits, algorithm
 from blackbox.directions import Directions, default_family
-from blackbox.estimators import EstimatorOptions, bounded_radius, default_count
-from blackbox.feasible import Room
-from blackbox.records import Pending, Points, Results, Vector
+from blackbox.estimators import default_count
+from blackbox.projected import DescentOptions, ProjectedDescent
+from blackbox.records import Vector
 from blackbox.rng import Key
 from blackbox.schedules import AnySchedule
 from blackbox.space import Space
 from blackbox.steppers import SGD, ClipUp, Momentum, StepperState
 
-MAX_RATE = 1e8
 Stepper: TypeAlias = Annotated[SGD | Momentum | ClipUp, Tagged(discriminator="type")]
 
 
-class ZoSgdOptions(EstimatorOptions):
+class ZoSgdOptions(DescentOptions):
     """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
 
     learning_rate: AnySchedule | None = None
@@ -68,7 +66,7 @@ class ZoSgdState:
 
 
 @algorithm("zo_sgd", Traits(regions=frozenset({"free", "box", "convex"}), projects=True))
-class ZoSgd(Algorithm[ZoSgdOptions, ZoSgdState]):
+class ZoSgd(ProjectedDescent[ZoSgdOptions, ZoSgdState]):
     """Projected gradient descent on estimated gradients, for smooth objectives of ten to ten thousand dimensions.
 
     Nesterov and Spokoiny (2017), doi:10.1007/s10208-015-9296-2. Probes stay inside the region or the bounds: near the
@@ -77,14 +75,6 @@ class ZoSgd(Algorithm[ZoSgdOptions, ZoSgdState]):
 
     Options = ZoSgdOptions
     State = ZoSgdState
-
-    def __init__(self, space: Space, options: ZoSgdOptions, key: Key, stream: int = 0) -> None:
-        options = self.resolve(options, space)
-        super().__init__(space, options, key, stream)
-        family = options.directions or default_family(space.dim)
-        self.room = Room(space, Directions(family, self.noise, space.dim).reach)
-        tangent = self.room.tangent if space.domain == "convex" else None
-        self.estimator = options.estimator(self.noise, space.dim, tangent)
 
     @classmethod
     def resolve(cls, options: ZoSgdOptions, space: Space) -> ZoSgdOptions:
@@ -101,45 +91,7 @@ class ZoSgd(Algorithm[ZoSgdOptions, ZoSgdState]):
         x = self.room.project(self.space.initial)
         return ZoSgdState(0, x, self.options.stepper.init(self.space.dim), None, 0.0, 0.0)
 
-    def need(self, state: ZoSgdState) -> int:
-        return self.estimator.need
-
-    def ask(self, state: ZoSgdState, lanes: Sequence[int], pending: Pending) -> Points:
-        r = self._radius(state.step)
-        return self.estimator.plan(self.room.centre(state.x, r), state.step, lanes, r)
-
-    def tell(self, state: ZoSgdState, results: Results) -> ZoSgdState:
-        if not len(results):
-            return replace(state, step=state.step + 1)
-        estimate = self.estimator.reduce(state.step, results.points.note, results.scalar, self._radius(state.step))
-        if not len(estimate):
-            return replace(state, step=state.step + 1)
-        g, rate = estimate.gradient, self._rate(state.step)
-        stepper, move = self.options.stepper.step(state.stepper, np.sign(g) if self.options.sign else g, rate)
-        return ZoSgdState(
-            step=state.step + 1,
-            x=self.room.project(state.x + move),
-            stepper=stepper,
-            value=state.value if estimate.slopes.value is None else estimate.slopes.value,
-            gradient_norm=float(np.linalg.norm(g)),
-            error=estimate.error or 0.0,
-        )
-
-    def recommend(self, state: ZoSgdState) -> Vector:
-        return state.x
-
-    def metrics(self, state: ZoSgdState) -> Mapping[str, float]:
-        known = {} if state.value is None else {"value": state.value}
-        return known | {
-            "gradient_norm": state.gradient_norm,
-            "gradient_error": state.error,
-            "radius": self._radius(state.step),
-            "learning_rate": self._rate(state.step),
-        }
-
-    def _radius(self, step: int) -> float:
-        return bounded_radius(self.options.radius(step), self.room.longest)
-
-    def _rate(self, step: int) -> float:
-        schedule = self.options.learning_rate
-        return 0.0 if schedule is None else min(max(schedule(step), 0.0), MAX_RATE)
+    def _move(self, state: ZoSgdState, gradient: Vector, rate: float) -> tuple[ZoSgdState, Vector]:
+        g = np.sign(gradient) if self.options.sign else gradient
+        stepper, move = self.options.stepper.step(state.stepper, g, rate)
+        return replace(state, stepper=stepper), move

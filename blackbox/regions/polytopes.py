@@ -28,6 +28,7 @@ from blackbox.regions.base import (
     scaled,
     spread,
 )
+from blackbox.regions.marginals import project_marginals
 from blackbox.validation import pointer
 
 MAX_NUMBERS = 40_000
@@ -64,6 +65,10 @@ class Birkhoff(Region):
         vertex = np.zeros((self.order, self.order))
         vertex[scipy.optimize.linear_sum_assignment(scaled(g).reshape(self.order, self.order))] = 1.0
         return vertex.ravel()
+
+    def _project(self, x: Vector) -> Vector:
+        ones = np.ones(self.order)
+        return project_marginals(x.reshape(self.order, self.order), ones, ones).ravel()
 
     def _interior(self, dim: int) -> tuple[Vector, float]:
         return np.full(dim, 1 / self.order), 1 / (self.order - 1) if self.order > 1 else math.inf
@@ -469,6 +474,10 @@ class Transportation(_LinearProgramme):
         ).tocsr()
         values = np.concatenate([self._sides[0] / math.sqrt(columns), self._sides[1] / math.sqrt(rows)])
         return Programme(*_normalised((), (), dim), sums, values, np.zeros(dim), np.minimum.outer(*self._sides).ravel())
+
+    def _project(self, x: Vector) -> Vector:
+        supply, demand = self._sides
+        return project_marginals(x.reshape(len(supply), len(demand)), supply, demand).ravel()
 
     def _interior(self, dim: int) -> tuple[Vector, float]:
         supply, demand = self._sides

@@ -1,7 +1,8 @@
 """What the oracles of regions cost: `python -m tests.benchmarks.bench_regions`.
 
 Each linear minimisation beside what it cannot do without: a pass over the memory of g, a sort, or the bare call of the
-solver that it needs. CPU time, the median of repeated calls in turns.
+solver that it needs; and projections that are not formulas beside the oracle of their set. CPU time, the median of
+repeated calls in turns.
 """
 
 from __future__ import annotations
@@ -110,6 +111,17 @@ def main() -> list[str]:
         region.lmo(direction)
         ours, bare = in_turns(lambda region=region, direction=direction: region.lmo(direction), work)  # type: ignore[misc]
         lines.append(f"| {name} | {ours * 1e3:.2f} ms | {peer} | {bare * 1e3:.2f} ms | {ours / bare:.1f} |")
+    lines += ["", "| projection | time | beside | its time | ratio |", "| --- | --- | --- | --- | --- |"]
+    for order in (8, 30, 100, 300):
+        birkhoff, noise = Birkhoff(order=order), random.normal(size=order**2)
+        point = birkhoff.project(noise)
+        for name, x in (("near by", point + 0.1 / order * random.normal(size=order**2)), ("normal", noise)):
+            ours, bare = in_turns(
+                lambda birkhoff=birkhoff, x=x: birkhoff.project(x),  # type: ignore[misc]
+                lambda birkhoff=birkhoff, x=x: birkhoff.lmo(x),  # type: ignore[misc]
+            )
+            size = f"Birkhoff {order} x {order}, {name}"
+            lines.append(f"| {size} | {ours * 1e3:.2f} ms | its oracle | {bare * 1e3:.2f} ms | {ours / bare:.1f} |")
     return lines
 
 

@@ -327,6 +327,8 @@ def test_large_matrices_take_another_solver_and_agree_with_the_dense_one() -> No
         (Knapsack(budget=30.0, upper=tuple(np.linspace(0.5, 2, 500)), exact=True), 500),
         (Permutahedron(values=tuple(np.linspace(0, 1, 200) ** 2)), 200),
         (Ellipsoid(matrix=tuple(np.logspace(-3, 3, 50))), 50),
+        (Birkhoff(order=30), 900),
+        (Transportation(supply=tuple(np.linspace(1, 3, 20)), demand=(4.0,) * 10), 200),
     ],
     ids=lambda value: getattr(value, "type", None),
 )

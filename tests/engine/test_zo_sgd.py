@@ -97,6 +97,31 @@ def test_iterates_and_probes_stay_in_the_region_and_reach_a_face() -> None:
     np.testing.assert_allclose(state.x, region.lmo(slope), atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["zo_sgd", "zo_adam"])
+@pytest.mark.parametrize(
+    "region",
+    [{"type": "birkhoff", "order": 3}, {"type": "transportation", "supply": [1, 2], "demand": [0.5, 1.5, 1]}],
+    ids=lambda region: str(region["type"]),
+)
+def test_assignments_and_transport_plans_are_projected_onto(name: str, region: dict[str, Any]) -> None:
+    """Least squares to a matrix outside approaches its projection, and every probe on the way is feasible."""
+    d = 9 if region["type"] == "birkhoff" else 6
+    space = Space.from_json({"x": {"type": "vector", "dim": d, "region": region}})
+    method = make(name, space, radius=1e-6, learning_rate=0.1 if name == "zo_sgd" else 0.01, count=d)
+    inside, goal, state = space.region, np.cos(np.arange(d) ** 2), method.init()
+    assert inside is not None
+    nearest = inside.project(goal)
+    off = np.linalg.norm(state.x - nearest)
+    for _ in range(100):
+        points = method.ask(state, range(method.need(state)), NOTHING_PENDING)
+        assert points.vectors is not None
+        assert all(inside.contains(row) for row in points.vectors)
+        state = step(method, state, lambda x: 0.5 * np.square(x - goal).sum(axis=1))
+        assert inside.contains(state.x)
+    # Adam's steps along the border have other lengths in each coordinate: with this projection it stops near by.
+    np.testing.assert_array_less(np.linalg.norm(state.x - nearest), 1e-4 if name == "zo_sgd" else 0.6 * off)
+
+
 def test_bounds_are_reached_and_not_left() -> None:
     method = make("zo_sgd", Space({"x": Vector(dim=4, low=0, high=1)}), learning_rate=0.1)
     state = method.init()
