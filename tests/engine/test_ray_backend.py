@@ -19,8 +19,9 @@ import pytest
 
 import blackbox
 from blackbox import backends, slices
-from blackbox.backends import WorkerLost, ray_cluster
+from blackbox.backends import WorkerLost
 from blackbox.backends.ray_cluster import ClusterUnreachable, Fleet, RayBackend, RaySlices, Session
+from blackbox.backends.ray_cluster import session as ray_session
 from blackbox.effects import perform
 from blackbox.errors import InvalidInput
 from blackbox.records import NOTHING_PENDING
@@ -176,10 +177,10 @@ def test_a_local_cluster_asks_for_a_token_and_listens_on_the_loopback_interface_
     assert listening(pids) <= loopback
 
     host, _, port = cluster.ray.get_runtime_context().gcs_address.rpartition(":")
-    ray_cluster._probe(cluster.ray, host, int(port))
+    ray_session.probe(cluster.ray, host, int(port))
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
     with pytest.raises(ClusterUnreachable, match="does not take our token"):
-        ray_cluster._probe(cluster.ray, host, int(port))
+        ray_session.probe(cluster.ray, host, int(port))
 
 
 @pytest.mark.slow
