@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import math
+import time
 import traceback
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 from blackbox.backends import Builder, Objective, load
+from blackbox.backends.pace import Pace
 from blackbox.backends.ray_cluster.session import OBJECT_STORE_BYTES, ClusterUnreachable, Session, ray_package
 from blackbox.errors import InvalidInput
 
 KEPT = 3
 """Sources an actor keeps: those of the open step and of late lanes."""
+
+
+Answer = tuple[Any, BaseException | None, float]
+"""The objective's value, or what it raised, and the seconds it took."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """An `Unbuilt` point as it travels: what it is built from goes its own way."""
+
+    recipe: Any
+    name: str
 
 
 class Evaluator:
@@ -29,28 +43,40 @@ class Evaluator:
         """The id of the node it runs on."""
         return str(ray_package().get_runtime_context().get_node_id())
 
-    def evaluate(self, *arguments: Any) -> tuple[Any, BaseException | None]:
-        """The objective's value, or what it raised."""
-        try:
-            return self._objective(*arguments), None
-        except Exception as error:
-            error.add_note("on a Ray actor:\n" + traceback.format_exc())
-            return None, error
-
-    def build_and_evaluate(
-        self, recipe: Any, name: str, source: list[Any], *more: Any
-    ) -> tuple[Any, BaseException | None]:
-        """The same for a point that is built here.
+    def evaluate(self, calls: Sequence[tuple[Any, ...]], sources: Mapping[str, list[Any]]) -> list[Answer]:
+        """One answer per call, in their order.
 
         Parameters
         ----------
-        source : [reference]; in a list, so that it is fetched once, not with every call.
+        calls : the arguments of each. A `Packed` point is built here.
+        sources : [reference] by name, of what the packed points are built from; in lists, so that each is fetched once,
+            not with every call.
         """
-        if name not in self._sources:
-            self._sources[name] = ray_package().get(source[0])
-            while len(self._sources) > KEPT:
-                self._sources.popitem(last=False)
-        return self.evaluate(self._sources[name].build(recipe), *more)
+        for name, (source,) in sources.items():
+            if name not in self._sources:
+                self._sources[name] = ray_package().get(source)
+                while len(self._sources) > KEPT:
+                    self._sources.popitem(last=False)
+        return [self._answer(*arguments) for arguments in calls]
+
+    def _answer(self, point: Any, *more: Any) -> Answer:
+        began = time.perf_counter()
+        try:
+            if isinstance(point, Packed):
+                point = self._sources[point.name].build(point.recipe)
+            value, raised = self._objective(point, *more), None
+        except Exception as error:
+            error.add_note("on a Ray actor:\n" + traceback.format_exc())
+            value, raised = None, error
+        return value, raised, time.perf_counter() - began
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """Points sent to an actor together."""
+
+    reference: Any
+    tickets: tuple[int, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -59,8 +85,16 @@ class Actor:
     starting: Any
     """Reference to the id of its node, which is there when the actor is."""
     node: str = ""
-    out: deque[tuple[int, Any]] = field(default_factory=deque)
-    """(ticket, reference) in the order of submission: the first one runs."""
+    out: deque[Call] = field(default_factory=deque)
+    """In the order of submission: the first one runs."""
+    given: list[tuple[int, tuple[Any, ...]]] = field(default_factory=list)
+    """(ticket, arguments) that are its own but not yet sent."""
+    pace: Pace = field(default_factory=Pace)
+
+    @property
+    def load(self) -> int:
+        """Points that it has, or that are on their way to it."""
+        return sum(len(call.tickets) for call in self.out) + len(self.given)
 
 
 class Placement(TypedDict, total=False):

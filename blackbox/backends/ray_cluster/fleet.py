@@ -7,7 +7,7 @@ from collections import OrderedDict
 from typing import Any, Unpack
 
 from blackbox.backends import Objective, Unbuilt, WorkerLost
-from blackbox.backends.ray_cluster.actors import KEPT, Actor, Crew, Placement
+from blackbox.backends.ray_cluster.actors import KEPT, Actor, Crew, Packed, Placement
 
 
 class Fleet:
@@ -57,7 +57,7 @@ class Fleet:
         while True:
             actor = self._actor()
             try:
-                value, error = self._ray.get(self._sent(actor, point))
+                ((value, error, _),) = self._ray.get(self._sent(actor, point))
             except self._ray.exceptions.RayTaskError:  # the answer cannot be sent
                 raise
             except self._ray.exceptions.RayError as lost:
@@ -91,14 +91,14 @@ class Fleet:
 
     def _sent(self, actor: Actor, point: Any) -> Any:
         if not isinstance(point, Unbuilt):
-            return actor.handle.evaluate.remote(point)
+            return actor.handle.evaluate.remote([(point,)], {})
         with self._lock:
             if point.name not in self._sources:
                 self._sources[point.name] = self._ray.put(point.source)
                 while len(self._sources) > KEPT:
                     self._sources.popitem(last=False)
             source = self._sources[point.name]
-        return actor.handle.build_and_evaluate.remote(point.recipe, point.name, [source])
+        return actor.handle.evaluate.remote([(Packed(point.recipe, point.name),)], {point.name: [source]})
 
     def close(self) -> None:
         """End the actors, and the cluster if it was started here."""
