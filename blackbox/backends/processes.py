@@ -1,32 +1,72 @@
 """Evaluate in processes of this machine.
 
 Each worker has a pipe of its own, so that the death of one is seen at once and costs exactly the point it had in hand;
-an executor pool would fail every call that is out. Workers are spawned, never forked: a fork in a process with threads
-(NumPy has some) can deadlock.
+an executor pool would fail every call that is out. Where evaluations are short, the next points lie in the pipe already
+when a worker is done. Workers are spawned, never forked: a fork in a process with threads (NumPy has some) can
+deadlock.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import selectors
 import signal
+import time
 import traceback
+from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-from blackbox.backends import Done, Objective, WorkerDied, load
+from blackbox.backends import Done, Objective, WorkerDied, WorkerLost, load
+from blackbox.backends.pace import Pace
 from blackbox.errors import InvalidInput
 
 _CONTEXT = multiprocessing.get_context("spawn")
 
 
-@dataclass(slots=True)
+AHEAD_SECONDS = 0.004
+"""Work that waits in the pipe of a worker, as long as evaluations are short: the way to the driver and back, and what
+the driver does meanwhile. At least one point, at most `AHEAD_POINTS`."""
+AHEAD_POINTS = 8
+IN_PIPE_BYTES = 2**16
+"""What a pipe takes without a reader. More than that waits here, or the driver would wait for the worker."""
+
+
+@dataclass(slots=True, eq=False)
 class _Worker:
     process: Any
     pipe: Connection
-    ticket: int | None = None
+    out: deque[tuple[int, int]] = field(default_factory=deque)
+    """(ticket, bytes) of what was sent, in that order: the first one runs."""
+    unsent: deque[tuple[int, bytes]] = field(default_factory=deque)
+    """(ticket, message) of what does not fit into the pipe behind that."""
+    pace: Pace = field(default_factory=Pace)
+
+    @property
+    def load(self) -> int:
+        return len(self.out) + len(self.unsent)
+
+    @property
+    def room(self) -> int:
+        """Points that could wait behind the one in hand, if there is one."""
+        return 1 + self.pace.within(AHEAD_SECONDS, AHEAD_POINTS) - max(1, self.load) if self.pace.short else 0
+
+    def send(self) -> None:
+        """As much as the pipe takes."""
+        while self.unsent:
+            ticket, message = self.unsent[0]
+            if self.out and sum(size for _, size in self.out) + len(message) > IN_PIPE_BYTES:
+                return
+            self.unsent.popleft()
+            if not self.out:
+                self.pace.began(1)
+            self.out.append((ticket, len(message)))
+            with suppress(BrokenPipeError, ConnectionResetError):  # it died: `wait` reads the end of its pipe
+                self.pipe.send_bytes(message)
 
 
 class Processes:
@@ -44,6 +84,7 @@ class Processes:
         if n < 1:
             raise InvalidInput(f"n_workers must be at least 1, got {n}")
         self._objective = objective
+        self._selector = selectors.DefaultSelector()
         self._workers = [self._start() for _ in range(n)]
 
     def _start(self) -> _Worker:
@@ -64,38 +105,55 @@ class Processes:
                 hint="define it at the top level of a module, or use backend='inline'",
             ) from None
         theirs.close()
-        return _Worker(process, ours)
+        worker = _Worker(process, ours)
+        self._selector.register(ours, selectors.EVENT_READ, worker)
+        return worker
 
     @property
     def free(self) -> int:
-        return sum(worker.ticket is None for worker in self._workers)
+        return sum(not worker.load for worker in self._workers)
+
+    @property
+    def ahead(self) -> int:
+        """Calls that could wait behind others."""
+        return sum(max(0, worker.room) for worker in self._workers)
 
     def submit(self, ticket: int, *arguments: Any) -> None:
-        worker = next(worker for worker in self._workers if worker.ticket is None)
-        worker.ticket = ticket
-        with suppress(BrokenPipeError, ConnectionResetError):  # it died while idle: `wait` reads the end of its pipe
-            worker.pipe.send(arguments)
+        worker = next((worker for worker in self._workers if not worker.load), None) or min(
+            self._workers, key=lambda worker: (worker.room <= 0, worker.load)
+        )
+        worker.unsent.append((ticket, bytes(ForkingPickler.dumps(arguments))))
+        worker.send()
 
     def wait(self) -> list[Done]:
-        busy = {worker.pipe: worker for worker in self._workers if worker.ticket is not None}
-        done = []
-        for pipe in wait(list(busy)) if busy else ():
-            worker = busy[pipe]  # type: ignore[index]
-            ticket = worker.ticket
-            assert ticket is not None
-            try:
-                value, error = worker.pipe.recv()
-            except (EOFError, ConnectionResetError):
-                worker.process.join()
-                done.append(
-                    Done(ticket, error=WorkerDied(f"a worker process ended with code {worker.process.exitcode}"))
-                )
-                worker.pipe.close()
-                self._workers[self._workers.index(worker)] = self._start()
-                continue
-            worker.ticket = None
-            done.append(Done(ticket, value, error))
+        done: list[Done] = []
+        while not done and any(worker.load for worker in self._workers):
+            for key, _ in self._selector.select():
+                done += self._read(key.data)
         return done
+
+    def _read(self, worker: _Worker) -> list[Done]:
+        """An answer, or what a worker had in hand when it ended."""
+        try:
+            value, error, seconds = worker.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            return self._replaced(worker)
+        ticket, _ = worker.out.popleft()
+        worker.pace.took(seconds)
+        if worker.out:
+            worker.pace.began(1)
+        worker.send()
+        return [Done(ticket, value, error)]
+
+    def _replaced(self, worker: _Worker) -> list[Done]:
+        worker.process.join()
+        self._selector.unregister(worker.pipe)
+        worker.pipe.close()
+        self._workers[self._workers.index(worker)] = self._start()
+        said = f"a worker process ended with code {worker.process.exitcode}"
+        done = [Done(ticket, error=WorkerDied(said)) for ticket, _ in list(worker.out)[:1]]
+        behind = [ticket for ticket, _ in (*list(worker.out)[1:], *worker.unsent)]
+        return done + [Done(ticket, error=WorkerLost(said)) for ticket in behind]
 
     def close(self) -> None:
         """End the workers; what they have in hand is dropped."""
@@ -104,24 +162,30 @@ class Processes:
             worker.process.terminate()
         for worker in self._workers:
             worker.process.join()
+        self._selector.close()
 
 
 def _serve(pipe: Connection, objective: Objective | str) -> None:
-    """The worker's loop: arguments in, (value, error) out, until the pipe closes."""
+    """The worker's loop: arguments in, (value, error, seconds) out, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends us
     while True:
         try:
             arguments = pipe.recv()
         except EOFError:
             return
+        began = time.perf_counter()
+        value: Any = None
+        raised: BaseException | None = None
         try:
             objective = load(objective)
-            answer: tuple[Any, BaseException | None] = (objective(*arguments), None)
+            value = objective(*arguments)
         except Exception as error:
             error.add_note("in a worker process:\n" + traceback.format_exc())
-            answer = (None, error)
+            raised = error
+        seconds = time.perf_counter() - began
         try:
-            pipe.send(answer)
+            pipe.send((value, raised, seconds))
         except Exception as error:  # the value or the exception cannot be pickled
-            what = answer[1] if answer[1] is not None else answer[0]
-            pipe.send((None, TypeError(f"cannot send {type(what).__name__} back: {error}; {what!r}"[:2000])))
+            what = raised if raised is not None else value
+            unfit = TypeError(f"cannot send {type(what).__name__} back: {error}; {what!r}"[:2000])
+            pipe.send((None, unfit, seconds))

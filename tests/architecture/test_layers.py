@@ -95,7 +95,7 @@ def test_ray_is_known_in_one_place() -> None:
     known = re.compile(r"""^\s*(import|from) ray\b|import_module\(["']ray\b""", re.M)
     places = [path for folder in ("blackbox", "server", "clients") for path in (ROOT / folder).rglob("*.py")]
     found = [path.relative_to(ROOT).as_posix() for path in places if known.search(path.read_text())]
-    assert found == ["blackbox/backends/ray_cluster.py"]
+    assert found == ["blackbox/backends/ray_cluster/session.py"]
 
 
 def test_the_engine_reads_no_clock() -> None:

@@ -1,7 +1,10 @@
 """What Ray costs: short evaluations on all cores beside a bare ActorPool loop and processes, and bytes per generation.
 
-Objectives sleep, so that cores are free for the machinery; achieved over ideal is evaluations x seconds each over
-workers x seconds taken. Each figure is a `random_search` study through `blackbox.run`; the bare loop only maps.
+Achieved over ideal is evaluations x seconds each over workers x seconds taken. Objectives that sleep leave the cores to
+the machinery, so the ideal can be reached; objectives that compute on every core share them with the driver, whose own
+processor time is then lost. Each figure is a `random_search` study through `blackbox.run`; the bare loop only maps. The
+contestants take turns, with the idle processes of all up; beside each figure stands how many cores other programs used
+meanwhile.
 """
 
 from __future__ import annotations
@@ -11,8 +14,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -26,6 +31,7 @@ from blackbox.store import MemoryStore
 from blackbox.study import Study, create
 
 N_WORKERS = len(os.sched_getaffinity(0))
+TURNS = 5
 DIM = 1_000_000
 POPULATION = 32
 GENERATIONS = 4
@@ -42,6 +48,24 @@ class Sleeping:
         return float(params["x"])
 
 
+class Computing(Sleeping):
+    """An objective that needs a core for so many seconds."""
+
+    def __call__(self, params: dict[str, Any]) -> float:
+        until = time.thread_time() + self.seconds
+        while time.thread_time() < until:
+            pass
+        return float(params["x"])
+
+
+OBJECTIVES: dict[str, tuple[Sleeping, int]] = {
+    "1 ms asleep": (Sleeping(0.001), 1000),
+    "10 ms asleep": (Sleeping(0.01), 320),
+    "10 ms computing": (Computing(0.01), 320),
+    "100 ms asleep": (Sleeping(0.1), 40),
+}
+
+
 def study(space: dict[str, Any], algorithm: dict[str, Any], budget: int) -> tuple[Study, MemoryStore]:
     store = MemoryStore()
     spec = {"name": "bench", "space": space, "algorithm": algorithm, "budget": {"evaluations": budget}, "seed": 1}
@@ -49,65 +73,168 @@ def study(space: dict[str, Any], algorithm: dict[str, Any], budget: int) -> tupl
     return Study(head), store
 
 
-def seconds_of(backend: Backend, n: int) -> float:
-    """Of a study of n evaluations on a backend that is warm."""
-    space = {"x": {"type": "float", "low": 0.0, "high": 1.0}}
-    for budget in (4 * N_WORKERS, n):
-        of, store = study(space, {"name": "random_search"}, budget)
-        began = time.perf_counter()
+# Processor time -------------------------------------------------------------------------------------------------------
+
+
+def family(pid: int) -> set[int]:
+    """A process and all its children."""
+    found, todo = set(), [pid]
+    while todo:
+        found.add(todo[-1])
+        children = Path(f"/proc/{todo.pop()}/task").glob("*/children")
+        todo += [int(child) for path in children for child in path.read_text().split()]
+    return found
+
+
+def spent(pid: int) -> float:
+    """Processor seconds of a process."""
+    try:
+        return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+    except OSError:  # it ended
+        return 0.0
+
+
+def busy() -> float:
+    """Processor seconds that all programs of this machine have used."""
+    user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
+    return (user + nice + system + sum(interrupts)) / float(os.sysconf("SC_CLK_TCK"))
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one contestant did in one turn."""
+
+    achieved: float
+    """Over ideal."""
+    others: float
+    """Cores that other programs used meanwhile."""
+    driver: float
+    """Processor seconds of this process per evaluation."""
+    rest: float
+    """The same of its children, without what the objective needs."""
+
+    def __str__(self) -> str:
+        return f"{100 * self.achieved:.0f} % ({self.others:.1f})"
+
+
+def turn(run: Callable[[int], None], objective: Sleeping, n: int) -> Turn:
+    """Time n evaluations."""
+    pids = family(os.getpid())
+    began, all_before, before = time.perf_counter(), busy(), {pid: spent(pid) for pid in pids}
+    run(n)
+    taken, everybody = time.perf_counter() - began, busy() - all_before
+    used = {pid: spent(pid) - before[pid] for pid in pids}
+    own, driver = sum(used.values()), used[os.getpid()]
+    needed = objective.seconds * n if isinstance(objective, Computing) else 0.0
+    ideal = n * objective.seconds / N_WORKERS
+    return Turn(ideal / taken, max(0.0, everybody - own) / taken, driver / n, (own - driver - needed) / n)
+
+
+class Plain:
+    """A backend without what is special to it: nothing waits behind anything, and points travel as numbers."""
+
+    def __init__(self, inner: Backend) -> None:
+        self._inner = inner
+        self.submit, self.wait, self.close = inner.submit, inner.wait, inner.close
+
+    @property
+    def free(self) -> int:
+        return self._inner.free
+
+
+# Contestants ----------------------------------------------------------------------------------------------------------
+
+
+def through(backend: Backend) -> Callable[[int], None]:
+    """Evaluations of a study on a backend."""
+
+    def run(n: int) -> None:
+        of, store = study({"x": {"type": "float", "low": 0.0, "high": 1.0}}, {"name": "random_search"}, n)
         blackbox.run(of, store, backend)
-    return time.perf_counter() - began
+
+    return run
 
 
-def bare(ray: Any, seconds: float, n: int) -> float:
+def bare(ray: Any, objective: Sleeping) -> Callable[[int], None]:
     """An ActorPool that maps the objective, as Ray's own documentation would write it."""
     from ray.util import ActorPool
 
     class Actor:
-        def __init__(self) -> None:
-            self._objective = Sleeping(seconds)
-
         def evaluate(self, params: dict[str, Any]) -> float:
-            return self._objective(params)
+            return objective(params)
 
-    remote = ray.remote(Actor)
-    actors = [remote.remote() for _ in range(N_WORKERS)]
-    pool = ActorPool(actors)
-    for count in (4 * N_WORKERS, n):
-        began = time.perf_counter()
-        list(pool.map_unordered(lambda actor, point: actor.evaluate.remote(point), [{"x": 0.5}] * count))
-    taken = time.perf_counter() - began
-    for actor in actors:
-        ray.kill(actor)
-    return taken
+    remote = ray.remote(Actor).options(num_cpus=0)
+    pool = ActorPool([remote.remote() for _ in range(N_WORKERS)])
+
+    def run(n: int) -> None:
+        list(pool.map_unordered(lambda actor, point: actor.evaluate.remote(point), [{"x": 0.5}] * n))
+
+    return run
+
+
+def contest(session: Session, objective: Sleeping, n: int) -> dict[str, list[Turn]]:
+    """The turns of all contestants by name."""
+    with ExitStack() as stack:
+        backend = stack.enter_context(closing(RayBackend(objective, N_WORKERS, num_cpus=0)))
+        while backend.n_workers < N_WORKERS:
+            backend.wait()
+        contestants = {
+            "Ray": through(backend),
+            "Ray, one by one": through(Plain(backend)),
+            "bare ActorPool loop": bare(session.ray, objective),
+            "processes": through(stack.enter_context(closing(Processes(objective, N_WORKERS)))),
+        }
+        turns: dict[str, list[Turn]] = {name: [] for name in contestants}
+        for run in contestants.values():
+            run(4 * N_WORKERS)
+        for _ in range(TURNS):
+            for name, run in contestants.items():
+                turns[name].append(turn(run, objective, n))
+    return turns
+
+
+def row(*cells: Any) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def efficiency(session: Session) -> list[str]:
-    """Rows of achieved over ideal."""
-    rows = []
-    for seconds, n in ((0.001, 2000), (0.01, 600), (0.1, 80)):
-        ideal = n * seconds / N_WORKERS
-
-        def of(make: Callable[[], Backend], n: int = n, ideal: float = ideal) -> str:
-            with closing(make()) as backend:
-                while getattr(backend, "n_workers", N_WORKERS) < N_WORKERS:
-                    backend.wait()
-                return f"{100 * ideal / seconds_of(backend, n):.0f} %"
-
-        objective = Sleeping(seconds)
-        rows.append(
-            f"| {seconds * 1e3:.0f} ms, {n} evaluations | "
-            + " | ".join(
-                [
-                    of(lambda: RayBackend(objective, N_WORKERS)),  # noqa: B023 -- called at once
-                    of(lambda: RayBackend(objective, N_WORKERS, ahead=0)),  # noqa: B023
-                    f"{100 * ideal / bare(session.ray, seconds, n):.0f} %",
-                    of(lambda: Processes(objective, N_WORKERS)),  # noqa: B023
-                ]
+    """Tables of achieved over ideal, of its turns, and of processor time."""
+    found = {name: contest(session, *each) for name, each in OBJECTIVES.items()}
+    names = list(next(iter(found.values())))
+    quietest = {what: [min(of[name], key=lambda each: each.others) for name in names] for what, of in found.items()}
+    return [
+        f"Achieved over ideal, {N_WORKERS} workers on {N_WORKERS} cores: the turn in which other programs used least, "
+        "and in brackets how many cores that was.",
+        "",
+        row("objective", *names),
+        "|---" * (1 + len(names)) + "|",
+        *[row(f"{what}, {OBJECTIVES[what][1]} evaluations", *best) for what, best in quietest.items()],
+        "",
+        f"All {TURNS} turns of each:",
+        "",
+        row("objective", *names),
+        "|---" * (1 + len(names)) + "|",
+        *[row(what, *[", ".join(map(str, of[name])) for name in names]) for what, of in found.items()],
+        "",
+        "Processor time per evaluation in microseconds, median: driver + everything else, the objective's own aside.",
+        "",
+        row("objective", *names),
+        "|---" * (1 + len(names)) + "|",
+        *[
+            row(
+                what,
+                *[
+                    f"{1e6 * median(each.driver for each in of[name]):.0f} + "
+                    f"{1e6 * median(each.rest for each in of[name]):.0f}"
+                    for name in names
+                ],
             )
-            + " |"
-        )
-    return rows
+            for what, of in found.items()
+        ],
+    ]
+
+
+# Bytes ----------------------------------------------------------------------------------------------------------------
 
 
 def moved() -> int:
@@ -117,18 +244,6 @@ def moved() -> int:
         if name.strip() == "lo":
             return int(rest.split()[0])
     raise RuntimeError("there is no interface lo")
-
-
-class Numbers:
-    """The same backend without recipes: the driver builds points, and their numbers travel."""
-
-    def __init__(self, inner: RayBackend) -> None:
-        self._inner = inner
-        self.submit, self.wait, self.close = inner.submit, inner.wait, inner.close
-
-    @property
-    def free(self) -> int:
-        return self._inner.free
 
 
 def mean_square(params: dict[str, Any]) -> float:
@@ -148,7 +263,7 @@ def travel() -> list[str]:
             began, before = time.perf_counter(), moved()
             time.sleep(2.0)
             idle = (moved() - before) / (time.perf_counter() - began)
-            for name, used in (("recipes", backend), ("numbers", Numbers(backend))):
+            for name, used in (("recipes", backend), ("numbers", Plain(backend))):
                 of, store = study(
                     {"x": {"type": "vector", "dim": DIM, "init": 1.0}},
                     {"name": "openai_es", "options": {"population": POPULATION}},
@@ -165,7 +280,7 @@ def travel() -> list[str]:
 
 
 def main() -> list[str]:
-    """Markdown rows: what, measured, beside what."""
+    """Markdown tables."""
     with closing(Session(n_cpus=N_WORKERS)) as session:
         rows = efficiency(session)
     # Another cluster, so another process; it finds a token in its environment before it imports Ray.
@@ -178,10 +293,6 @@ def main() -> list[str]:
         check=True,
     )
     return [
-        f"Achieved over ideal, {N_WORKERS} workers on {N_WORKERS} cores.",
-        "",
-        "| objective | Ray, one call ahead | Ray, none ahead | bare ActorPool loop | processes |",
-        "|---|---|---|---|---|",
         *rows,
         "",
         f"A study of {DIM} parameters, {POPULATION} candidates a generation, from the driver's node to another one; "

@@ -18,6 +18,18 @@ def dies_once(x):
     return square(x)
 
 
+def dies_at(x):
+    """Kills its process at 1."""
+    if x == 1:
+        os._exit(9)
+    return float(x)
+
+
+def pauses(seconds):
+    time.sleep(seconds)
+    return seconds
+
+
 def raises(x):
     raise ValueError("cannot do this one")
 

@@ -1,6 +1,7 @@
 """The in-process front door and its backends."""
 
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -229,6 +230,65 @@ def test_no_step_waits_for_a_slow_process(tmp_path, monkeypatch):
     assert len(slow) == 1
     assert slow[0].number in (1, 2)
     assert slow[0].value is not None
+
+
+@pytest.fixture
+def one_process():
+    """Makes backends of one process."""
+    made = []
+
+    def make(objective):
+        made.append(backends.make("processes", objective, 1))
+        return made[-1]
+
+    yield make
+    for backend in made:
+        backend.close()
+
+
+def until_done(backend, n):
+    """The results of n calls, by ticket."""
+    done = {}
+    while len(done) < n:
+        done.update({each.ticket: each for each in backend.wait()})
+    return done
+
+
+def test_points_wait_behind_others_only_where_evaluations_are_known_to_be_short(one_process):
+    backend = one_process(objectives.pauses)
+    assert (backend.free, backend.ahead) == (1, 0)  # nothing is known
+    backend.submit(1, 0.0)
+    assert (backend.free, backend.ahead) == (0, 0)
+    until_done(backend, 1)
+    assert backend.free == 1
+    assert backend.ahead >= 1
+    backend.submit(2, 1.0)
+    while backend.ahead:  # until it is late with what it has
+        time.sleep(0.01)
+    until_done(backend, 1)
+    for ticket in range(3, 40):
+        backend.submit(ticket, 0.0)
+    assert set(until_done(backend, 37)) == set(range(3, 40))
+    assert backend.ahead > 0  # the slow one is long ago
+
+
+def test_points_too_large_for_a_pipe_do_not_stop_the_driver(one_process):
+    backend = one_process(objectives.square)
+    x = np.ones(100_000)
+    for ticket in range(6):
+        backend.submit(ticket, x)  # 800 kB each: only the first is sent before it is wanted
+    assert {done.value for done in until_done(backend, 6).values()} == {1e5}
+
+
+def test_what_waited_for_a_dead_process_is_given_back(one_process):
+    backend = one_process(objectives.dies_at)
+    for ticket in range(4):
+        backend.submit(ticket, ticket)
+    done = until_done(backend, 4)
+    assert done[0].value == 0.0
+    assert [type(done[ticket].error) for ticket in (1, 2, 3)] == [backends.WorkerDied, WorkerLost, WorkerLost]
+    backend.submit(5, 5)
+    assert until_done(backend, 1)[5].value == 5.0
 
 
 # beside the value

@@ -19,8 +19,9 @@ import pytest
 
 import blackbox
 from blackbox import backends, slices
-from blackbox.backends import WorkerLost, ray_cluster
+from blackbox.backends import WorkerLost
 from blackbox.backends.ray_cluster import ClusterUnreachable, Fleet, RayBackend, RaySlices, Session
+from blackbox.backends.ray_cluster import session as ray_session
 from blackbox.effects import perform
 from blackbox.errors import InvalidInput
 from blackbox.records import NOTHING_PENDING
@@ -176,10 +177,10 @@ def test_a_local_cluster_asks_for_a_token_and_listens_on_the_loopback_interface_
     assert listening(pids) <= loopback
 
     host, _, port = cluster.ray.get_runtime_context().gcs_address.rpartition(":")
-    ray_cluster._probe(cluster.ray, host, int(port))
+    ray_session.probe(cluster.ray, host, int(port))
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
     with pytest.raises(ClusterUnreachable, match="does not take our token"):
-        ray_cluster._probe(cluster.ray, host, int(port))
+        ray_session.probe(cluster.ray, host, int(port))
 
 
 @pytest.mark.slow
@@ -295,6 +296,58 @@ def test_a_point_that_kills_its_actors_fails_in_the_end(backend: Callable[..., R
     assert (states.count("FAILED"), states.count("COMPLETED")) == (1, 3)
     (failed,) = [trial for trial in trials(of, store) if trial.state == "FAILED"]
     assert "2 workers died" in failed.extra
+
+
+def until_done(backend: RayBackend, n: int) -> dict[int, backends.Done]:
+    """The results of n calls, by ticket."""
+    done: dict[int, backends.Done] = {}
+    while len(done) < n:
+        done.update({each.ticket: each for each in backend.wait()})
+    return done
+
+
+@pytest.mark.slow
+def test_short_points_travel_together_and_the_one_that_spoils_the_call_is_found(
+    backend: Callable[..., RayBackend],
+) -> None:
+    calls: list[tuple[int, ...]] = []
+
+    def spoils(point: str) -> Any:
+        if point == "die":
+            os._exit(9)
+        return threading.Lock() if point == "lock" else point
+
+    def send(*points: str) -> dict[int, backends.Done]:
+        """Give all to the one actor, ticket i for point i; note how they travel."""
+        while not actors.free:
+            actors.wait()
+        for ticket, point in enumerate(points):
+            actors.submit(ticket, point)
+        actors._send(actors._actors[0])
+        calls[:] = [call.tickets for call in actors._actors[0].out]
+        return until_done(actors, len(points))
+
+    actors = backend(spoils, 1)
+    assert actors.ahead == 0
+    assert send("a")[0].value == "a"
+    assert actors.ahead > 4
+    assert [done.value for done in send(*"abcd").values()] == list("abcd")
+    assert calls == [(0, 1, 2, 3)]
+
+    done = send("a", "lock", "c")
+    assert calls == [(0, 1, 2)]
+    assert all(isinstance(each.error, WorkerLost) and not each.error.suspect for each in done.values())
+    done = send("a", "lock", "c")
+    assert calls == [(0,), (1,), (2,)]
+    assert (done[0].value, done[2].value) == ("a", "c")
+    assert isinstance(done[1].error, TypeError)
+
+    send("a", "b", "die")
+    assert calls == [(0, 1, 2)]
+    done = send("a", "b", "die")
+    assert (done[0].value, done[1].value) == ("a", "b")
+    assert isinstance(done[2].error, WorkerLost)
+    assert done[2].error.suspect
 
 
 @pytest.mark.slow

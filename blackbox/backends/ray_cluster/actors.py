@@ -1,0 +1,206 @@
+"""What runs on the cluster: actors that keep an objective, where they live and what they ask for."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections import OrderedDict, deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+from blackbox.backends import Builder, Objective, load
+from blackbox.backends.pace import Pace
+from blackbox.backends.ray_cluster.session import OBJECT_STORE_BYTES, ClusterUnreachable, Session, ray_package
+from blackbox.errors import InvalidInput
+
+KEPT = 3
+"""Sources an actor keeps: those of the open step and of late lanes."""
+
+
+Answer = tuple[Any, BaseException | None, float]
+"""The objective's value, or what it raised, and the seconds it took."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """An `Unbuilt` point as it travels: what it is built from goes its own way."""
+
+    recipe: Any
+    name: str
+
+
+class Evaluator:
+    """What an actor is: it keeps the objective and the latest sources, and is called with points."""
+
+    def __init__(self, objective: Objective | str) -> None:
+        self._objective = load(objective)
+        self._sources: OrderedDict[str, Builder] = OrderedDict()
+
+    def place(self) -> str:
+        """The id of the node it runs on."""
+        return str(ray_package().get_runtime_context().get_node_id())
+
+    def evaluate(self, calls: Sequence[tuple[Any, ...]], sources: Mapping[str, list[Any]]) -> list[Answer]:
+        """One answer per call, in their order.
+
+        Parameters
+        ----------
+        calls : the arguments of each. A `Packed` point is built here.
+        sources : [reference] by name, of what the packed points are built from; in lists, so that each is fetched once,
+            not with every call.
+        """
+        for name, (source,) in sources.items():
+            if name not in self._sources:
+                self._sources[name] = ray_package().get(source)
+                while len(self._sources) > KEPT:
+                    self._sources.popitem(last=False)
+        return [self._answer(*arguments) for arguments in calls]
+
+    def _answer(self, point: Any, *more: Any) -> Answer:
+        began = time.perf_counter()
+        try:
+            if isinstance(point, Packed):
+                point = self._sources[point.name].build(point.recipe)
+            value, raised = self._objective(point, *more), None
+        except Exception as error:
+            error.add_note("on a Ray actor:\n" + traceback.format_exc())
+            value, raised = None, error
+        return value, raised, time.perf_counter() - began
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """Points sent to an actor together."""
+
+    reference: Any
+    tickets: tuple[int, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Actor:
+    handle: Any
+    starting: Any
+    """Reference to the id of its node, which is there when the actor is."""
+    node: str = ""
+    out: deque[Call] = field(default_factory=deque)
+    """In the order of submission: the first one runs."""
+    given: list[tuple[int, tuple[Any, ...]]] = field(default_factory=list)
+    """(ticket, arguments) that are its own but not yet sent."""
+    pace: Pace = field(default_factory=Pace)
+
+    @property
+    def load(self) -> int:
+        """Points that it has, or that are on their way to it."""
+        return sum(len(call.tickets) for call in self.out) + len(self.given)
+
+
+class Placement(TypedDict, total=False):
+    """Where actors live and what each asks for.
+
+    Attributes
+    ----------
+    address, runtime_env, object_store_bytes : see `Session`.
+    num_cpus, num_gpus, resources : what each actor asks of its node, in Ray's words; one core if nothing is said.
+    """
+
+    address: str | None
+    runtime_env: Mapping[str, Any] | None
+    object_store_bytes: int
+    num_cpus: float
+    num_gpus: float
+    resources: Mapping[str, float] | None
+
+
+class Crew:
+    """Makes and ends the actors of one objective."""
+
+    def __init__(self, objective: Objective | str, placement: Placement, n_workers: int | None = None) -> None:
+        n_cpus, n_gpus = placement.get("num_cpus", 1.0), placement.get("num_gpus", 0.0)
+        others = dict(placement.get("resources") or {})
+        request = {"CPU": n_cpus, "GPU": n_gpus, **others}
+        self.request = {name: float(amount) for name, amount in request.items() if amount}
+        address = placement.get("address")
+        self._session = Session(
+            address,
+            n_cpus=max(1, math.ceil(n_workers * n_cpus)) if n_workers and address is None else None,
+            runtime_env=placement.get("runtime_env"),
+            object_store_bytes=placement.get("object_store_bytes", OBJECT_STORE_BYTES),
+        )
+        self.ray = self._session.ray
+        self._class = self.ray.remote(Evaluator).options(
+            num_cpus=n_cpus,
+            num_gpus=n_gpus,
+            resources=others,
+            max_restarts=0,  # whoever waits for it must know that it was lost
+            max_task_retries=0,
+            scheduling_strategy="SPREAD",
+        )
+        try:
+            self._objective = self.ray.put(objective)
+        except TypeError as error:
+            self.close()
+            raise InvalidInput(
+                f"the objective cannot be sent to another process: {error}",
+                hint='name it as "module:function", and the actors import it',
+            ) from None
+
+    def start(self) -> Actor:
+        handle = self._class.remote(self._objective)
+        return Actor(handle, handle.place.remote())
+
+    def settle(self, actor: Actor, timeout: float | None = None) -> bool:
+        """Wait until an actor is up; False if it was lost or is not there in time.
+
+        Raises
+        ------
+        InvalidInput
+            If it cannot start, because of what it imports.
+        """
+        try:
+            actor.node = self.ray.get(actor.starting, timeout=timeout)
+        except (self.ray.exceptions.RayActorError, self.ray.exceptions.GetTimeoutError) as error:
+            if getattr(error, "actor_init_failed", False):
+                cause = str(error).strip().splitlines()[-1]
+                raise InvalidInput(
+                    f"an actor could not start: {cause}",
+                    hint="modules that only this machine has can be sent with runtime_env={'working_dir': '.'}",
+                ) from None
+            return False
+        return True
+
+    def end(self, actor: Actor) -> None:
+        with suppress(Exception):  # it may be gone already
+            self.ray.kill(actor.handle, no_restart=True)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """The living nodes."""
+        return [node for node in self.ray.nodes() if node["Alive"]]
+
+    def lives(self, actor: Actor) -> bool:
+        """Whether its node does."""
+        return actor.node in {node["NodeID"] for node in self.nodes()}
+
+    def room(self) -> int:
+        """How many actors the living nodes can hold, other jobs aside."""
+        return sum(
+            int(min(node["Resources"].get(name, 0.0) / amount + 1e-9 for name, amount in self.request.items()))
+            for node in self.nodes()
+        )
+
+    def nobody(self, seconds: float) -> ClusterUnreachable:
+        """The error that says that no actor has come."""
+        has = "; ".join(
+            ", ".join(f"{name} {amount:g}" for name, amount in sorted(node["Resources"].items()) if ":" not in name)
+            for node in self.nodes()
+        )
+        asked = ", ".join(f"{name} {amount:g}" for name, amount in self.request.items())
+        return ClusterUnreachable(
+            f"no actor could start within {seconds:g} s: each asks for {asked}, the nodes have {has or 'nothing'}",
+            hint="ask for less (num_cpus, num_gpus, resources), or wait for other jobs of the cluster to end",
+        )
+
+    def close(self) -> None:
+        self._session.close()

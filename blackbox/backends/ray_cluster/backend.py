@@ -1,0 +1,224 @@
+"""Actors as a backend of `blackbox.run`: one thread that submits and waits."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Unpack
+
+from blackbox.backends import Done, Objective, Unbuilt, WorkerLost
+from blackbox.backends.ray_cluster.actors import Actor, Call, Crew, Packed, Placement
+from blackbox.errors import InvalidInput
+
+LOOK_SECONDS = 1.0
+"""How often the cluster is looked at for nodes that came or went."""
+CALL_SECONDS = 0.05
+"""Work that one call may carry: a call costs about 1 ms of processor time in driver and actor, 2 % of this."""
+CALL_POINTS = 32
+"""Points that one call may carry: with more there is nothing left to save."""
+
+
+class RayBackend:
+    """Actors on a Ray cluster.
+
+    Parameters
+    ----------
+    objective : any callable that cloudpickle takes, lambdas too, or "module:function" to be imported by the actors.
+    n_workers : actors to keep alive. None: as many as the cluster's nodes can hold, whenever it grows or shrinks.
+    ahead : calls that may wait behind the one an actor works on, where evaluations are short; taken only as far as the
+        open step needs them. 0: every point goes alone, to an actor that has nothing to do.
+    start_seconds : how long there may be no actor at all, at the start or after a loss.
+    placement : see `Placement`.
+
+    Raises
+    ------
+    InvalidInput, ClusterUnreachable
+        If no actor can start: no cluster, no node that has what was asked for, an objective that cannot be had there.
+    """
+
+    builds = True
+
+    def __init__(
+        self,
+        objective: Objective | str,
+        n_workers: int | None = None,
+        *,
+        ahead: int = 1,
+        start_seconds: float = 60.0,
+        **placement: Unpack[Placement],
+    ) -> None:
+        if n_workers is not None and n_workers < 1:
+            raise InvalidInput(f"n_workers must be at least 1, got {n_workers}")
+        self._n_workers = n_workers
+        self._depth = 1 + ahead
+        self._alone: set[int] = set()
+        """Points that may have killed an actor, among others: sent alone from now on."""
+        self._start_seconds = start_seconds
+        self._actors: list[Actor] = []
+        self._source: tuple[str, Any] | None = None
+        self._crew = Crew(objective, placement, n_workers)
+        self._ray = self._crew.ray
+        try:
+            if not self._crew.request and n_workers is None:
+                raise InvalidInput("actors that ask for nothing fit without end", hint="say n_workers")
+            self._alone_since = time.monotonic()
+            self._look()
+            while not self.n_workers:
+                self.wait()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def n_workers(self) -> int:
+        """Actors that are up now."""
+        return sum(bool(actor.node) for actor in self._actors)
+
+    @property
+    def free(self) -> int:
+        """Calls that would begin at once."""
+        return sum(bool(actor.node) and not actor.load for actor in self._actors)
+
+    @property
+    def ahead(self) -> int:
+        """Calls that could wait behind others."""
+        return sum(max(0, self._room(actor)) for actor in self._actors)
+
+    def _room(self, actor: Actor) -> int:
+        """Points that could wait behind the ones an actor works on."""
+        if self._depth == 1 or not (actor.node and actor.pace.short):
+            return 0
+        return self._depth * self._together(actor) - max(1, actor.load)
+
+    def _together(self, actor: Actor) -> int:
+        """Points that one call may carry."""
+        return actor.pace.within(CALL_SECONDS, CALL_POINTS) if self._depth > 1 else 1
+
+    def submit(self, ticket: int, *arguments: Any) -> None:
+        actor = next((actor for actor in self._actors if actor.node and not actor.load), None) or min(
+            (actor for actor in self._actors if actor.node), key=lambda actor: (self._room(actor) <= 0, actor.load)
+        )
+        actor.given.append((ticket, arguments))
+
+    def _send(self, actor: Actor) -> None:
+        """What an actor was given, in calls of about equal size."""
+        given, actor.given = actor.given, []
+        alone = [each for each in given if each[0] in self._alone]
+        many = [each for each in given if each[0] not in self._alone]
+        n = -(-len(many) // self._together(actor))
+        parts = [many[len(many) * i // n : len(many) * (i + 1) // n] for i in range(n)]
+        for part in (*parts, *([each] for each in alone)):
+            self._call(actor, part)
+
+    def _call(self, actor: Actor, part: list[tuple[int, tuple[Any, ...]]]) -> None:
+        calls, sources = [], {}
+        for _, (point, *more) in part:
+            if isinstance(point, Unbuilt):
+                sources[point.name] = [self._reference(point)]
+                point = Packed(point.recipe, point.name)
+            calls.append((point, *more))
+        if not actor.out:
+            actor.pace.began(len(calls))
+        reference = actor.handle.evaluate.remote(calls, sources)
+        actor.out.append(Call(reference, tuple(ticket for ticket, _ in part)))
+
+    def _reference(self, point: Unbuilt) -> Any:
+        """To what a point is built from; put once, and kept until there is another one or its last call is done."""
+        if self._source is None or self._source[0] != point.name:
+            self._source = (point.name, self._ray.put(point.source))
+        return self._source[1]
+
+    def wait(self) -> list[Done]:
+        """Block until something is done, an actor has come or gone, or a second has passed.
+
+        Raises
+        ------
+        ClusterUnreachable
+            If there was no actor for `start_seconds`.
+        """
+        for actor in self._actors:
+            if actor.given:
+                self._send(actor)
+        waited = {actor.starting: actor for actor in self._actors if not actor.node}
+        waited |= {call.reference: actor for actor in self._actors for call in actor.out}
+        ready: list[Any] = []
+        if waited:
+            ready, rest = self._ray.wait(list(waited), num_returns=1, timeout=LOOK_SECONDS)
+            if rest:
+                ready += self._ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+        else:
+            time.sleep(LOOK_SECONDS)  # no actor, nothing out: wait for a node
+        done: list[Done] = []
+        for reference in ready:
+            actor = waited[reference]
+            if actor not in self._actors:
+                continue  # lost with an earlier reference of this round
+            if reference != actor.starting:
+                done += self._finished(actor, reference)
+            elif not self._crew.settle(actor):
+                self._actors.remove(actor)
+        if time.monotonic() - self._looked >= LOOK_SECONDS:
+            self._look()
+        return done
+
+    def _finished(self, actor: Actor, reference: Any) -> list[Done]:
+        call = next(call for call in actor.out if call.reference == reference)
+        try:
+            answers = self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as raised:  # an answer cannot be sent
+            actor.out.remove(call)
+            if len(call.tickets) > 1:
+                return self._again(call, "an answer to points beside it cannot be sent")
+            self._alone.difference_update(call.tickets)
+            return [Done(call.tickets[0], error=raised.cause if isinstance(raised.cause, Exception) else raised)]
+        except self._ray.exceptions.RayError as lost:
+            return self._lost_with(actor, lost)
+        actor.out.remove(call)
+        self._alone.difference_update(call.tickets)
+        done = []
+        for ticket, (value, error, seconds) in zip(call.tickets, answers, strict=True):
+            actor.pace.took(seconds)
+            done.append(Done(ticket, value, error))
+        if actor.out:
+            actor.pace.began(len(actor.out[0].tickets))
+        return done
+
+    def _again(self, call: Call, why: str) -> list[Done]:
+        """Points that went together and of which one may be to blame: each shall go alone."""
+        self._alone.update(call.tickets)
+        return [Done(ticket, error=WorkerLost(why)) for ticket in call.tickets]
+
+    def _lost_with(self, actor: Actor, why: BaseException) -> list[Done]:
+        """Everything an actor had in hand. Where its node lives on, the point it worked on is under suspicion."""
+        self._actors.remove(actor)
+        self._crew.end(actor)
+        self._looked = -LOOK_SECONDS  # somebody is missing: look at once
+        lives = self._crew.lives(actor)
+        said = str(why).strip().splitlines()[-1][:500] if str(why).strip() else type(why).__name__
+        said = f"an actor was lost: {said}"
+        done = []
+        for i, call in enumerate(actor.out):
+            if i or not lives:
+                done += [Done(ticket, error=WorkerLost(said)) for ticket in call.tickets]
+            elif len(call.tickets) > 1:
+                done += self._again(call, said)
+            else:
+                done.append(Done(call.tickets[0], error=WorkerLost(said, suspect=True)))
+        return done
+
+    def _look(self) -> None:
+        """Start the actors that are missing, and give up when there were none for too long."""
+        self._looked = time.monotonic()
+        wanted = self._n_workers if self._n_workers is not None else self._crew.room()
+        self._actors += [self._crew.start() for _ in range(wanted - len(self._actors))]
+        if self.n_workers:
+            self._alone_since = self._looked
+        elif self._looked - self._alone_since > self._start_seconds:
+            raise self._crew.nobody(self._start_seconds)
+
+    def close(self) -> None:
+        """End the actors, and the cluster if it was started here; what they have in hand is dropped."""
+        for actor in self._actors:
+            self._crew.end(actor)
+        self._actors = []
+        self._source = None
+        self._crew.close()
