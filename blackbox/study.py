@@ -211,7 +211,7 @@ def create(project: str, raw: Mapping[str, Any] | StudySpec, now: float) -> Step
     spec = raw if isinstance(raw, StudySpec) else parse_spec(raw)
     wanted = spec_hash(spec)
     resolved, _ = resolve(spec)
-    head = _new_head(project, resolved, wanted, now)
+    head = new_head(project, resolved, wanted, now)
 
     def work(tx: Tx) -> tuple[StudyHead, bool]:
         existing = tx.find(project, spec.name)
@@ -234,7 +234,8 @@ def create(project: str, raw: Mapping[str, Any] | StudySpec, now: float) -> Step
     return made
 
 
-def _new_head(project: str, resolved: Resolved, hashed: str, now: float, parent: str | None = None) -> StudyHead:
+def new_head(project: str, resolved: Resolved, hashed: str, now: float, parent: str | None = None) -> StudyHead:
+    """A study that nobody has stored yet, with an id and a secret of its own."""
     study, secret = _identifier(now, secrets.token_bytes(10)), secrets.token_bytes(16)
     return StudyHead(study, project, resolved.spec.name, resolved.model_dump_json(), hashed, secret, now, parent)
 
@@ -1157,7 +1158,7 @@ class Study:
             changes["algorithm"] = algorithm
         spec = parse_spec({**self.spec.model_dump(mode="json"), **changes})
         resolved = self.resolved.model_copy(update={"spec": spec}) if algorithm is None else resolve(spec)[0]
-        head = _new_head(self.head.project, resolved, spec_hash(spec), now, parent=self.id)
+        head = new_head(self.head.project, resolved, spec_hash(spec), now, parent=self.id)
         stream = 1 + int.from_bytes(hashlib.sha256(head.id.encode()).digest()[:4], "little")
         rebuilt: dict[int, bytes] = {}
         if algorithm is not None and self.traits.encoding == "recipe":

@@ -366,14 +366,14 @@ def replay(
     from blackbox_server.store import SqlStore
 
     from blackbox.effects import perform
-    from blackbox.study import Study
+    from blackbox.kinds import open_study
 
     with failing_politely():
         if not Path(database).is_file():
             raise InvalidInput(f"there is no file {database}", hint="name the database that `blackbox serve` uses")
         store = SqlStore(database)
         try:
-            opened = perform(store, Study.open(study))
+            opened = perform(store, open_study(study))
             total = perform(store, opened.row()).step
             began, bad, n = time.monotonic(), [], 0
             with progress(errors) as bars:
