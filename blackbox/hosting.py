@@ -18,7 +18,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import make_dataclass
+from dataclasses import make_dataclass, replace
 from functools import cache, partial
 from typing import Any, NoReturn, Protocol, cast
 
@@ -50,6 +50,8 @@ from blackbox.store import (
 )
 from blackbox.study import Asked, Study, Told, Wish
 
+BETWEEN = "between_rounds"
+"""Reason of an empty ask: this participant's part of the open phase is done, or none is open."""
 COORDINATOR = "coordinator"
 """Source of the rows that are no evaluations."""
 
@@ -227,13 +229,16 @@ class HostedStudy(Study):
         """As `Study.tell`; points that the machine did not ask are refused."""
         if any(report.trial is None for report in reports):
             self._refuse()
-        return super().tell(reports, now=now, worker=worker, wish=wish)
+        told = yield from super().tell(reports, now=now, worker=worker, wish=wish)
+        if told.asked is not None and told.asked.reason == BETWEEN:
+            told = replace(told, asked=None)  # what was told may have opened the next phase: ask again
+        return told
 
     def _grant(self, tx: Tx, row: StudyRow, wish: Wish, now: float) -> Any:
         turn = self._turn_at(row)
         if row.state == ACTIVE and turn is not None and self.host.resting(turn.state):
             tx.put_study(row)
-            return Asked((), wish.count, "between_rounds", 1.0, row)
+            return Asked((), wish.count, BETWEEN, 1.0, row)
         return super()._grant(tx, row, wish, now)
 
     # In step with the rounds ------------------------------------------------------------------------------------------
@@ -280,6 +285,8 @@ class HostedStudy(Study):
     def _follow(self, now: float) -> Steps[bool]:
         """Take one step together with the rounds, if there is one to take."""
         row, state = yield from self._current()
+        if row.state not in (ACTIVE, PAUSED):
+            row = yield from self.row()  # it may have come back since
         rounds = yield from self._rounds()
 
         def look(tx: Tx) -> tuple[StudyRow | None, MemberRow | None]:
