@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NoReturn
@@ -23,6 +23,7 @@ import numpy as np
 
 from blackbox import codec, federation, history, leases
 from blackbox.algorithm import Traits
+from blackbox.editing import new_head
 from blackbox.effects import Compute, Read, Steps, Write
 from blackbox.errors import (
     Conflict,
@@ -30,11 +31,11 @@ from blackbox.errors import (
     IncompatibleProblem,
     InvalidContribution,
     LeaseUnknown,
-    StudyNotFound,
     StudyStateError,
 )
 from blackbox.federation import Broadcast, Contribution, Federation, FederationState
 from blackbox.options import Options, parse_options
+from blackbox.spec import Budget, Hosted, Resolved, Rounds, spec_hash
 from blackbox.store import (
     ACTIVE,
     COMPLETED,
@@ -53,20 +54,8 @@ from blackbox.validation import invalid
 
 LATE = -1
 MAX_UPDATES = 1000
-
-
-def open_study(study: str) -> Steps[Study]:
-    """The study of that id: a `FederatedStudy` where its method works in rounds.
-
-    Raises
-    ------
-    StudyNotFound
-    """
-    head: StudyHead | None = yield Read(lambda tx: tx.head(study))
-    if head is None:
-        raise StudyNotFound(f"there is no study {study}", hint="GET /v1/studies lists yours")
-    plain = Study if not json.loads(head.resolved).get("federated") else FederatedStudy
-    return plain(head)
+LEFT = "left the rounds"
+"""Why the study of a hosted participant is over that has left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +132,7 @@ class FederatedStudy(Study):
     ask = tell = heartbeat = enqueue = cancel_trial = requeue_trial = invalidate = fork = archive = close = _refuse
 
     def due(self) -> bool:
-        return False
+        return True  # a deadline may have come
 
     # State ------------------------------------------------------------------------------------------------------------
 
@@ -224,26 +213,91 @@ class FederatedStudy(Study):
             If the name cannot be one.
         StudyStateError
             If the study has ended.
+        Conflict
+            If the name is that of a hosted participant.
         """
-        federation.ContributionJson(
-            terms="", client=client, round=0, phase="", weight=1.0, vectors={}, evaluations=0, privacy=None
-        )
+        _check_participant(client, 1.0)
 
         def work(tx: Tx) -> StudyRow:
-            row = leases.locked(tx, self.id)
-            if row.state not in (ACTIVE, PAUSED):
-                raise StudyStateError(
-                    f"the study is {row.state}; nobody can join it", hint="GET .../best has its result"
+            row = self._open_for(tx)
+            if (hosted := tx.find(self.head.project, self.seat(client))) is not None:
+                raise Conflict(
+                    f"{client} is a hosted participant, study {hosted.id}: two machines under one name would "
+                    "contradict each other",
+                    hint=f"ask and tell at {hosted.id}, or join under another name",
                 )
-            member = tx.member(self.id, client)
-            if member is None or member.left_at is not None:
-                tx.put_member(MemberRow(self.id, client, now))
-                leases.log_event(tx, row, "participant.joined", now, client=client)
-                tx.put_study(row)
+            self._enter(tx, row, client, now)
             return row
 
         self._row = yield Write(work)
         return Joined(client, self.token(client), self.federation.invitation(), self._row)
+
+    def host(self, client: str, weight: float = 1.0, *, now: float) -> Steps[tuple[Joined, StudyHead]]:
+        """Take part under a name, with the participant's machine run here: its points are the trials of a study of its
+        own, which whoever evaluates them asks and tells. Hosting again gives the same study.
+
+        Raises
+        ------
+        InvalidContribution
+            If the name cannot be one, or the weight is not positive.
+        StudyStateError
+            If the study has ended.
+        Conflict
+            If the name is that of a participant that runs its own machine, or is hosted with another weight.
+        """
+        _check_participant(client, weight)
+        name = self.seat(client)
+        spec = self.spec.model_copy(
+            update={"name": name, "budget": Budget(), "target": None, "rounds": Rounds(), "labels": {},
+                    "seed": f"{self.spec.seed}/{client}"}
+        )  # fmt: skip
+        place = Hosted(study=self.id, client=client, weight=weight, key=self.key.hex())
+        resolved = self.resolved.model_copy(update={"spec": spec, "federated": False, "reason": "", "hosted": place})
+        fresh = new_head(self.head.project, resolved, spec_hash(spec), now)
+
+        def work(tx: Tx) -> tuple[StudyRow, StudyHead]:
+            row = self._open_for(tx)
+            known = tx.find(self.head.project, name)
+            if known is None:
+                member = tx.member(self.id, client)
+                if member is not None and member.left_at is None:
+                    raise Conflict(
+                        f"{client} takes part already and runs its own machine",
+                        hint="choose another name, or let it leave first (POST .../rounds/leave)",
+                    )
+                own = StudyRow(fresh.id)
+                tx.insert_study(fresh, own)
+                leases.log_event(tx, own, "study.created", now, name=name)
+                tx.put_study(own)
+            else:
+                _check_same(known, place)
+                own = leases.locked(tx, known.id)
+                if own.state == COMPLETED and own.reason == LEFT:
+                    own.state, own.reason = ACTIVE, None
+                    leases.log_event(tx, own, "study.resumed", now, reason=None)
+                    tx.put_study(own)
+            self._enter(tx, row, client, now, hosted=(known or fresh).id)
+            return row, known or fresh
+
+        self._row, head = yield Write(work)
+        return Joined(client, self.token(client), self.federation.invitation(), self._row), head
+
+    def seat(self, client: str) -> str:
+        """Name of the study of a hosted participant; a project's studies have different names."""
+        return f"{self.id}/{client}"
+
+    def _open_for(self, tx: Tx) -> StudyRow:
+        row = leases.locked(tx, self.id)
+        if row.state not in (ACTIVE, PAUSED):
+            raise StudyStateError(f"the study is {row.state}; nobody can join it", hint="GET .../best has its result")
+        return row
+
+    def _enter(self, tx: Tx, row: StudyRow, client: str, now: float, **facts: str) -> None:
+        member = tx.member(self.id, client)
+        if member is None or member.left_at is not None:
+            tx.put_member(MemberRow(self.id, client, now))
+            leases.log_event(tx, row, "participant.joined", now, client=client, **facts)
+            tx.put_study(row)
 
     def leave(self, token: str, *, now: float) -> Steps[StudyRow]:
         """Take part no more: the quorum no longer counts on this participant."""
@@ -501,10 +555,17 @@ class FederatedStudy(Study):
         self._keep(row.epoch, row.step, after)
         return 1
 
-    def updates(self, after: int = 0, limit: int = MAX_UPDATES) -> Steps[list[Mapping[str, Any]]]:
+    def updates(self, after: int = 0, limit: int = MAX_UPDATES) -> Steps[list[UpdateRow]]:
         """How the common point moved after a version: what an absent participant rebuilds it from."""
         rows: list[UpdateRow] = yield Read(lambda tx: tx.updates(self.id, after, limit))
-        return [json.loads(row.content) for row in rows]
+        return rows
+
+    def closed(self, round: int) -> Steps[list[tuple[str, StepRow]]]:
+        """The phases of a round that have closed, by name, with their records."""
+        phases = self.federation.phases
+        n = len(phases)
+        records: list[StepRow] = yield Read(lambda tx: tx.steps(self.id, n * round, n * (round + 1)))
+        return [(phases[record.step % n].name, record) for record in records]
 
     def recommend(self) -> Steps[tuple[int, dict[str, Any], None]]:
         """The open step and the common point; nothing goes beside it."""
@@ -514,6 +575,23 @@ class FederatedStudy(Study):
     def best(self) -> Steps[None]:
         """Nobody tells values here, so there is no best observed point; see `recommend`."""
         yield from self.row()
+
+
+def _check_participant(client: str, weight: float) -> None:
+    """Raise what a contribution under that name and weight would."""
+    federation.ContributionJson(terms="", client=client, round=0, phase="", weight=weight, vectors={}, evaluations=0)
+
+
+def _check_same(known: StudyHead, wanted: Hosted) -> None:
+    """Raise if a study that has the name of a hosted participant is not that of this one."""
+    found = Resolved.model_validate_json(known.resolved).hosted
+    if found is None or found.study != wanted.study:
+        raise Conflict(f"the study {known.id} has the name {known.name!r} and hosts nobody", hint="rename or delete it")
+    if found.weight != wanted.weight:
+        raise Conflict(
+            f"{wanted.client} is hosted with the weight {found.weight}, got {wanted.weight}",
+            hint="send the same weight, or join under another name",
+        )
 
 
 def _stretch(tx: Tx, study: str, before: int) -> tuple[list[StepRow], list[ContributionRow]]:

@@ -128,6 +128,19 @@ class StudySpec(_Model):
         return str(value)
 
 
+class Hosted(_Model):
+    """That a study is a participant of a federated one, whose machine runs where the study is kept."""
+
+    study: str
+    """Id of the federated study."""
+    client: str
+    """Name of the participant there."""
+    weight: float
+    """Its share in means."""
+    key: str
+    """Noise key of the federated study, hexadecimal: with method, options and space it makes the invitation."""
+
+
 class Resolved(_Model):
     """A spec with everything decided: this is what the study stores and replays from."""
 
@@ -138,6 +151,8 @@ class Resolved(_Model):
     """Why `auto` chose this algorithm; empty when it was named."""
     federated: bool = False
     """Whether the algorithm works in rounds of participants (`blackbox.federation`)."""
+    hosted: Hosted | None = None
+    """For a hosted participant: of which study. `algorithm` and `options` then are those of that study's method."""
 
 
 def parse_spec(raw: Mapping[str, Any]) -> StudySpec:

@@ -770,9 +770,5 @@ class Study(Editing):
         renewals: list[Renewal] = yield Write(work)
         return renewals
 
-    # History ----------------------------------------------------------------------------------------------------------
-
-    # Reading ----------------------------------------------------------------------------------------------------------
-
 
 _WORD = {PAUSED: "paused", COMPLETED: "completed", CANCELLED: "cancelled", FAILED: "study_failed"}

@@ -236,18 +236,27 @@ def participant(
         Optional[str],  # noqa: UP045
         typer.Option(help="Where secret and private state are kept for a restart; default: nowhere."),
     ] = None,
+    hosted: Annotated[
+        bool, typer.Option("--hosted", help="Only evaluate: the service runs the method, and sees points and values.")
+    ] = False,
     url: Url = None,
     key: Key = None,
 ) -> None:
     """Take part in federated rounds until they end; values and data stay here. SIGTERM stops soon and leaves."""
     from blackbox_client import Client
-    from blackbox_client.participant import Participant
 
     with failing_politely():
+        if hosted and folder is not None:
+            raise InvalidInput("--folder keeps a private state; with --hosted the service does", hint="leave it out")
         function = load_objective(objective)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    if hosted:
+        _evaluate_for_a_host(study, function, client, weight, url, key, stop)
+        return
+    from blackbox_client.participant import Participant
+
     with failing_politely_over_http(), failing_politely(), Client(url, key) as connection:
         one = Participant(connection.study(study), function, client=client, weight=weight, folder=folder, stop=stop)
         taken = one.run()
@@ -257,6 +266,37 @@ def participant(
         f"{taken.contributions} contributions counted, {taken.late} late, {taken.evaluations} evaluations, "
         f"{taken.sent_bytes} bytes sent, {taken.received_bytes} received, "
         f"ended: {'signal' if stop.is_set() else taken.state}"
+    )
+
+
+def _evaluate_for_a_host(
+    study: str,
+    function: Callable[[Any], Any],
+    client: str,
+    weight: float,
+    url: str | None,
+    key: str | None,
+    stop: threading.Event,
+) -> None:
+    from blackbox_client import Client, Worker, protocol
+
+    with failing_politely_over_http(), Client(url, key) as connection:
+        joined = connection.send(protocol.host(study, client, weight))
+        place = str(joined["hosted"]["study"])
+        console.print(f"{client} is hosted in {place}; `blackbox worker {place} ...` evaluates for it, too")
+        worker = Worker(connection.study(place), function, handle_signals=False)
+
+        def end() -> None:
+            stop.wait()
+            worker.stop()
+
+        threading.Thread(target=end, daemon=True).start()
+        summary = worker.run()
+        if stop.is_set():
+            connection.send(protocol.leave(study, str(joined["token"])))
+    console.print(
+        f"{summary.evaluated} evaluated, {summary.applied} applied, {summary.late} late, {summary.failed} failed, "
+        f"{summary.seconds:.1f} s, ended: {summary.ended}"
     )
 
 
@@ -366,14 +406,14 @@ def replay(
     from blackbox_server.store import SqlStore
 
     from blackbox.effects import perform
-    from blackbox.study import Study
+    from blackbox.kinds import open_study
 
     with failing_politely():
         if not Path(database).is_file():
             raise InvalidInput(f"there is no file {database}", hint="name the database that `blackbox serve` uses")
         store = SqlStore(database)
         try:
-            opened = perform(store, Study.open(study))
+            opened = perform(store, open_study(study))
             total = perform(store, opened.row()).step
             began, bad, n = time.monotonic(), [], 0
             with progress(errors) as bars:

@@ -271,6 +271,12 @@ class FZooS(Federation[FZooSOptions]):
     def resolve(cls, options: FZooSOptions, space: Space) -> FZooSOptions:
         return options.with_defaults(length=default_length(space.dim))
 
+    @classmethod
+    def hosting_memory(cls, options: FederationOptions, space: Space) -> int:
+        assert isinstance(options, FZooSOptions)
+        tried = 2 * options.candidates + options.neighbours + options.transfer_neighbours + 2 * options.archive
+        return 8 * (space.dim * (options.features + tried) + options.features * options.transfer_neighbours)
+
     def make_phases(self) -> tuple[Phase, ...]:
         local = Phase("local", {"delta": self.space.dim})
         if self.options.correction == "none":

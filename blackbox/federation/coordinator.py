@@ -115,6 +115,12 @@ class Federation(ABC, Generic[O]):
         """Options with every default that depends on the problem filled in. The result is stored with the study."""
         return options
 
+    @classmethod
+    def hosting_memory(cls, options: FederationOptions, space: Space) -> int:
+        """Estimate of the bytes that one participant's machine needs; a service that is to host it refuses what does
+        not fit."""
+        return 128 * space.dim
+
     @abstractmethod
     def make_phases(self) -> tuple[Phase, ...]:
         """The phases of a round. Exactly one holds "delta" (d) or "coefficients" (L): it moves x."""

@@ -138,6 +138,11 @@ class Descent(Federation[O]):
             return (Phase("local", {"coefficients": self.options.local_steps * self.options.count}),)
         return (Phase("local", {"delta": self.space.dim}),)
 
+    @classmethod
+    def hosting_memory(cls, options: FederationOptions, space: Space) -> int:
+        assert isinstance(options, DescentOptions)
+        return 8 * space.dim * (16 + 4 * min(options.count, space.dim))
+
     def direction_noise(self) -> Literal["normal", "rademacher"]:
         return "rademacher" if self.options.directions == "rademacher" else "normal"
 

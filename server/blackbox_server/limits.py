@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sized
 from typing import Any
 
+from blackbox import federation
 from blackbox.algorithm import Algorithm, lookup, registry, why_not
 from blackbox.errors import BlackboxError, FieldError, TooLarge
 from blackbox.options import parse_options
@@ -109,6 +110,24 @@ def within_memory(settings: Settings, resolved: Resolved, space: Space) -> None:
         hint=f"These fit: {', '.join(fitting)}." if fitting else "No registered algorithm fits this many dimensions.",
         errors=[FieldError("/algorithm", "too_large", f"about {_bytes(estimate)}")],
     )
+
+
+def within_hosting(settings: Settings, resolved: Resolved, space: Space) -> None:
+    """Refuse to run a participant's machine that would need too much memory.
+
+    Raises
+    ------
+    TooLarge
+    """
+    cls = federation.lookup(resolved.algorithm)
+    estimate = cls.hosting_memory(parse_options(cls.Options, resolved.options), space)
+    if estimate > settings.max_algorithm_bytes:
+        raise TooLarge(
+            f"a hosted participant of {resolved.algorithm} needs about {_bytes(estimate)} for {space.dim} dimensions, "
+            f"at most {_bytes(settings.max_algorithm_bytes)} are allowed",
+            hint="Let the participant run its own machine: join without `hosted`, or `blackbox participant`.",
+            errors=[FieldError("/hosted", "too_large", f"about {_bytes(estimate)}")],
+        )
 
 
 def _fits(settings: Settings, cls: type[Algorithm[Any, Any]], space: Space) -> bool:

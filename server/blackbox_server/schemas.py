@@ -391,6 +391,11 @@ class Join(Wire):
 
     client: Name
     """The participant's name, unique in the study: letters, digits and . _ : @ - behind a letter or digit."""
+    hosted: bool = False
+    """Whether the participant's machine shall run here. The answer names a study whose trials are its points; asking
+    and telling there is all that is left to do. This server then sees points and values."""
+    weight: Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)] | None = None
+    """Of a hosted participant, its share in means, such as its number of examples; default 1."""
 
 
 class Reason(Wire):

@@ -13,17 +13,21 @@ import logging
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 from typing import Any, Generic, TypeVar, cast
+from weakref import WeakSet
 
 from blackbox import codec
 from blackbox.effects import Compute, Read, Steps, Write
 from blackbox.errors import StoreUnavailable, StudyNotFound
+from blackbox.hosting import HostedStudy, hosted_by
+from blackbox.kinds import open_study
 from blackbox.leases import Report
-from blackbox.rounds import FederatedStudy, open_study
+from blackbox.rounds import FederatedStudy
 from blackbox.store import ACTIVE, ReplyRow, SnapshotRow, Store, StudyRow, Tx
 from blackbox.study import Asked, Study, Told, Wish
 from blackbox_server.compute import Computer, timed
@@ -83,7 +87,7 @@ class Line:
                 self._waiting.remove(waiter)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Open:
     """A study kept open.
 
@@ -92,17 +96,23 @@ class Open:
     asks : asks that are held until something may be granted.
     log : reads of events that are held until the log grows.
     advancing : set while somebody closes steps; resolved when done.
+    rounds : of a hosted participant, the federated study it takes part in, while that is open.
+    hosted : the other way round.
     """
 
     study: Study
     asks: Line
     log: Line
     advancing: asyncio.Future[None] | None = None
+    rounds: Open | None = None
+    hosted: WeakSet[Open] = field(default_factory=WeakSet)
 
     def changed(self, freed: int | None = None) -> None:
         """Something was told (`freed` leases), advanced, or changed state (None)."""
         self.asks.wake(freed)
         self.log.wake()
+        for participant in self.hosted:
+            participant.asks.wake()
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,11 +307,29 @@ class Service:
             if len(self._studies) > self.settings.open_studies:
                 self._studies.popitem(last=False)
             self.metrics.open_studies.set(len(self._studies))
+            await self._follow_rounds(found)
         else:
             self._studies.move_to_end(study)
         if found.study.head.project != project:
             raise StudyNotFound(f"there is no study {study}", hint="GET /v1/studies lists yours")
         return found
+
+    async def _follow_rounds(self, open: Open) -> None:
+        """Tie a federated study that was just opened, or a hosted participant, to what goes with it."""
+        study = open.study
+        if isinstance(study, HostedStudy):
+            with suppress(StudyNotFound):  # it was deleted, which the participant finds out
+                open.rounds = await self.open(study.place.study, study.head.project)
+                if isinstance(rounds := open.rounds.study, FederatedStudy):
+                    study.parent = rounds
+                    open.rounds.hosted.add(open)
+        elif isinstance(study, FederatedStudy):
+            # A server that died may have owed what they had finished, and whoever evaluates for them need not come.
+            for participant in await self.drive(hosted_by(study)):
+                try:
+                    await self.drive(participant.advance(now=self.clock()))
+                except Exception:
+                    logger.exception("advance of %s failed", participant.id)
 
     def close(self) -> None:
         """End what this runs beside the event loop."""
@@ -323,11 +351,6 @@ class Service:
     async def advance(self, open: Open) -> bool:
         """Close the steps that can be closed; whether any was. One request at a time does it, the others wait."""
         moved = False
-        if isinstance(open.study, FederatedStudy):
-            moved = bool(await self.drive(open.study.advance(now=self.clock())))
-            if moved:
-                open.changed()
-            return moved
         while open.study.due():
             if open.advancing is not None:
                 await open.advancing
@@ -336,6 +359,7 @@ class Service:
             open.advancing = asyncio.get_running_loop().create_future()
             started = perf_counter()
             steps = 0
+            rounds = None if open.rounds is None else open.rounds.study.seen
             try:
                 steps = await self.drive(open.study.advance(now=self.clock()))
             except Exception:
@@ -349,7 +373,9 @@ class Service:
                 self.metrics.advance_seconds.observe(perf_counter() - started)
                 open.changed()
                 moved = True
-            else:
+            if open.rounds is not None and open.rounds.study.seen != rounds:
+                open.rounds.changed()
+            if not steps:
                 break
         return moved
 

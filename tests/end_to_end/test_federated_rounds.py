@@ -19,7 +19,7 @@ from blackbox_server.store import SqlStore
 
 from blackbox import federation
 from blackbox.effects import perform
-from blackbox.rounds import open_study
+from blackbox.kinds import open_study
 from blackbox.space import Space
 from tests.end_to_end.service import PATIENCE, Service, until
 

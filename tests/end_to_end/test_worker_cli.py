@@ -185,6 +185,30 @@ def test_serve_says_what_is_wrong_with_its_settings(tmp_path: Path) -> None:
     polite(blackbox(tmp_path, "serve", "--database", "text.db"), "text.db")
 
 
+def test_who_only_evaluates_takes_part_from_the_command_line_and_leaves_at_sigterm(
+    server: Service, folder: Path
+) -> None:
+    study = server.client().create_study(
+        name="hosted rounds",
+        space=SPACE,
+        algorithm={"name": "fedzo", "options": {"rounds": 2, "local_steps": 2, "count": 2, "quorum": 1.0}},
+        rounds={"min_joined": 2},
+    )
+    job = ("participant", study.id, "cli_job:evaluate", "--url", server.url, "--hosted")
+    with Command(folder, *job, "--client", "leaves") as leaver:
+        until(lambda: "1 joined" in study.brief(), "a hosted participant", leaver)
+        leaver.signal(signal.SIGTERM)
+        assert leaver.ended() == 0, leaver.err
+    assert "ended: stopped" in leaver.out
+    assert "0 joined" in study.brief()
+    with Command(folder, *job, "--client", "a") as a:
+        b = blackbox(folder, *job, "--client", "b", "--weight", "3")
+        assert (a.ended(), b.ended()) == (0, 0), a.err + b.err
+    assert "b is hosted in st_" in b.out
+    assert "12 evaluated, 12 applied, 0 late, 0 failed" in b.out  # rounds, local steps, two directions and the point
+    assert study.refresh().state == "COMPLETED"
+
+
 def test_participants_take_part_from_the_command_line_and_leave_at_sigterm(server: Service, folder: Path) -> None:
     study = server.client().create_study(
         name="rounds",
@@ -207,5 +231,6 @@ def test_participants_take_part_from_the_command_line_and_leave_at_sigterm(serve
     assert (folder / "private-a" / "secret").exists()
     assert study.refresh().state == "COMPLETED"
     polite(blackbox(folder, *job, "--client", "not a name"), "client")
+    polite(blackbox(folder, *job, "--client", "h", "--hosted", "--folder", "x"), "--folder")
     plain = line(server, 10)
     polite(blackbox(folder, "participant", plain.id, *job[2:], "--client", "a"), "works on trials")

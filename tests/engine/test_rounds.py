@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,8 @@ from blackbox import codec, federation
 from blackbox.effects import perform
 from blackbox.errors import IncompatibleProblem, InvalidContribution, LeaseUnknown, StudyStateError
 from blackbox.federation import Contribution
-from blackbox.rounds import FederatedStudy, open_study
+from blackbox.kinds import open_study
+from blackbox.rounds import FederatedStudy
 from blackbox.store import Store
 from blackbox.study import Study, create
 
@@ -301,11 +303,11 @@ def test_an_absent_participant_catches_up_from_the_updates(store):
     began = federation.project(d.study.space.initial, d.study.space)
     for _ in range(5):
         d.round()
-    sent = [federation.Update.from_json(raw) for raw in d.do(d.study.updates(after=0))]
+    sent = [federation.Update.from_json(json.loads(row.content)) for row in d.do(d.study.updates(after=0))]
     x, version = federation.catch_up(began, 0, sent, d.study.key, d.study.space)
     assert version == 5
     np.testing.assert_array_equal(x, d.state().x)
-    assert [u["version"] for u in d.do(d.study.updates(after=3))] == [4, 5]
+    assert [row.version for row in d.do(d.study.updates(after=3))] == [4, 5]
 
 
 def test_a_study_that_forgets_contributions_goes_on_from_its_snapshots(store):

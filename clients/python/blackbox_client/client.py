@@ -380,6 +380,21 @@ class StudyHandle:
         """Delete the study."""
         self.client.send(protocol.delete_study(self.id))
 
+    def host(self, client: str, weight: float = 1.0) -> StudyHandle:
+        """Take part in this federated study by evaluating only: the server runs the participant's machine.
+
+        Parameters
+        ----------
+        client : name of the participant, unique in the study; the same after a restart.
+        weight : its share in means, such as its number of examples.
+
+        Returns
+        -------
+        The study to ask and tell, with a `Worker` or by hand. Its points and values are seen by the server.
+        """
+        joined = self.client.send(protocol.host(self.id, client, weight))
+        return self.client.study(str(joined["hosted"]["study"]))
+
     def pause(self, reason: str | None = None) -> Study:
         """Hand nothing out until `resume`."""
         return self._keep(self.client.send(protocol.change_state(self.id, "pause", reason=reason)))

@@ -747,6 +747,13 @@ def join(study: str, client: str) -> Call[Json]:
     return _post(_study(study, "rounds", "join"), {"client": client}, _object)
 
 
+def host(study: str, client: str, weight: float = 1.0) -> Call[Json]:
+    """POST /v1/studies/{s}/rounds/join: `hosted.study` of the answer is where this participant's points are asked and
+    told; the server runs its machine. Joining again gives the same."""
+    body = {"client": client, "hosted": True, "weight": float(weight)}
+    return _post(_study(study, "rounds", "join"), body, _object)
+
+
 def leave(study: str, token: str) -> Call[Json]:
     """POST /v1/studies/{s}/rounds/leave."""
     return _shown(_post(_study(study, "rounds", "leave"), {}, _object), token)

@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from blackbox.effects import perform
 from blackbox.errors import BlobNotFound, FieldError, InvalidInput
+from blackbox.hosting import HostedStudy
 from blackbox.rounds import FederatedStudy
 from blackbox.rounds import Open as OpenPhase
 from blackbox.store import Tx
@@ -176,6 +177,8 @@ async def brief_of(service_: Service, open: Open, origin: str) -> str:
     ]
     url = f"{origin}/v1/studies/{study.id}"
     seen = await service_.drive(study.metrics())
+    if isinstance(study, HostedStudy):
+        lines.append(f"hosted participant {study.place.client!r} of {study.place.study}: it asks, this server computes")
     if isinstance(study, FederatedStudy):
         lines += _standing(study, await service_.drive(study.phase(now=service_.clock())), seen)
         following = f"blackbox participant {study.id} my_job:evaluate --client NAME --url {origin}"

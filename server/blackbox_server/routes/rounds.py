@@ -10,11 +10,12 @@ from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import Response
 
+from blackbox.effects import perform
 from blackbox.errors import FieldError, IncompatibleProblem, InvalidContribution, InvalidInput, RoundNotFound
 from blackbox.federation import Contribution, ContributionJson
 from blackbox.rounds import FederatedStudy
 from blackbox.rounds import Open as OpenPhase
-from blackbox.store import StepRow
+from blackbox_server import limits
 from blackbox_server.routes import shapes
 from blackbox_server.routes.http import (
     answer,
@@ -41,12 +42,24 @@ async def join(request: Request) -> Response:
     """Take part under a name. Joining again with the same name is how a participant comes back."""
     open, study = await _federated(request)
     body, _ = await body_of(request, Join)
-    joined = await service(request).drive(study.join(body.client, now=service(request).clock()))
+    service_ = service(request)
+    hosted: dict[str, Any] | None = None
+    if body.hosted:
+        limits.within_hosting(settings(request), study.resolved, study.space)
+        weight = 1.0 if body.weight is None else body.weight
+        joined, head = await service_.drive(study.host(body.client, weight, now=service_.clock()))
+        hosted = {"study": head.id, "links": shapes.links(head.id, False)}
+    elif body.weight is not None:
+        fault = FieldError("/weight", "only_hosted", "belongs into the contributions of who runs its own machine")
+        raise InvalidInput("only a hosted participant joins with a weight", errors=[fault])
+    else:
+        joined = await service_.drive(study.join(body.client, now=service_.clock()))
     open.changed()
     return answer(
         {
             "client": joined.client,
             "token": joined.token,
+            "hosted": hosted,
             "invitation": joined.invitation.to_json(),
             "terms": joined.invitation.terms,
             "study": shapes.progress(study, joined.row, False),
@@ -80,7 +93,7 @@ async def read(
     service_ = service(request)
     named = request.path_params["round"]
     if named != "current":
-        return answer(_past(service_, study, _number(named)))
+        return answer(await _past(service_, study, _number(named)))
     token = _token(request) if header(request, TOKEN) is not None else None
     loop = asyncio.get_running_loop()
     until = loop.time() + min(wait_seconds, settings(request).max_wait_seconds)
@@ -118,18 +131,17 @@ def _phase(study: FederatedStudy, phase: OpenPhase, metrics: Mapping[str, float]
     }
 
 
-def _past(service_: Service, study: FederatedStudy, number: int) -> dict[str, Any]:
+async def _past(service_: Service, study: FederatedStudy, number: int) -> dict[str, Any]:
     """A round that is over: how each of its phases closed."""
-    n = len(study.federation.phases)
-    steps: list[StepRow] = service_.read(lambda tx: tx.steps(study.id, n * number, n * (number + 1)))
-    if not steps:
+    closed = await service_.drive(study.closed(number))
+    if not closed:
         raise RoundNotFound(f"round {number} of {study.id} has not closed a phase")
     phases = [
-        {"phase": study.federation.phases[step.step % n].name, "counted": step.told, "why": step.why,
-         "closed_at": shapes.at(step.at), "digest": step.digest}
-        for step in steps
-    ]  # fmt: skip
-    return {"round": number, "state": "AGGREGATED" if len(steps) == n else "OPEN", "phases": phases}
+        {"phase": name, "counted": step.told, "why": step.why, "closed_at": shapes.at(step.at), "digest": step.digest}
+        for name, step in closed
+    ]
+    over = len(closed) == len(study.federation.phases)
+    return {"round": number, "state": "AGGREGATED" if over else "OPEN", "phases": phases}
 
 
 @routes.post("/v1/studies/{study}/rounds/{round}/contributions", **needs("study:evaluate", ContributionJson))
@@ -176,7 +188,8 @@ async def updates(
 ) -> Response:
     """How the common point moved after a version: a participant that was away rebuilds it from these."""
     _, study = await _federated(request)
-    rows = await service(request).read_much(lambda tx: tx.updates(study.id, after, limit))
+    # Many moves are many bytes, so they are read beside the event loop.
+    rows = await asyncio.to_thread(perform, service(request).store, study.updates(after, limit))
     shape = [shapes.stored(row.content) for row in rows]
     return answer({"updates": shape, "next_after": rows[-1].version if rows else after})
 

@@ -82,6 +82,7 @@ def study_json(head: StudyHead, row: StudyRow) -> dict[str, Any]:
         "created_at": at(head.created_at),
         "spec_hash": head.spec_hash,
         "parent": head.parent,
+        "hosted": None if resolved.hosted is None else resolved.hosted.model_dump(exclude={"key"}),
         "direction": spec.direction,
         "space": spec.space,
         "algorithm": {
