@@ -31,6 +31,7 @@ from blackbox.store import FAILED, PointRow, SnapshotRow, StepRow, StudyHead, St
 
 SNAPSHOT_STEPS = 256
 """Steps after which a snapshot is due."""
+LARGE_DIM = 50_000
 MAX_REBUILT_BYTES = 2**30
 PREFIX_BYTES = 2**26
 """What an open study keeps of points whose children it builds."""
@@ -277,6 +278,11 @@ class Reading:
         step = trial.step if self.kind == "group" and trial.lane >= 0 else 0
         name = f"{self.key.hex()}/{step}" + (f"/{trial.replicate}" if trial.replicate else "")
         return str(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest(), "little"))
+
+    @property
+    def large(self) -> bool:
+        """Whether states and vectors are so large that writing them takes longer than an event loop should be held."""
+        return self.space.dim > LARGE_DIM
 
     @cached_property
     def seed_encodable(self) -> bool:

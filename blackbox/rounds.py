@@ -386,7 +386,7 @@ class FederatedStudy(Study):
                 content = np.ascontiguousarray(vectors[digest]).tobytes()
                 tx.put_blob(self.id, digest, row.step, content)
 
-        yield Write(work)
+        yield Write(work, long=self.large)
 
     def contribute(self, token: str, contribution: Contribution, *, now: float) -> Steps[Received]:
         """Store a contribution; durable when this returns. Sent again, it changes nothing.
@@ -439,7 +439,7 @@ class FederatedStudy(Study):
                 tx.put_study(row)
                 return {"now": "applied", "later": "held", "late": "late"}[kind], row, stored
 
-            answer = yield Write(work)
+            answer = yield Write(work, long=self.large)
             if answer is not None:
                 break
             yield from self.row()
@@ -548,7 +548,7 @@ class FederatedStudy(Study):
             tx.put_study(row)
             return row
 
-        row: StudyRow | None = yield Write(work)
+        row: StudyRow | None = yield Write(work, long=self.large)
         if row is None:
             return 0
         self._row = row

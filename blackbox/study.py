@@ -54,8 +54,6 @@ AT_ONCE_SECONDS = 0.002
 would cost more, and meanwhile every ask would find the step gone that it was made for."""
 LEASES_KEPT, NUMBERS_KEPT = 4096, 2**18
 """Leased trials that an open study keeps in memory, the newest ones, and coordinates of their points."""
-LARGE_DIM = 50_000
-"""From here on what a transaction writes, states and bases, takes longer than an event loop should be held."""
 MEASURED_EVERY = 64
 """Times that steps are closed at once before they are computed outside again, and measured: a method may become slower
 as it goes."""
@@ -699,7 +697,7 @@ class Study(Editing):
                 raise
 
         try:
-            return (yield Write(guarded, long=self.space.dim > LARGE_DIM))
+            return (yield Write(guarded, long=self.large))
         except Exception:
             self._forget()
             raise

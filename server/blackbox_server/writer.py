@@ -111,7 +111,7 @@ class Writer:
             self._since = self._since or time.monotonic()
             try:
                 group = self._store.try_begin(time.monotonic() - self._since < BUSY_SECONDS, wait=False)
-            except StoreUnavailable as error:  # whoever is queued would wait as long for the same answer
+            except Exception as error:  # whoever is queued would wait as long for the same answer
                 self._since = 0.0
                 waiting = [(future, None, error) for _, _, future in self._queue]
                 self._queue.clear()
