@@ -13,7 +13,7 @@ from blackbox import history, leases
 from blackbox.effects import Read, Steps, Write
 from blackbox.errors import InvalidInput, StudySpecMismatch, StudyStateError, TrialNotFound
 from blackbox.reading import Reading, plain
-from blackbox.spec import Budget, Resolved, parse_spec, resolve, spec_hash
+from blackbox.spec import Budget, LeaseDefaults, Parallelism, Resolved, parse_spec, resolve, spec_hash
 from blackbox.store import (
     ACTIVE,
     CANCELLED,
@@ -89,16 +89,21 @@ class Editing(Reading):
         """End the study and cancel what is out."""
         return self._transition(CANCELLED, "by request", now, (ACTIVE, PAUSED, FAILED))
 
-    def edit(self, *, budget: Budget | None = None, labels: dict[str, str] | None = None) -> Steps[StudyHead]:
-        """Change the budget or the labels. A completed study whose budget grew is active again.
+    def edit(
+        self,
+        *,
+        budget: Budget | None = None,
+        labels: dict[str, str] | None = None,
+        lease: LeaseDefaults | None = None,
+        parallelism: Parallelism | None = None,
+    ) -> Steps[StudyHead]:
+        """Change the budget, the labels, how long leases run or how many. What is given replaces what was there.
 
-        The hash stays that of the spec as created, so that the script that created the study still finds it.
+        A completed study whose budget grew is active again. Leases that are out keep their time. The hash stays that of
+        the spec as created, so that the script that created the study still finds it.
         """
-        changes: dict[str, Any] = {}
-        if budget is not None:
-            changes["budget"] = budget
-        if labels is not None:
-            changes["labels"] = labels
+        asked = {"budget": budget, "labels": labels, "lease": lease, "parallelism": parallelism}
+        changes = {name: part for name, part in asked.items() if part is not None}
         spec = self.spec.model_copy(update=changes)
         resolved = self.resolved.model_copy(update={"spec": spec})
         head = replace(self.head, resolved=resolved.model_dump_json())

@@ -23,7 +23,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from blackbox.errors import FieldError, InvalidInput, NonFiniteValue, nearest
 from blackbox.leases import NON_FINITE_HINT
 from blackbox.side_data import MAX_BEHAVIOUR, MAX_SUM_NAMES
-from blackbox.spec import Budget
+from blackbox.spec import Budget, LeaseDefaults, Parallelism
 from blackbox_server.problems import SCHEMA_HINT, MalformedJson
 
 M = TypeVar("M", bound=BaseModel)
@@ -405,10 +405,12 @@ class Reason(Wire):
 
 
 class Edit(Wire):
-    """What may change about a study."""
+    """What may change about a study. Each part replaces the one that was there."""
 
     budget: Annotated[Budget, Field(strict=False)] | None = None
     labels: dict[str, str] | None = None
+    lease: Annotated[LeaseDefaults, Field(strict=False)] | None = None
+    parallelism: Annotated[Parallelism, Field(strict=False)] | None = None
 
 
 class Fork(Wire):

@@ -767,6 +767,21 @@ def test_raising_the_budget_of_a_completed_study_makes_it_active_again(store):
     assert d.reopened().study.spec.budget.evaluations == 4
 
 
+def test_leases_granted_after_an_edit_run_as_it_says_and_are_as_many(store):
+    d = start(store, lease={"default_seconds": 100.0})
+    before = d.lease()
+    limits = d.study.spec.lease.model_copy(update={"default_seconds": 7.0, "max_lost": 0})
+    d.do(d.study.edit(lease=limits, parallelism=d.study.spec.parallelism.model_copy(update={"max_leased": 2})))
+    after = d.lease()
+    assert (before.trial.until, after.trial.until) == (d.now + 100.0, d.now + 7.0)
+    assert d.ask().reason == "parallelism_cap"
+    d.now += 10.0
+    again = d.lease()
+    assert again.trial.number not in (before.trial.number, after.trial.number)
+    assert d.trial(after.trial.number).state == "FAILED"  # lost once, which is once too often now
+    assert d.reopened().study.spec.lease == limits
+
+
 def test_enqueued_points_are_handed_out_first_and_survive_the_closing_of_steps(store):
     d = start(store)
     d.lease("other")

@@ -165,6 +165,18 @@ def test_an_edited_study_is_still_found_by_the_script_that_created_it(server: Se
     assert again.json()["budget"]["evaluations"] == 7
 
 
+def test_lease_defaults_and_parallelism_may_be_edited(server: Server) -> None:
+    study = server.create()
+    path = f"/v1/studies/{study}"
+    edited = server.http.patch(path, json={"lease": {"default_seconds": 90}, "parallelism": {"max_leased": 1}}).json()
+    assert (edited["lease"]["default_seconds"], edited["parallelism"]["max_leased"]) == (90.0, 1)
+    lease = server.ask(study)["trials"][0]["lease"]
+    assert lease["heartbeat_seconds"] == 30.0
+    assert server.ask(study)["reason"] == "parallelism_cap"
+    for bad in ({"lease": {"default_seconds": 0}}, {"lease": {"seconds": 1}}, {"parallelism": {"max_leased": "many"}}):
+        assert_problem(server.http.patch(path, json=bad), 422, "invalid-input")
+
+
 def test_a_result_taken_back_is_no_longer_the_best(each_store: Server) -> None:
     server = each_store
     study = server.create()

@@ -96,7 +96,10 @@ async def read(request: Request) -> Response:
 
 @routes.patch("/v1/studies/{study}", **needs("study:admin", Edit))
 async def edit(request: Request) -> Response:
-    """Change budget or labels. If-Match is compared with the part of the ETag before the dot: the spec's version."""
+    """Change budget, labels, lease defaults or parallelism.
+
+    If-Match is compared with the part of the ETag before the dot: the spec's version.
+    """
     changes, _ = await body_of(request, Edit)
     open, service_ = await opened(request), service(request)
     study = open.study
@@ -105,7 +108,9 @@ async def edit(request: Request) -> Response:
         versions = [word.strip().strip('"').partition(".")[0] for word in condition.split(",")]
         if shapes.spec_version(study.head) not in versions:
             raise PreconditionFailed(f"the spec of {study.id} has changed since {condition[:80]}")
-    await service_.drive(study.edit(budget=changes.budget, labels=changes.labels))
+    await service_.drive(
+        study.edit(budget=changes.budget, labels=changes.labels, lease=changes.lease, parallelism=changes.parallelism)
+    )
     open.changed()
     row = service_.row(open)
     return tagged(request, shapes.study_json(study.head, row), shapes.study_etag(study.head, row))
