@@ -96,7 +96,7 @@ class ZoFrankWolfeOptions(Options):
     step_rule: Literal["open", "monotone", "search"] = "open"
     """open: always take the step; the choice with noise. monotone: only where the value does not grow, else with
     halvings; a value of every iterate. search: find the best length of the step, or of a move of weight from the worst
-    vertex of the mixture to the best one, by up to four more values per step; by far the best without noise."""
+    vertex of the mixture to the best one, by up to four more values per step; the best without noise."""
     slack: float = Field(0.0, ge=0)
     """monotone: growth of the value that is still accepted; with noise, two or three of its standard deviations."""
     start: Literal["vertex", "initial"] = "vertex"

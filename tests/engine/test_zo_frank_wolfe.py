@@ -450,6 +450,8 @@ def reached(d: int, seed: int, at: Sequence[int], *, queries: bool = False, **op
 TABLE = [  # f at t = 100, 1000 and 3000: the reference's medians of 3 seeds
     (50, {"scheme": "rdsa", "directions": "normal"}, [5.6e-2, 2.4e-3, 3.3e-4]),
     (50, {"count": 6, "directions": "normal"}, [5.3e-3, 2.8e-4, 1.2e-4]),
+    (50, {"count": 50, "directions": "normal"}, [3.0e-3, 2.2e-4]),
+    (50, {"scheme": "kwsa", "difference": "forward"}, [1.0e-2, 2.6e-3]),
     (200, {"scheme": "rdsa", "directions": "normal"}, [4.2e-2, 3.2e-3]),
     (200, {"count": 6, "directions": "normal"}, [5.2e-3, 3.0e-4]),
 ]
@@ -490,11 +492,10 @@ def test_the_jaguar_row() -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("scheme", ["irdsa", "jaguar", "vertices"])
 def test_a_search_is_far_ahead_without_noise(scheme: str) -> None:
-    """f after 2000, 6000, 20000 values in d = 50: at least ten times lower than with open steps."""
+    """f after 2000 and 6000 values in d = 50: at least ten times lower than with open steps."""
     both = [
         np.median(
-            [reached(50, seed, (2000, 6000, 20_000), queries=True, scheme=scheme, step_rule=rule) for seed in range(3)],
-            axis=0,
+            [reached(50, seed, (2000, 6000), queries=True, scheme=scheme, step_rule=rule) for seed in range(3)], axis=0
         )
         for rule in ("open", "search")
     ]
