@@ -30,13 +30,16 @@ Unlike the paper's, gradients here are uncertain: after three halvings in vain a
 forgotten, and phi falls by one after a step that was right at once. With phi only growing, steps died out: 1e-2 instead
 of 3e-4 after 6000 results of the least squares problem of the tests.
 
+`step_rule: search` is the best without noise: values at two lengths along each of two segments, a Frank-Wolfe and a
+pairwise step, are asked for at once, and the best point of the parabolas through them is taken (`frank_wolfe.Search`).
+
 Probes stay inside the set (`blackbox.feasible`): they surround a centre that is w_t moved towards an inner point by a
 thousandth by default. w_t itself is what is recommended: a mixture of few vertices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -48,6 +51,7 @@ from blackbox.directions import Directions, Family, default_family
 from blackbox.errors import InvalidOptions
 from blackbox.estimators import STEEPEST, Difference, Estimator, bounded_radius, differences, roles
 from blackbox.feasible import Room
+from blackbox.frank_wolfe import Search, bracket, most_atoms
 from blackbox.options import Field, Options
 from blackbox.records import Ints, Matrix, Pending, Points, Results, Stop, Vector, dense
 from blackbox.regions import Region
@@ -89,9 +93,10 @@ class ZoFrankWolfeOptions(Options):
     step_size: AnySchedule | None = None
     """gamma_t by number of gradients, clipped to [0, 1]. None: 2 / (t + 8); monotone 2 / (t + 2); jaguar
     2 / (t + max(8, 2 d / B))."""
-    step_rule: Literal["open", "monotone"] = "open"
-    """open: always take the step. monotone: only where the value does not grow, else with halvings; a value of every
-    iterate, and the best choice for jaguar without noise."""
+    step_rule: Literal["open", "monotone", "search"] = "open"
+    """open: always take the step; the choice with noise. monotone: only where the value does not grow, else with
+    halvings; a value of every iterate. search: find the best length of the step, or of a move of weight from the worst
+    vertex of the mixture to the best one, by up to four more values per step; the best without noise."""
     slack: float = Field(0.0, ge=0)
     """monotone: growth of the value that is still accepted; with noise, two or three of its standard deviations."""
     start: Literal["vertex", "initial"] = "vertex"
@@ -125,15 +130,16 @@ class ZoFrankWolfeState:
     Attributes
     ----------
     step : steps closed, of any phase.
-    phase : what the open step is for: "gradient", "confirm" (monotone) or "certify".
+    phase : what the open step is for: "gradient", "confirm" (monotone), "search" or "certify".
     t : gradients taken.
     w : (d,) iterate in the region.
     gradient : (d,) averaged gradient gbar.
     memory : (d,) slopes in memory (jaguar, vertices; else empty).
     renewed : (d,) the t at which a coordinate of the memory was renewed, -1 for never (jaguar; else empty).
-    vertex : (d,) the vertex of the last step, and the one that a confirming step moves to.
+    vertex : (d,) the vertex of the last step, and the one that a confirming or searching step moves to.
     value : F at the centre of w, if it is known, else None.
     halvings, tried : phi of the monotone rule, and those added since its last gradient.
+    search : w as a mixture of atoms, and lengths to try next (search; else without atoms).
     gap : running gap <gbar, w - v>; no bound, usually far too small.
     gap_low, gap_up, low_error, up_error : the last certificate and the standard errors of its ends, or None.
     certified_at : the t of the last certificate, -1 for none.
@@ -150,6 +156,7 @@ class ZoFrankWolfeState:
     value: float | None
     halvings: int
     tried: int
+    search: Search
     gap: float
     gap_low: float | None
     gap_up: float | None
@@ -222,7 +229,7 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeOptions, ZoFrankWolfeState]):
     def memory(cls, options: ZoFrankWolfeOptions, space: Space) -> int:
         count = _count(options, options.scheme or "irdsa", space.dim)
         rows = max(2 * count + 1, 2 * (options.certify_pairs or PAIRS) if options.certify_every else 0)
-        return 8 * space.dim * (16 + 3 * rows)
+        return 8 * space.dim * (16 + 3 * rows + (4 * most_atoms(space.dim) if options.step_rule == "search" else 0))
 
     def init(self) -> ZoFrankWolfeState:
         d = self.space.dim
@@ -243,6 +250,7 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeOptions, ZoFrankWolfeState]):
             value=None,
             halvings=0,
             tried=0,
+            search=Search.at(w) if self.options.step_rule == "search" else Search.without(d),
             gap=0.0,
             gap_low=None,
             gap_up=None,
@@ -254,6 +262,8 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeOptions, ZoFrankWolfeState]):
     def need(self, state: ZoFrankWolfeState) -> int:
         if state.phase == "confirm":
             return 1
+        if state.phase == "search":
+            return state.search.need(state.gradient, state.vertex)
         if state.phase == "certify":
             return 2 * (self.options.certify_pairs or PAIRS)
         if self.scheme == "jaguar":
@@ -266,6 +276,9 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeOptions, ZoFrankWolfeState]):
             note = np.stack([lane % GIVE_UP, np.zeros_like(lane)], axis=1)  # a lost long step is tried again
             candidates = [self._centre(self._toward(state, i), r) for i in note[:, 0].tolist()]
             return dense(np.array(candidates).reshape(len(lane), self.space.dim), note)
+        if state.phase == "search":
+            points, note = state.search.candidates(state.gradient, state.vertex, lane)
+            return dense(np.array([self._centre(point, r) for point in points]).reshape(points.shape), note)
         if state.phase == "certify":
             r, note = self._certificate_radius(state), roles(lane, "central")
             u = self._fresh_rows(state.step, note[:, 0])
@@ -288,6 +301,9 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeOptions, ZoFrankWolfeState]):
         note, values = results.points.note, results.scalar
         if state.phase == "confirm":
             return self._confirmed(state, note, values)
+        if state.phase == "search":
+            found = state.search.after(state.gradient, state.vertex, state.value, note, values)
+            return self._mixed(replace(state, step=state.step + 1), found)
         if state.phase == "certify":
             return self._certified(state, note, values)
         if self.scheme == "jaguar":
@@ -315,11 +331,14 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeOptions, ZoFrankWolfeState]):
             "gap_low_error": state.low_error,
             "gap_up_error": state.up_error,
         }
+        searches = self.options.step_rule == "search"
+        step_size = float(state.search.reach[0]) if searches else self._gamma(state) * 0.5**state.halvings
         return {name: number for name, number in known.items() if number is not None} | {
             "gradients": float(state.t),
             "gap_running_no_bound": state.gap,
-            "step_size": self._gamma(state) * 0.5**state.halvings,
+            "step_size": step_size,
             "radius": self._radius(state),
+            **({"atoms": float(len(state.search.mixture))} if searches else {}),
         }
 
     def stopped(self, state: ZoFrankWolfeState) -> Stop | None:
@@ -377,7 +396,7 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeOptions, ZoFrankWolfeState]):
         memory = state.memory + self._rho(state.t, 1.0) * change
         if not np.isfinite(memory).all():
             return replace(state, step=state.step + 1)
-        return self._moved(replace(state, memory=memory), memory, base if at.any() else state.value)
+        return self._moved(replace(state, memory=memory), memory, base if at.any() else self._known_value(state))
 
     def _oldest(self, state: ZoFrankWolfeState) -> Ints:
         """(d,) coordinates, the one untouched for longest first; ties in a random order that stays."""
@@ -406,6 +425,10 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeOptions, ZoFrankWolfeState]):
         )
         if self.options.step_rule == "monotone":
             return replace(state, phase="confirm")
+        if self.options.step_rule == "search":
+            if value is not None:
+                return replace(state, phase="search")
+            return self._mixed(state, state.search.toward(vertex, self._gamma(state)))
         w = state.w + self._gamma(state) * (vertex - state.w)
         return replace(state, w=w, phase=self._next_phase(state))
 
@@ -432,6 +455,9 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeOptions, ZoFrankWolfeState]):
         if state.tried + added < GIVE_UP:
             return replace(state, halvings=state.halvings + added, tried=state.tried + added)
         return replace(state, halvings=state.halvings - state.tried, tried=0, phase=self._next_phase(state))
+
+    def _mixed(self, state: ZoFrankWolfeState, search: Search) -> ZoFrankWolfeState:
+        return replace(state, w=search.mixture.point, search=search, phase=self._next_phase(state))
 
     def _toward(self, state: ZoFrankWolfeState, added: int) -> Vector:
         """(d,) the iterate after a step of gamma 2^-(phi + added)."""
@@ -486,44 +512,6 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeOptions, ZoFrankWolfeState]):
         schedule = self.options.averaging
         rho = 4 / (moment ** (1 / 3) * (t + 8) ** (2 / 3)) if schedule is None else schedule(t)
         return float(min(max(rho, 0.0), 1.0))
-
-
-def bracket(x: Vector, lmo: Callable[[Vector], Vector], a: Matrix, b: Matrix) -> tuple[float, float, float, float]:
-    """Two numbers whose means enclose the Frank-Wolfe gap G = max_{v in C} <grad f(x), x - v>.
-
-    With the means g_a, g_b of two independent halves, v(g) the oracle's answer and g = (g_a + g_b) / 2::
-
-        low = (<g_b, x - v(g_a)> + <g_a, x - v(g_b)>) / 2      E low <= G: a vertex is judged by the other half
-        up  = <g, x - v(g)>                                    E up  >= G: the maximum is convex in g
-
-    Parameters
-    ----------
-    x : (d,) a point of the set C.
-    lmo : the set's linear oracle.
-    a, b : (n, d) and (m, d) independent estimates of the gradient without bias, n, m >= 2.
-
-    Returns
-    -------
-    low, up, and their standard errors from a jackknife over the rows.
-    """
-
-    def ends(g_a: Vector, g_b: Vector, share: float) -> tuple[float, float]:
-        g = share * g_a + (1 - share) * g_b
-        low = 0.5 * (g_b @ (x - lmo(g_a)) + g_a @ (x - lmo(g_b)))
-        return float(low), float(g @ (x - lmo(g)))
-
-    n, m = len(a), len(b)
-    g_a, g_b = a.mean(axis=0), b.mean(axis=0)
-    low, up = ends(g_a, g_b, n / (n + m))
-    left_out = np.array(
-        [ends((n * g_a - row) / (n - 1), g_b, (n - 1) / (n + m - 1)) for row in a]
-        + [ends(g_a, (m * g_b - row) / (m - 1), n / (n + m - 1)) for row in b]
-    )
-    # Two samples: each half has its own jackknife variance.
-    variance = np.zeros(2)
-    for part in (left_out[:n], left_out[n:]):
-        variance += (len(part) - 1) / len(part) * np.square(part - part.mean(axis=0)).sum(axis=0)
-    return low, up, float(np.sqrt(variance[0])), float(np.sqrt(variance[1]))
 
 
 def _count(options: ZoFrankWolfeOptions, scheme: Scheme, d: int) -> int:
