@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,9 @@ HERE = pathlib.Path(__file__).parent
 
 def evaluate(params):
     (HERE / f"actor-{os.getpid()}").touch()
+    until = time.monotonic() + 30.0
+    while len(list(HERE.glob("actor-*"))) < 2 and time.monotonic() < until:
+        time.sleep(0.05)  # the one that is up first would do everything
     return float((np.asarray(params["theta"]) ** 2).mean())
 
 def slowly(params):
@@ -32,6 +38,7 @@ def slowly(params):
     time.sleep(1.0)
     return evaluate(params)
 """
+LINE = {"x": {"type": "float", "low": -1, "high": 1}}
 SPACE = {"theta": {"type": "vector", "dim": 2000, "init": 1.0}}
 
 
@@ -72,6 +79,26 @@ def test_a_fleet_evaluates_recipes_on_its_actors_and_drains_on_sigterm(server: S
         assert "ended: stopped" in worker.out
     progress = study.refresh()
     assert (progress.state, progress.budget.used, progress.budget.leased) == ("ACTIVE", n_applied, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_fleet_grows_and_shrinks_with_its_cluster(server: Service, tmp_path: Path) -> None:
+    study = server.client().create_study(name="grows", space=LINE, algorithm="random_search", budget=10_000)
+    worked = tmp_path / "worked"
+    worked.mkdir()
+    command = [sys.executable, "-W", "ignore", "-m", "tests.end_to_end.growing_fleet"]
+    command += [server.url, study.id, str(worked)]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=Path(__file__).parents[2])
+    assert told.returncode == 0, told.stderr[-3000:]
+    found = json.loads(told.stdout.splitlines()[-1])
+    print(found)
+    assert found["rooms"] == [1, 2, 1]
+    assert found["nodes"] == 2
+    assert (found["failed"], found["released"], found["ended"]) == (0, 0, "study")  # the other actor took it over
+    assert found["applied"] + found["late"] == found["evaluated"]
+    progress = study.refresh()
+    assert (progress.budget.leased, progress.budget.used) == (0, found["applied"])
 
 
 def test_what_is_wrong_is_said_before_a_cluster_is_started(server: Service, folder: Path) -> None:
