@@ -220,7 +220,7 @@ def _work_on_ray(
                 )
             ) as actors,
         ):
-            lanes = concurrency or actors.room()
+            lanes = concurrency or actors.room  # as the cluster grows and shrinks
             return fleet.work(client, study, actors, name=name, concurrency=lanes, seed_encoded=encoding == "seed")
 
 

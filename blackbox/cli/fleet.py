@@ -1,9 +1,9 @@
 """`blackbox worker --ray`: one holder of leases, and actors on a Ray cluster that evaluate for it.
 
-This process alone talks to the service: it asks, renews, tells and drains like any worker, with one lane per actor. The
-cluster gets points and gives values, so its nodes need no way to the service and never see its key; a lost node costs
-nobody an attempt, because the lease is here and the point goes to the next actor. If this process dies, its leases
-lapse and other workers take them.
+This process alone talks to the service: it asks, renews, tells and drains like any worker, with one lane per actor, as
+many as the cluster's nodes hold at the time. The cluster gets points and gives values, so its nodes need no way to the
+service and never see its key; a lost node costs nobody an attempt, because the lease is here and the point goes to the
+next actor. If this process dies, its leases lapse and other workers take them.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def work(
     fleet: Callable[[Any], Any],
     *,
     name: str | None,
-    concurrency: int,
+    concurrency: int | Callable[[], int],
     seed_encoded: bool,
 ) -> Summary:
-    """Evaluate a study on a fleet (`ray_cluster.Fleet`) until it ends."""
+    """Evaluate a study on a fleet (`ray_cluster.Fleet`) until it ends, with as many lanes as `concurrency` says."""
 
     def evaluate(point: Any) -> Any:
         try:

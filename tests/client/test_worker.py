@@ -127,6 +127,31 @@ def test_several_lanes_share_the_trials_and_each_is_told_once(script: Any, clien
     assert (summary.evaluated, summary.applied, summary.duplicates) == (6, 6, 0)
 
 
+def test_a_worker_follows_the_number_of_lanes_that_a_function_says(script: Any, client: Client) -> None:
+    study = script(60)
+    lock, together = threading.Lock(), 0
+    seen: list[int] = []
+
+    def lanes() -> int:
+        return (1, 4, 2, 2)[len(study.told) // 20]
+
+    def objective(params: dict[str, Any]) -> float:
+        nonlocal together
+        with lock:
+            together += 1
+            seen.append(together)
+        time.sleep(0.02)
+        with lock:
+            together -= 1
+        return params["x"] ** 2
+
+    summary = Worker(client.study("st_1"), objective, concurrency=lanes).run()
+    assert (summary.applied, summary.released) == (60, 0)
+    assert max(seen[:20]) == 1
+    assert max(seen[20:40]) in (3, 4)
+    assert max(seen[-10:]) <= 2
+
+
 def test_a_worker_leaves_after_as_many_trials_as_it_was_told_to(script: Any, client: Client) -> None:
     for concurrency in (1, 2):
         study = script(9)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -24,14 +27,11 @@ import numpy as np
 HERE = pathlib.Path(__file__).parent
 
 def evaluate(params):
-    (HERE / f"actor-{os.getpid()}").touch()
+    (HERE / f"started-{time.monotonic_ns()}-{os.getpid()}").touch()
+    time.sleep(0.2)
     return float((np.asarray(params["theta"]) ** 2).mean())
-
-def slowly(params):
-    (HERE / f"started-{time.monotonic_ns()}").touch()
-    time.sleep(1.0)
-    return evaluate(params)
 """
+LINE = {"x": {"type": "float", "low": -1, "high": 1}}
 SPACE = {"theta": {"type": "vector", "dim": 2000, "init": 1.0}}
 
 
@@ -53,25 +53,43 @@ def create(server: Service, budget: int) -> StudyHandle:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_fleet_evaluates_recipes_on_its_actors_and_drains_on_sigterm(server: Service, folder: Path) -> None:
-    study = create(server, 16)
+    study = create(server, 10_000)
     job = ("worker", study.id, "ray_job:evaluate", "--url", server.url, "--ray", "local", "--concurrency", "2")
-    with Command(folder, *job, "--encoding", "seed", script=True) as worker:
-        assert worker.ended(120.0) == 0, worker.err
-    assert re.search(r"16 applied.*, 0 failed, .*ended: study", worker.out)
-    actors = {int(path.name.removeprefix("actor-")) for path in folder.glob("actor-*")}
-    assert len(actors) == 2
 
-    study = create(server, 100)
-    job = ("worker", study.id, "ray_job:slowly", "--url", server.url, "--ray", "local", "--concurrency", "1")
-    with Command(folder, *job, script=True) as worker:
-        until(lambda: list(folder.glob("started-*")), "the first evaluation", worker)
+    def started() -> list[str]:
+        return [path.name for path in folder.glob("started-*")]
+
+    with Command(folder, *job, "--encoding", "seed", script=True) as worker:
+        until(lambda: len({name.rpartition("-")[2] for name in started()}) == 2, "evaluations on both actors", worker)
+        n = len(started())
+        until(lambda: len(started()) > n + 8, "a generation", worker)
         worker.signal(signal.SIGTERM)
         assert worker.ended() == 0, worker.err
-        n_applied = int(re.findall(r"(\d+) applied", worker.out)[0])
-        assert n_applied == len(list(folder.glob("started-*")))
-        assert "ended: stopped" in worker.out
+    (counts,) = re.findall(r"(\d+) applied, (\d+) late, 0 failed, .*ended: stopped", worker.out)
+    n_applied, n_late = map(int, counts)
+    assert n_applied + n_late == len(started())
     progress = study.refresh()
     assert (progress.state, progress.budget.used, progress.budget.leased) == ("ACTIVE", n_applied, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_fleet_grows_and_shrinks_with_its_cluster(server: Service, tmp_path: Path) -> None:
+    study = server.client().create_study(name="grows", space=LINE, algorithm="random_search", budget=10_000)
+    worked = tmp_path / "worked"
+    worked.mkdir()
+    command = [sys.executable, "-W", "ignore", "-m", "tests.end_to_end.growing_fleet"]
+    command += [server.url, study.id, str(worked)]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=Path(__file__).parents[2])
+    assert told.returncode == 0, told.stderr[-3000:]
+    found = json.loads(told.stdout.splitlines()[-1])
+    print(found)
+    assert found["rooms"] == [1, 2, 1]
+    assert found["nodes"] == 2
+    assert (found["failed"], found["released"], found["ended"]) == (0, 0, "study")  # the other actor took it over
+    assert found["applied"] + found["late"] == found["evaluated"]
+    progress = study.refresh()
+    assert (progress.budget.leased, progress.budget.used) == (0, found["applied"])
 
 
 def test_what_is_wrong_is_said_before_a_cluster_is_started(server: Service, folder: Path) -> None:

@@ -64,22 +64,28 @@ def main() -> dict[str, Any]:
         doomed, *_ = [cluster.add_node(wait=False, **node) for _ in range(3)]
         cluster.wait_for_nodes()
         of, store = study()
-        workers: list[int] = []
-        phases: list[int] = []  # how many were told when the node was killed, missed, replaced, and when that took part
+        workers: list[int] = []  # how many were up at each look
+        looks: list[int] = []  # how many there were until the node was killed, missed, replaced, and that took part
+        phases: list[int] = []  # how many results were told by then
 
         def watch(result: Any) -> bool:
             n = backend.n_workers
             workers.append(n)
             if not phases and result.nfev >= LOSE_AFTER:
                 cluster.remove_node(doomed, allow_graceful=False)
-                phases.append(result.nfev)
             elif len(phases) == 1 and n == 3:
-                phases.append(result.nfev)
                 cluster.add_node(**node)
-            elif len(phases) == 2 and n == 4:
-                phases.append(result.nfev)
+            elif len(phases) != 2 or n < 4:
+                return enough(result)
+            looks.append(len(workers))
+            phases.append(result.nfev)
+            return enough(result)
+
+        def enough(result: Any) -> bool:
             if time.monotonic() - began > PATIENCE:
-                raise TimeoutError(f"after {result.nfev} results the phases are {phases}, {n} actors are up")
+                raise TimeoutError(
+                    f"after {result.nfev} results the phases are {phases}, {backend.n_workers} actors are up"
+                )
             return len(phases) == 3 and result.nfev >= max(COMPARE_AT, phases[-1] + 40)
 
         began = time.monotonic()
@@ -102,8 +108,8 @@ def main() -> dict[str, Any]:
         "joined_seconds": round(started - began, 1),
         "seconds": round(time.monotonic() - started, 1),
         "phases": phases,
-        "most_before": max(workers[: phases[0]]),
-        "least_between": min(workers[phases[0] : phases[2]]),
+        "most_before": max(workers[: looks[0]]),
+        "least_between": min(workers[looks[0] : looks[2]]),
         "last": workers[-1],
         "used": result.nfev,
         "told": len(told),

@@ -16,6 +16,8 @@ from blackbox.backends.pace import Pace
 from blackbox.backends.ray_cluster.session import OBJECT_STORE_BYTES, ClusterUnreachable, Session, ray_package
 from blackbox.errors import InvalidInput
 
+LOOK_SECONDS = 1.0
+"""How often the cluster is looked at for nodes that came or went."""
 KEPT = 3
 """Sources an actor keeps: those of the open step and of late lanes."""
 

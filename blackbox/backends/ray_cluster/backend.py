@@ -6,11 +6,9 @@ import time
 from typing import Any, Unpack
 
 from blackbox.backends import Done, Objective, Unbuilt, WorkerLost
-from blackbox.backends.ray_cluster.actors import Actor, Call, Crew, Packed, Placement
+from blackbox.backends.ray_cluster.actors import LOOK_SECONDS, Actor, Call, Crew, Packed, Placement
 from blackbox.errors import InvalidInput
 
-LOOK_SECONDS = 1.0
-"""How often the cluster is looked at for nodes that came or went."""
 CALL_SECONDS = 0.05
 """Work that one call may carry: a call costs about 1 ms of processor time in driver and actor, 2 % of this."""
 CALL_POINTS = 32

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import OrderedDict
 from typing import Any, Unpack
 
 from blackbox.backends import Objective, Unbuilt, WorkerLost
-from blackbox.backends.ray_cluster.actors import KEPT, Actor, Crew, Packed, Placement
+from blackbox.backends.ray_cluster.actors import KEPT, LOOK_SECONDS, Actor, Crew, Packed, Placement
+
+WATCH_SECONDS = 0.1
+"""How long a call looks at an actor that is starting before it looks for an idle one again."""
 
 
 class Fleet:
-    """Actors for callers that block: a function, to be called from as many threads as there shall be actors.
+    """Actors for callers that block: a function, to be called from as many threads as there is `room` for actors.
 
-    Each thread has an actor of its own and gets another one when that is lost; the point is evaluated again, unless it
-    seems to kill its actors. Nothing is queued here, so what callers hold leases of is what is under way.
+    A call takes an idle actor, or starts one where the cluster has room for another. When its actor is lost it takes
+    the next one and the point is evaluated again, unless the point seems to kill its actors. Callers beyond the room
+    wait.
 
     Parameters
     ----------
@@ -35,64 +41,97 @@ class Fleet:
         self._spare_seconds = spare_seconds
         self._max_deaths = max_deaths
         self._sources: OrderedDict[str, Any] = OrderedDict()
-        self._lock = threading.Lock()  # around _sources, _idle and _actors
-        self._mine = threading.local()
+        self._changed = threading.Condition()  # around everything below
+        self._actors: set[Actor] = set()
+        self._idle: list[Actor] = []
+        self._starting: list[Actor] = []
+        """Those that nobody watches."""
+        self._room, self._looked = 1, -math.inf
         self._crew = Crew(objective, placement)
         self._ray = self._crew.ray
         first = self._crew.start()
-        self._actors, self._idle = {first}, [first]
+        self._actors.add(first)
         try:
             if not self._crew.settle(first, start_seconds):
                 raise self._crew.nobody(start_seconds)
         except BaseException:
             self.close()
             raise
+        self._idle.append(first)
 
     def room(self) -> int:
-        """How many actors the cluster can hold now."""
-        return max(1, self._crew.room()) if self._crew.request else 1
+        """How many actors the cluster can hold, as of a second ago; one if they ask for nothing."""
+        with self._changed:
+            if self._crew.request and time.monotonic() - self._looked > LOOK_SECONDS:
+                self._room, self._looked = max(1, self._crew.room()), time.monotonic()
+            return self._room
 
     def __call__(self, point: Any) -> Any:
         n_deaths = 0
         while True:
-            actor = self._actor()
+            actor = self._taken()
             try:
                 ((value, error, _),) = self._ray.get(self._sent(actor, point))
             except self._ray.exceptions.RayTaskError:  # the answer cannot be sent
+                self._give_back(actor)
                 raise
             except self._ray.exceptions.RayError as lost:
-                self._mine.actor = None
                 self._end(actor)
                 n_deaths += self._crew.lives(actor)
                 if n_deaths > self._max_deaths:
                     raise WorkerLost(f"{n_deaths} actors died of this point: {lost}", suspect=True) from None
                 continue
+            self._give_back(actor)
             if error is not None:
                 raise error
             return value
 
-    def _actor(self) -> Actor:
-        """This thread's, up and running."""
-        actor: Actor | None = getattr(self._mine, "actor", None)
-        if actor is None:
-            with self._lock:
-                actor = self._idle.pop() if self._idle else self._crew.start()
-                self._actors.add(actor)
-            if not actor.node and not self._crew.settle(actor, self._spare_seconds):
-                self._end(actor)
-                raise WorkerLost(f"no actor could start within {self._spare_seconds:g} s")
-            self._mine.actor = actor
-        return actor
+    def _taken(self) -> Actor:
+        """An actor for this caller until it gives it back: an idle one, or a new one if that is up before."""
+        until = time.monotonic() + self._spare_seconds
+        while True:
+            with self._changed:
+                if self._idle:
+                    return self._idle.pop()
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise WorkerLost(f"no actor was free within {self._spare_seconds:g} s")
+                if not self._starting and (not self._crew.request or len(self._actors) < self.room()):
+                    self._starting.append(self._crew.start())
+                    self._actors.add(self._starting[-1])
+                watched = self._starting.pop() if self._starting else None
+                if watched is None:
+                    self._changed.wait(min(left, LOOK_SECONDS))
+            if watched is not None and self._up(watched):
+                return watched
+
+    def _up(self, actor: Actor) -> bool:
+        """Whether an actor that is starting is up in a moment; if not, somebody else may watch it."""
+        if not self._ray.wait([actor.starting], timeout=WATCH_SECONDS)[0]:
+            with self._changed:
+                self._starting.append(actor)
+            return False
+        if not self._crew.settle(actor):
+            self._end(actor)
+            return False
+        return True
+
+    def _give_back(self, actor: Actor) -> None:
+        with self._changed:
+            self._idle.append(actor)
+            self._changed.notify()
 
     def _end(self, actor: Actor) -> None:
         self._crew.end(actor)
-        with self._lock:
+        with self._changed:
             self._actors.discard(actor)
+            self._looked = -math.inf  # perhaps its node is gone
+            self._changed.notify()
 
     def _sent(self, actor: Actor, point: Any) -> Any:
         if not isinstance(point, Unbuilt):
             return actor.handle.evaluate.remote([(point,)], {})
-        with self._lock:
+        with self._changed:
             if point.name not in self._sources:
                 self._sources[point.name] = self._ray.put(point.source)
                 while len(self._sources) > KEPT:

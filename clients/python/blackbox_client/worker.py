@@ -365,7 +365,8 @@ class Worker:
     objective : called with a dict of parameters; returns a number, a mapping of named values, or a `Result`; raises
         `Infeasible` for a point that cannot be evaluated. Any other exception is told as a failure to be tried again.
     name : of this worker, unique; None: host name and process id.
-    concurrency : evaluations at a time.
+    concurrency : evaluations at a time. A function is asked for it about twice a second, from the caller's thread; what
+        is under way when the number falls is finished.
     lease_seconds : how long to lease, ``"auto"``, or None: as the study has it.
     encoding : ``"seed"`` for large vectors: they travel as recipes and are rebuilt here.
     executor : ``"thread"``, ``"process"`` (one process per lane: a crash costs one evaluation, and what the server
@@ -392,7 +393,7 @@ class Worker:
         objective: Objective,
         *,
         name: str | None = None,
-        concurrency: int = 1,
+        concurrency: int | Callable[[], int] = 1,
         lease_seconds: float | Literal["auto"] | None = None,
         encoding: Encoding = "values",
         executor: Literal["thread", "process"] | None = None,
@@ -403,7 +404,7 @@ class Worker:
         max_trials: int | None = None,
         handle_signals: bool = True,
     ) -> None:
-        if concurrency < 1:
+        if not callable(concurrency) and concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, got {concurrency}")
         if executor not in (None, "thread", "process"):
             raise ValueError(f'executor is "thread", "process" or None, got {executor!r}')
@@ -417,7 +418,7 @@ class Worker:
         self.concurrency = concurrency
         self.lease_seconds = lease_seconds
         self.encoding = encoding
-        self.executor = executor if executor or concurrency == 1 else "thread"
+        self.executor: Literal["thread", "process"] | None = executor if executor or concurrency == 1 else "thread"
         self.wait_seconds = wait_seconds
         self.non_finite = non_finite
         self.resume = resume
@@ -468,10 +469,10 @@ class Worker:
         start = time.monotonic()
         renewer = threading.Thread(target=self._renew_leases, name="blackbox-leases", daemon=True)
         renewer.start()
-        slots = [_Slot(self, i, self.executor == "process") for i in range(self.concurrency)] if self.executor else []
+        slots: list[_Slot] = []
         try:
             with self._signals():
-                if slots:
+                if self.executor:
                     self._run_slots(slots)
                 else:
                     self._run_here()
@@ -556,14 +557,21 @@ class Worker:
     # ---- in slots
 
     def _run_slots(self, slots: list[_Slot]) -> None:
-        for slot in slots:
-            slot.start()
-        idle = list(slots)
+        idle: list[_Slot] = []
         busy: dict[str, _Slot] = {}
         asked = 0  # trials that an ask under way may bring
         fault: BaseException | None = None  # ends the worker once what runs is told
         asks: queue.SimpleQueue[tuple[int, float] | None] = queue.SimpleQueue()
         threading.Thread(target=self._asker, args=(asks,), name="blackbox-ask", daemon=True).start()
+
+        def room() -> int:
+            """Evaluations that may begin now; there are as many slots as were ever wanted."""
+            n = self.concurrency() if callable(self.concurrency) else self.concurrency
+            while len(slots) < n:
+                slots.append(_Slot(self, len(slots), self.executor == "process"))
+                slots[-1].start()
+                idle.append(slots[-1])
+            return min(len(idle), n - len(busy))
 
         def start(answer: AskAnswer | None) -> None:
             for held in self._hold(answer):
@@ -596,7 +604,7 @@ class Worker:
                         wanted = [name for name in busy if self._held[name].directive != "abandon"]
                     if not wanted and not asked:
                         break
-                elif not asked and (count := self._wanted(len(idle))):
+                elif not asked and (count := self._wanted(room())):
                     asked = count
                     asks.put((count, self._pause()))
                 messages: list[_Message] = []
@@ -613,7 +621,7 @@ class Worker:
                     if not isinstance(message, _Wake) and message.error is not None:
                         fail(message.error)
                 results = self._results(messages)
-                deliver(results, 0 if self._pause() else self._wanted(len(idle), asked))
+                deliver(results, 0 if not results or self._pause() else self._wanted(room(), asked))
         finally:
             asks.put(None)
         deliver(self._results(self._drained()), 0)
