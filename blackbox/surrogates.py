@@ -94,13 +94,12 @@ def factored(matrix: Matrix) -> tuple[Matrix, float]:
 
 def distinct(points: Matrix, values: Vector) -> tuple[Matrix, Vector]:
     """Points without repeats, in order of first appearance, with the mean of their values."""
-    _, first, group = np.unique(points, axis=0, return_index=True, return_inverse=True)
-    if len(first) == len(points):
+    seen: dict[bytes, int] = {}  # sorting rows, as np.unique does, costs more than a Gaussian process of them
+    group = [seen.setdefault(row.tobytes(), len(seen)) for row in points + 0.0]  # -0.0 is 0.0
+    if len(seen) == len(points):
         return points, values
-    count = np.bincount(group.ravel())
-    means = np.bincount(group.ravel(), weights=values) / count
-    order = np.argsort(first, kind="stable")
-    return points[first[order]], means[order]
+    means = np.bincount(group, weights=values) / np.bincount(group)
+    return points[np.unique(group, return_index=True)[1]], means
 
 
 def nearest(points: Matrix, x: Vector, n: int) -> Ints:

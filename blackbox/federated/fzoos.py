@@ -12,6 +12,15 @@ The coordinator moves x by the mean of z_T - x. "transfer", around the new x: ev
 certain, fit random features to the nearest evaluations and send their weights w_i; their mean w is what the next round
 corrects by. The features m_w(x) = w' phi(x) are drawn from the shared key, so they are never sent.
 
+Who is absent from a phase is stood in for by its last vector, with a weight that fades by the factor `memory` a round::
+
+    mean = sum of w_i memory^age_i v_i / sum of w_i memory^age_i,   age_i = rounds since participant i was counted
+
+Otherwise the means are those of whoever arrived, and at a constant rate the differences of the participants stay in x
+as noise. (Gu, Huang, Zhang, Huang 2021, arXiv:2106.04159, keep last updates for ever; with memory < 1 who left is
+forgotten.) As in SCAFFOLD a participant sends the *change* of its vector against what the coordinator has of it, which
+both sides let fade: so the coordinator only needs weighted sums, and with everybody there the mean is the plain one.
+
 Other than the authors' code: gradients are closed forms, repeats of a point are merged, the ridge is not zero, and z_T,
 which can be read off the update, is never evaluated. A participant whose own weights are not those of the last round
 takes no correction.
@@ -29,7 +38,7 @@ import numpy as np
 import pydantic
 
 from blackbox import rng, surrogates
-from blackbox.federation.coordinator import Federation, FederationState, weighted_mean
+from blackbox.federation.coordinator import Federation, FederationState
 from blackbox.federation.methods import federated
 from blackbox.federation.options import FederationOptions, Phase
 from blackbox.federation.participant import Participant, Work, idle
@@ -78,6 +87,10 @@ class FZooSOptions(FederationOptions):
     """Ridge of the features' weights."""
     correction: Literal["inverse", "constant", "none"] = "inverse"
     """Length of the correction: gamma_t = 1/t, 1, or 0. none also leaves out the transfer phase."""
+    memory: float | None = Field(None, ge=0, lt=1)
+    """Factor by which the weight of an absent participant's last move and model fades a round. 0: the means are over
+    who arrived. A stale move counts with this power of its age, instead of by `staleness_power`. None: 0.8, and 0 where
+    privacy adds noise, because that of past changes would stay for as long."""
     archive: int = Field(2000, ge=10)
     """Evaluations a participant remembers; the newest stay."""
 
@@ -105,6 +118,8 @@ class FZooSState:
     shared : (M,) mean weights of all participants; empty: no correction in this round.
     weights : (M,) own weights, fitted at the end of a round; empty before.
     fitted : that round; -1 before.
+    last_move, last_weights : (d,), (M,) what the coordinator has of this participant; empty: nothing.
+    moved, told : the rounds these are of; -1 before.
     """
 
     work: Work
@@ -118,6 +133,10 @@ class FZooSState:
     shared: Vector
     weights: Vector
     fitted: int
+    last_move: Vector
+    moved: int
+    last_weights: Vector
+    told: int
 
 
 NOTHING = np.empty(0)
@@ -143,7 +162,10 @@ class FZooSParticipant(Participant[FZooSOptions, FZooSState]):
     def init(self) -> FZooSState:
         d = self.space.dim
         origin, stepper = np.zeros(d), StepperState(0, NOTHING, NOTHING)
-        return FZooSState(idle(d), np.empty((0, d)), NOTHING, origin, origin, 0, 0.0, stepper, NOTHING, NOTHING, -1)
+        return FZooSState(
+            idle(d), np.empty((0, d)), NOTHING, origin, origin, 0, 0.0, stepper, NOTHING, NOTHING, -1, NOTHING, -1,
+            NOTHING, -1,
+        )  # fmt: skip
 
     def begin(self, state: FZooSState, broadcast: Broadcast) -> FZooSState:
         x = broadcast.x
@@ -176,7 +198,27 @@ class FZooSParticipant(Participant[FZooSOptions, FZooSState]):
         return self._model(state) if state.work.phase == "transfer" else self._step(state)
 
     def result(self, state: FZooSState) -> Mapping[str, Vector]:
-        return {"weights": state.weights} if state.work.phase == "transfer" else {"delta": state.z - state.x}
+        known = self._known(state)
+        if state.work.phase == "transfer":
+            return {"weights": state.weights - known}
+        return {"delta": state.z - state.x - known}
+
+    def settle(self, state: FZooSState, counted: bool) -> FZooSState:
+        transfer = state.work.phase == "transfer"
+        if not counted or not self.options.memory or (state.told if transfer else state.moved) == state.work.round:
+            return state
+        # what was sent, clipped, noised and rounded: so this stays what the coordinator has
+        (change,) = self.contribution(state).vectors.values()
+        kept = self._known(state) + change.astype(np.float64)
+        if transfer:
+            return replace(state, last_weights=kept, told=state.work.round)
+        return replace(state, last_move=kept, moved=state.work.round)
+
+    def _known(self, state: FZooSState) -> Vector | float:
+        """What the coordinator has of this participant for the phase at work, faded until now."""
+        transfer = state.work.phase == "transfer"
+        kept, of = (state.last_weights, state.told) if transfer else (state.last_move, state.moved)
+        return (self.options.memory or 0.0) ** (state.work.round - of) * kept if len(kept) else 0.0
 
     # -- local
 
@@ -236,8 +278,7 @@ class FZooSParticipant(Participant[FZooSOptions, FZooSState]):
     def _around(self, state: FZooSState, x: Vector, half: float, n: int) -> Matrix:
         """(n, d) points drawn uniformly in the box of that half-width around x."""
         key, step, d = self.private.stream(CANDIDATES), state.work.step, self.space.dim
-        u = np.array([rng.uniform(key, step, lane, d) for lane in range(n)]).reshape(n, d)
-        return project(x + half * (2 * u - 1), self.space)
+        return project(x + half * (2 * rng.uniforms(key, step, range(n), d) - 1), self.space)
 
     def _least_certain(
         self, state: FZooSState, x: Vector, n: int, half: float | None = None, candidates: int | None = None
@@ -269,7 +310,8 @@ class FZooS(Federation[FZooSOptions]):
 
     @classmethod
     def resolve(cls, options: FZooSOptions, space: Space) -> FZooSOptions:
-        return options.with_defaults(length=default_length(space.dim))
+        noisy = options.privacy is not None and options.privacy.noise > 0
+        return options.with_defaults(length=default_length(space.dim), memory=0.0 if noisy else 0.8)
 
     @classmethod
     def hosting_memory(cls, options: FederationOptions, space: Space) -> int:
@@ -290,5 +332,21 @@ class FZooS(Federation[FZooSOptions]):
             return state
         if not contributions:  # models around an older x would mislead
             return replace(state, shared={})
-        mean = weighted_mean([c.vectors["weights"] for c in contributions], weights)
-        return replace(state, shared={"surrogate": mean.astype(np.float32)})
+        mean, memory = self.mean(state, phase, "weights", contributions, weights)
+        return replace(state, shared={"surrogate": mean.astype(np.float32)}, memory=memory)
+
+    def mean(
+        self, state: FederationState, phase: Phase, name: str, told: Sequence[Contribution], weights: Vector
+    ) -> tuple[Vector, Mapping[str, Vector]]:
+        fade, now = self.options.memory or 0.0, state.round
+        if not fade:
+            return super().mean(state, phase, name, told, weights)
+        clients = {c: (known.weight, known.counted.get(phase.name, -1)) for c, known in state.clients.items()}
+        last = max((counted for _, counted in clients.values()), default=-1)
+        # the sum of w_i fade^age_i v_i over everybody: what it was, faded until now, and the changes
+        total = fade ** (now - last) * state.memory.get(name, np.zeros(len(told[0].vectors[name])))
+        for c in told:
+            total = total + c.weight * fade ** (now - c.round) * c.vectors[name].astype(np.float64)
+            clients[c.client] = (c.weight, max(clients.get(c.client, (0.0, -1))[1], c.round))
+        shares = [weight * fade ** (now - counted) for _, (weight, counted) in sorted(clients.items()) if counted >= 0]
+        return total / math.fsum(shares), {**state.memory, name: total}

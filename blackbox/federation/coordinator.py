@@ -40,10 +40,18 @@ from blackbox.validation import invalid, pointer
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """What the coordinator remembers of one participant: its last weight and how many vectors it has released."""
+    """What the coordinator remembers of one participant.
+
+    Attributes
+    ----------
+    weight : its last one.
+    releases : how many vectors it has released.
+    counted : phase -> the round of its last contribution to it that counted.
+    """
 
     weight: float
     releases: int
+    counted: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +145,18 @@ class Federation(ABC, Generic[O]):
         weights : (n,) their weights, those of stale ones already reduced.
         """
         return state
+
+    def mean(
+        self, state: FederationState, phase: Phase, name: str, told: Sequence[Contribution], weights: Vector
+    ) -> tuple[Vector, Mapping[str, Vector]]:
+        """(n,) the mean of one vector of a phase over the participants, and the memory that goes on with it.
+
+        Parameters
+        ----------
+        told : sorted by client, at least one.
+        weights : (n,) their weights, those of stale ones already reduced.
+        """
+        return weighted_mean([c.vectors[name] for c in told], weights), state.memory
 
     def direction_noise(self) -> Literal["normal", "rademacher"]:
         """Kind of the shared directions, for methods that send coefficients."""
@@ -280,22 +300,26 @@ class Federation(ABC, Generic[O]):
         name = next((n for n in ("delta", "coefficients") if n in phase.payload), None)
         if name is None or not told:
             return state
-        step = self.options.server_rate * weighted_mean([c.vectors[name] for c in told], weights)
+        mean, memory = self.mean(state, phase, name, told, weights)
+        step = self.options.server_rate * mean
         travels = np.clip(step, -FARTHEST, FARTHEST).astype(np.float32)
         version = state.version + 1
         if name == "delta":
             update = Update(version, state.round, travels)
         else:
             update = Update(version, state.round, None, travels, self.direction_noise())
-        return replace(state, x=apply(state.x, update, self.key, self.space), version=version, update=update)
+        x = apply(state.x, update, self.key, self.space)
+        return replace(state, x=x, version=version, update=update, memory=memory)
 
     def _closed(
         self, state: FederationState, phase: Phase, told: Sequence[Contribution], weights: Vector, sent: int
     ) -> FederationState:
         clients = dict(state.clients)
         for c in told:
-            known = clients.get(c.client)
-            clients[c.client] = Client(c.weight, (known.releases if known else 0) + len(c.vectors))
+            known = clients.get(c.client, Client(c.weight, 0, {}))
+            latest = max(known.counted.get(phase.name, -1), c.round)
+            counted = {**known.counted, phase.name: latest}
+            clients[c.client] = Client(c.weight, known.releases + len(c.vectors), counted)
         up = state.bytes_up[1] + max((c.nbytes for c in told), default=0)
         down = state.bytes_down[1] + sent
         last = state.phase + 1 == len(self.phases)
