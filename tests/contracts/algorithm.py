@@ -136,9 +136,11 @@ class Case:
         return Loop(self.make(seed), self.problem.at)
 
 
-def cases(method: type[Method], problems: Sequence[Problem] = PROBLEMS) -> list[Case]:
+def cases(
+    method: type[Method], problems: Sequence[Problem] = PROBLEMS, raw: Mapping[str, Any] | None = None
+) -> list[Case]:
     """The method on those of the problems that its traits can treat."""
-    return [Case(method, problem) for problem in problems if why_not(method, problem.space) is None]
+    return [Case(method, problem, raw or {}) for problem in problems if why_not(method, problem.space) is None]
 
 
 def home(method: type[Method], raw: Mapping[str, Any] | None = None, dim: int = 10) -> Case:

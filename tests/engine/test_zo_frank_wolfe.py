@@ -24,7 +24,7 @@ from blackbox.records import NOTHING_PENDING
 from blackbox.regions import L1Ball
 from blackbox.rng import Key
 from blackbox.space import Space, Vector
-from tests.contracts.algorithm import AlgorithmContract, Case, cases, home
+from tests.contracts.algorithm import DOMAINS, AlgorithmContract, Case, cases, home
 from tests.contracts.algorithm import ball as sphere_in_ball
 from tests.engine.zeroth_order import LeastSquares, ball, step, told
 from tests.engine.zeroth_order import make as make_any
@@ -527,8 +527,13 @@ def test_thirty_percent_lost_cost_at_most_1_6_times_the_asks(options: dict[str, 
 
 
 class TestContractOfTheSearch(AlgorithmContract):
-    @pytest.fixture(params=cases(ZoFrankWolfe, {"step_rule": "search"}), ids=str)
+    @pytest.fixture(params=cases(ZoFrankWolfe, raw={"step_rule": "search"}), ids=str)
     def case(self, request: pytest.FixtureRequest) -> Case:
+        case: Case = request.param
+        return case
+
+    @pytest.fixture(params=cases(ZoFrankWolfe, DOMAINS, {"step_rule": "search"}), ids=str)
+    def bare(self, request: pytest.FixtureRequest) -> Case:
         case: Case = request.param
         return case
 
