@@ -670,9 +670,13 @@ class Study(Editing):
         row.step, row.upto_seq, row.lanes = step, last.upto_seq, 0
         row.waiting -= last.consumed
         if self.kind == "group" and row.leased + row.queued:
-            queued, leased = tx.supersede(self.id, step if row.queued else 0, algorithm.oldest(state))
+            oldest = algorithm.oldest(state)
+            queued, leased = tx.supersede(self.id, step if row.queued else 0, oldest)
             row.queued -= queued
             row.leased -= leased
+            if leased:
+                for number in [n for n, (trial, _) in self._leased.items() if trial.step < oldest]:
+                    del self._leased[number]
         if self.traits.encoding == "recipe":
             self._drop_bases(tx, row)
         snapshot = step // SNAPSHOT_STEPS > closed[0].step // SNAPSHOT_STEPS or self._since_snapshot > SNAPSHOT_SECONDS
