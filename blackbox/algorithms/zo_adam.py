@@ -7,8 +7,9 @@ g_t of `blackbox.estimators`::
     adam     x <- P(x - a sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + epsilon))
     adamm    h <- max(h, v),   x <- P(x - a m / sqrt(h)),   v_0 = h_0 = 1e-7
 
-Between bounds the clip is also the projection in the norm of sqrt(h), which the paper's proof asks for; on other
-regions P is the Euclidean one.
+Between bounds, and in a box, the clip is also the projection in the norm of sqrt(h), which the paper's proof asks for.
+Other regions have a Euclidean projection only, which fits the move if g^2 is one number, its mean over coordinates:
+with a square for each coordinate P(x - move) = x holds at other points than the minimum.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from blackbox.estimators import default_count
 from blackbox.options import Field
 from blackbox.projected import DescentOptions, ProjectedDescent
 from blackbox.records import Vector
+from blackbox.regions import Box
 from blackbox.schedules import AnySchedule, Constant
 from blackbox.space import Space
 
@@ -56,7 +58,8 @@ class ZoAdamState:
     step : steps closed.
     moves : steps that had a gradient, t.
     x : (d,) iterate, feasible.
-    m, v, h : (d,) average gradient, average square, and its largest value so far (adamm; else empty).
+    m, v, h : (d,) average gradient, average square (in regions other than a box one number for all coordinates), and
+        its largest value so far (adamm; else empty).
     value : F at the centre of the last step that told it, or None.
     gradient_norm, error : norm of the last estimate and its standard error (0 if unknown).
     """
@@ -101,7 +104,10 @@ class ZoAdam(ProjectedDescent[ZoAdamOptions, ZoAdamState]):
     def _move(self, state: ZoAdamState, gradient: Vector, rate: float) -> tuple[ZoAdamState, Vector]:
         o, t = self.options, state.moves + 1
         m = o.beta1 * state.m + (1 - o.beta1) * gradient
-        v = o.beta2 * state.v + (1 - o.beta2) * np.square(gradient)
+        squares = np.square(gradient)
+        if not isinstance(self.room.region, Box | None):
+            squares = np.full(gradient.size, squares.mean())
+        v = o.beta2 * state.v + (1 - o.beta2) * squares
         h = state.h
         if o.rule == "adamm":
             h = np.maximum(h, v)

@@ -282,7 +282,37 @@ def _theta_that_spends(y: Vector, weights: Vector, upper: Vector, budget: float)
 def nearest_in_hull(atoms: Matrix) -> tuple[Vector, Vector]:
     """The point of the convex hull of the rows that is nearest to 0, and the weights of the rows in it.
 
-    A non-negative least-squares problem with a row of ones (Lawson and Hanson 1974, chapter 23).
+    SciPy's solver sometimes stops early among rows with many ties (in 1 of 100 problems with the corners of a cube).
+    Then it gets few rows at a time, as in Wolfe (1976), *Finding the nearest point in a polytope*: they come in one by
+    one, each the farthest on the other side of the nearest point so far, and leave with their weight.
+    """
+    nearest, weights = _nearest_by_least_squares(atoms)
+    if _beyond(atoms, nearest) is None:
+        return nearest, weights
+    own, before = np.array([int(np.square(atoms).sum(axis=1).argmin())]), np.inf
+    while True:
+        nearest, shares = _nearest_by_least_squares(atoms[own])
+        last, before = before, norm(nearest)
+        farthest = _beyond(atoms, nearest)
+        if farthest is None or not before < last:
+            weights = np.zeros(len(atoms))
+            weights[own] = shares
+            return nearest, weights
+        own = np.append(own[shares > 0], farthest)
+
+
+def _beyond(atoms: Matrix, nearest: Vector) -> int | None:
+    """The row that is farthest on the other side of the plane through this point of their hull, or None."""
+    length, inner, reach = norm(nearest), atoms @ nearest, largest(atoms)
+    farthest = int(inner.argmin())
+    beyond = length > 1e-13 * reach and inner[farthest] < length * (length - 1e-13 * reach)  # else it is round-off
+    return farthest if beyond else None
+
+
+def _nearest_by_least_squares(atoms: Matrix) -> tuple[Vector, Vector]:
+    """As `nearest_in_hull`, if all goes well: a non-negative least-squares problem with a row of ones.
+
+    Lawson and Hanson (1974), chapter 23.
     """
     rows = np.vstack([atoms.T, np.ones(len(atoms))])
     goal = np.append(np.zeros(atoms.shape[1]), 1.0)
@@ -306,7 +336,7 @@ def distance(lmo: Callable[[Vector], Vector], x: Vector, enough: float) -> float
     atoms = (lmo(generic(x.size)) - x)[None, :]
     length, proved = np.inf, 0.0
     for _ in range(200):
-        nearest, weights = nearest_in_hull(atoms)
+        nearest, weights = _nearest_by_least_squares(atoms)
         before, length = length, norm(nearest)
         if length <= enough:
             return 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -280,6 +281,25 @@ def test_nothing_is_changed_in_place(example: Example) -> None:
     np.testing.assert_array_equal(x, before)
     np.testing.assert_array_equal(region.interior(example.dim)[0], first)
     assert region.lmo(x).tobytes() == example.region.lmo(before).tobytes()
+
+
+@pytest.mark.parametrize(
+    "corners",
+    [
+        list(itertools.product((0.0, 1.0), repeat=4)),
+        [np.eye(4)[list(p)].ravel() for p in itertools.permutations(range(4))],
+    ],
+    ids=["cube", "permutations"],
+)
+def test_the_violation_of_a_hull_is_the_distance_also_with_many_ties(corners: Any) -> None:
+    points = np.array(corners, dtype=np.float64)
+    region = Hull(points=points.tolist())
+    cube = len(points) == 16
+    random = np.random.default_rng(0)
+    for _ in range(400):
+        x = random.choice([0.1, 0.5, 1.0]) * random.integers(-2, 3, size=points.shape[1])
+        nearest = np.clip(x, 0, 1) if cube else Birkhoff(order=4).project(x)
+        assert region.violation(x) == pytest.approx(norm(x - nearest), abs=1e-9)  # the size of both sets is 1
 
 
 def test_sets_of_one_point() -> None:

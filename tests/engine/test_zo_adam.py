@@ -97,6 +97,25 @@ def test_iterates_and_probes_stay_in_the_region() -> None:
     assert slope @ state.x < -0.95 * 2 * np.linalg.norm(slope)
 
 
+@pytest.mark.parametrize("rule", ["adam", "adamm"])
+@pytest.mark.parametrize(
+    "region",
+    [{"type": "simplex"}, {"type": "l1_ball"}, {"type": "l2_ball"}, {"type": "birkhoff", "order": 3}, {"type": "box"}],
+    ids=lambda region: str(region["type"]),
+)
+def test_the_minimum_on_the_border_of_a_region_is_reached(region: dict[str, Any], rule: str) -> None:
+    """Of the squared distance to a point outside: the projection of that point."""
+    d = 9
+    method = make("zo_adam", ball(d, **region), rule=rule, radius=1e-6, count=d, learning_rate=0.02)
+    inside, goal, state = method.space.region, 1.5 * np.cos(np.arange(d) ** 2), method.init()
+    assert inside is not None
+    assert not inside.contains(goal)
+    for _ in range(500):
+        state = step(method, state, lambda x: 0.5 * np.square(x - goal).sum(axis=1))
+    np.testing.assert_allclose(state.x, inside.project(goal), atol=2e-3)
+    assert (np.ptp(state.v) > 0) == (region["type"] == "box"), "one square for all coordinates, but in a box"
+
+
 def asks_until(lost: float, seed: int) -> float:
     case = Case(type(make("zo_adam", FREE)), free(20), {"learning_rate": 0.03})
     target = 0.01 * case.problem.at_start
