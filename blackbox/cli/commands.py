@@ -213,6 +213,7 @@ def _work_on_ray(
             closing(
                 Fleet(
                     objective,
+                    concurrency or (None if cpus or gpus else 1),
                     address=None if address == "local" else address,
                     num_cpus=cpus,
                     num_gpus=gpus,
@@ -220,8 +221,9 @@ def _work_on_ray(
                 )
             ) as actors,
         ):
-            lanes = concurrency or actors.room  # as the cluster grows and shrinks
-            return fleet.work(client, study, actors, name=name, concurrency=lanes, seed_encoded=encoding == "seed")
+            return fleet.work(
+                client, study, actors, name=name, concurrency=actors.room, seed_encoded=encoding == "seed"
+            )
 
 
 @app.command()

@@ -41,9 +41,11 @@ def main(wanted: list[str]) -> None:
         module = importlib.import_module(f"tests.benchmarks.{name}")
         print(f"{name} ...", flush=True)
         title = (module.__doc__ or name).strip().splitlines()[0].split(": `")[0].rstrip(".")
+        before = os.getloadavg()[0]
         lines = module.main()
         machine = f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-        body = "\n".join([f"## {title}", "", f"`python -m tests.benchmarks {name}` on {machine}.", "", *lines])
+        load = f"load average {before:.1f} before, {os.getloadavg()[0]:.1f} after"
+        body = "\n".join([f"## {title}", "", f"`python -m tests.benchmarks {name}` on {machine}; {load}.", "", *lines])
         sections[name] = body + "\n\n"
         print(body, flush=True)
     head = (

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,37 +201,30 @@ def efficiency(session: Session) -> list[str]:
     """Tables of achieved over ideal, of its turns, and of processor time."""
     found = {name: contest(session, *each) for name, each in OBJECTIVES.items()}
     names = list(next(iter(found.values())))
-    quietest = {what: [min(of[name], key=lambda each: each.others) for name in names] for what, of in found.items()}
+
+    def table(cell: Callable[[str, list[Turn]], str], whats: Iterable[str] = tuple(OBJECTIVES)) -> list[str]:
+        rows = [row(what, *[cell(what, found[what][name]) for name in names]) for what in whats]
+        return ["", row("objective", *names), "|---" * (1 + len(names)) + "|", *rows, ""]
+
+    def cost(turns: list[Turn]) -> tuple[float, float]:
+        return median(each.driver for each in turns), median(each.rest for each in turns)
+
+    def share(what: str, turns: list[Turn]) -> str:
+        seconds = OBJECTIVES[what][0].seconds
+        return f"{100 * seconds / (seconds + sum(cost(turns))):.0f} %"
+
     return [
         f"Achieved over ideal, {N_WORKERS} workers on {N_WORKERS} cores: the turn in which other programs used least, "
         "and in brackets how many cores that was.",
-        "",
-        row("objective", *names),
-        "|---" * (1 + len(names)) + "|",
-        *[row(f"{what}, {OBJECTIVES[what][1]} evaluations", *best) for what, best in quietest.items()],
-        "",
-        f"All {TURNS} turns of each:",
-        "",
-        row("objective", *names),
-        "|---" * (1 + len(names)) + "|",
-        *[row(what, *[", ".join(map(str, of[name])) for name in names]) for what, of in found.items()],
-        "",
-        "Processor time per evaluation in microseconds, median: driver + everything else, the objective's own aside.",
-        "",
-        row("objective", *names),
-        "|---" * (1 + len(names)) + "|",
-        *[
-            row(
-                what,
-                *[
-                    f"{1e6 * median(each.driver for each in of[name]):.0f} + "
-                    f"{1e6 * median(each.rest for each in of[name]):.0f}"
-                    for name in names
-                ],
-            )
-            for what, of in found.items()
-        ],
-    ]
+        *table(lambda what, turns: str(min(turns, key=lambda each: each.others))),
+        f"All {TURNS} turns of each, {', '.join(f'{n} evaluations of {what}' for what, (_, n) in OBJECTIVES.items())}:",
+        *table(lambda what, turns: ", ".join(map(str, turns))),
+        "Processor time per evaluation in microseconds, medians: of the driver + of everything else, what an objective "
+        "computes itself aside.",
+        *table(lambda what, turns: " + ".join(f"{1e6 * each:.0f}" for each in cost(turns))),
+        "The objective's share of all processor time, which is the most that computing on every core can achieve:",
+        *table(share, [what for what, (objective, _) in OBJECTIVES.items() if isinstance(objective, Computing)]),
+    ][:-1]
 
 
 # Bytes ----------------------------------------------------------------------------------------------------------------

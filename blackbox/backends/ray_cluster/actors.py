@@ -192,6 +192,18 @@ class Crew:
             for node in self.nodes()
         )
 
+    def bounded(self, n_workers: int | None) -> None:
+        """Raise if there is no telling how many actors there shall be."""
+        if not self.request and n_workers is None:
+            raise InvalidInput("actors that ask for nothing fit without end", hint="say n_workers")
+
+    def wanted(self, n_workers: int | None) -> int:
+        """How many actors there shall be now: so many, or what the living nodes can hold if that is less or all that
+        is said."""
+        if n_workers is None:
+            return self.room()
+        return min(n_workers, self.room()) if self.request else n_workers
+
     def nobody(self, seconds: float) -> ClusterUnreachable:
         """The error that says that no actor has come."""
         has = "; ".join(

@@ -56,8 +56,7 @@ class RayBackend:
         self._crew = Crew(objective, placement, n_workers)
         self._ray = self._crew.ray
         try:
-            if not self._crew.request and n_workers is None:
-                raise InvalidInput("actors that ask for nothing fit without end", hint="say n_workers")
+            self._crew.bounded(n_workers)
             self._alone_since = time.monotonic()
             self._look()
             while not self.n_workers:

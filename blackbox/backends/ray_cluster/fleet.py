@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import OrderedDict
@@ -10,21 +9,24 @@ from typing import Any, Unpack
 
 from blackbox.backends import Objective, Unbuilt, WorkerLost
 from blackbox.backends.ray_cluster.actors import KEPT, LOOK_SECONDS, Actor, Crew, Packed, Placement
+from blackbox.errors import InvalidInput
 
 WATCH_SECONDS = 0.1
-"""How long a call looks at an actor that is starting before it looks for an idle one again."""
+"""How often callers that wait for an actor look at those that are starting."""
+BARRED_SECONDS = 30.0
+"""How long no actor is started after one could not import what it needs: it will not be there a second later."""
 
 
 class Fleet:
-    """Actors for callers that block: a function, to be called from as many threads as there is `room` for actors.
+    """Actors for callers that block: a function, to be called from `room()` threads at a time.
 
-    A call takes an idle actor, or starts one where the cluster has room for another. When its actor is lost it takes
-    the next one and the point is evaluated again, unless the point seems to kill its actors. Callers beyond the room
-    wait.
+    A call takes an idle actor. When that is lost it takes another one and the point is evaluated again, unless the
+    point seems to kill its actors. Nothing else is queued here, and there is room for a call only once its actor is up:
+    what callers hold leases of is what is under way.
 
     Parameters
     ----------
-    objective, start_seconds, placement : see `RayBackend`.
+    objective, n_workers, start_seconds, placement : see `RayBackend`.
     spare_seconds : how long a call waits for an actor, before it raises `WorkerLost`.
     max_deaths : actors that one point may take with it, on nodes that live on.
     """
@@ -32,26 +34,28 @@ class Fleet:
     def __init__(
         self,
         objective: Objective | str,
+        n_workers: int | None = None,
         *,
         start_seconds: float = 60.0,
         spare_seconds: float = 20.0,
         max_deaths: int = 5,
         **placement: Unpack[Placement],
     ) -> None:
+        self._n_workers = n_workers
         self._spare_seconds = spare_seconds
         self._max_deaths = max_deaths
         self._sources: OrderedDict[str, Any] = OrderedDict()
         self._changed = threading.Condition()  # around everything below
         self._actors: set[Actor] = set()
-        self._idle: list[Actor] = []
         self._starting: list[Actor] = []
-        """Those that nobody watches."""
-        self._room, self._looked = 1, -math.inf
-        self._crew = Crew(objective, placement)
+        self._idle: list[Actor] = []
+        self._look_at = 0.0
+        self._crew = Crew(objective, placement, n_workers)
         self._ray = self._crew.ray
         first = self._crew.start()
         self._actors.add(first)
         try:
+            self._crew.bounded(n_workers)
             if not self._crew.settle(first, start_seconds):
                 raise self._crew.nobody(start_seconds)
         except BaseException:
@@ -60,11 +64,33 @@ class Fleet:
         self._idle.append(first)
 
     def room(self) -> int:
-        """How many actors the cluster can hold, as of a second ago; one if they ask for nothing."""
+        """How many callers find an actor: those that are up, at least one. Starts what the cluster can hold beside."""
         with self._changed:
-            if self._crew.request and time.monotonic() - self._looked > LOOK_SECONDS:
-                self._room, self._looked = max(1, self._crew.room()), time.monotonic()
-            return self._room
+            self._look()
+            return max(1, len(self._actors) - len(self._starting))
+
+    def _look(self) -> None:
+        """Start the actors that are missing, and see which are up."""
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + LOOK_SECONDS
+            for _ in range(self._crew.wanted(self._n_workers) - len(self._actors)):
+                self._starting.append(self._crew.start())
+                self._actors.add(self._starting[-1])
+        if not self._starting:
+            return
+        by_reference = {actor.starting: actor for actor in self._starting}
+        for reference in self._ray.wait(list(by_reference), num_returns=len(by_reference), timeout=0)[0]:
+            actor = by_reference[reference]
+            self._starting.remove(actor)
+            try:
+                is_up = self._crew.settle(actor)
+            except InvalidInput:  # a node without its modules; the first actor found them on another
+                is_up, self._look_at = False, time.monotonic() + BARRED_SECONDS
+            if is_up:
+                self._idle.append(actor)
+                self._changed.notify()
+            else:
+                self._actors.discard(actor)
 
     def __call__(self, point: Any) -> Any:
         n_deaths = 0
@@ -87,34 +113,16 @@ class Fleet:
             return value
 
     def _taken(self) -> Actor:
-        """An actor for this caller until it gives it back: an idle one, or a new one if that is up before."""
+        """An actor for this caller until it gives it back."""
         until = time.monotonic() + self._spare_seconds
-        while True:
-            with self._changed:
-                if self._idle:
-                    return self._idle.pop()
-                left = until - time.monotonic()
-                if left <= 0:
+        with self._changed:
+            while not self._idle:
+                if (left := until - time.monotonic()) <= 0:
                     raise WorkerLost(f"no actor was free within {self._spare_seconds:g} s")
-                if not self._starting and (not self._crew.request or len(self._actors) < self.room()):
-                    self._starting.append(self._crew.start())
-                    self._actors.add(self._starting[-1])
-                watched = self._starting.pop() if self._starting else None
-                if watched is None:
-                    self._changed.wait(min(left, LOOK_SECONDS))
-            if watched is not None and self._up(watched):
-                return watched
-
-    def _up(self, actor: Actor) -> bool:
-        """Whether an actor that is starting is up in a moment; if not, somebody else may watch it."""
-        if not self._ray.wait([actor.starting], timeout=WATCH_SECONDS)[0]:
-            with self._changed:
-                self._starting.append(actor)
-            return False
-        if not self._crew.settle(actor):
-            self._end(actor)
-            return False
-        return True
+                self._look()
+                if not self._idle:
+                    self._changed.wait(min(left, WATCH_SECONDS))
+            return self._idle.pop()
 
     def _give_back(self, actor: Actor) -> None:
         with self._changed:
@@ -125,8 +133,7 @@ class Fleet:
         self._crew.end(actor)
         with self._changed:
             self._actors.discard(actor)
-            self._looked = -math.inf  # perhaps its node is gone
-            self._changed.notify()
+            self._look_at = min(self._look_at, time.monotonic())  # perhaps its node is gone
 
     def _sent(self, actor: Actor, point: Any) -> Any:
         if not isinstance(point, Unbuilt):
