@@ -39,6 +39,7 @@ from blackbox.spec import Budget, Hosted, Resolved, Rounds, spec_hash
 from blackbox.store import (
     ACTIVE,
     COMPLETED,
+    FAILED,
     PAUSED,
     ContributionRow,
     MemberRow,
@@ -234,7 +235,8 @@ class FederatedStudy(Study):
 
     def host(self, client: str, weight: float = 1.0, *, now: float) -> Steps[tuple[Joined, StudyHead]]:
         """Take part under a name, with the participant's machine run here: its points are the trials of a study of its
-        own, which whoever evaluates them asks and tells. Hosting again gives the same study.
+        own, which whoever evaluates them asks and tells. Hosting again gives the same study, and has one that left the
+        rounds, or failed, go on.
 
         Raises
         ------
@@ -272,7 +274,7 @@ class FederatedStudy(Study):
             else:
                 _check_same(known, place)
                 own = leases.locked(tx, known.id)
-                if own.state == COMPLETED and own.reason == LEFT:
+                if (own.state, own.reason) == (COMPLETED, LEFT) or own.state == FAILED:
                     own.state, own.reason = ACTIVE, None
                     leases.log_event(tx, own, "study.resumed", now, reason=None)
                     tx.put_study(own)

@@ -334,6 +334,20 @@ def test_a_hosted_participant_ends_with_its_rounds(store: Store) -> None:
     assert step == d.row().step
 
 
+def test_a_hosted_participant_fails_with_its_rounds_and_goes_on_when_hosted_again(store: Store) -> None:
+    r = start(store)
+    d = Hosted(r, "a")
+    told(d, 1)
+    r.do(r.study._end("FAILED", "a numerical error", r.now))
+    assert d.ask().reason == "study_failed"
+    r.do(r.study.resume(now=r.now))
+    r.do(r.study.host("a", now=r.now))
+    d.now += 10_000
+    assert d.work() > 0
+    assert r.state().round > 0
+    assert d.replayed_equal() == d.row().step
+
+
 def test_a_hosted_participant_outlives_a_federated_study_that_is_deleted(store: Store) -> None:
     r = start(store)
     d = Hosted(r, "a")

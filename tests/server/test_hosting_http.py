@@ -72,7 +72,8 @@ def test_joining_hosted_says_where_to_ask_and_the_study_whom_it_is_for(server: S
     seen = d.http.get(f"/v1/studies/{study}").json()
     assert seen["hosted"] == {"study": d.study, "client": "judge", "weight": 3.0}
     assert seen["name"] == f"{d.study}/judge"
-    assert d.http.get(d.at).json()["hosted"] is None
+    assert seen["links"] == joined["hosted"]["links"]
+    assert d.http.get(seen["links"]["rounds"]).json()["hosted"] is None
     brief = d.http.get(f"/v1/studies/{study}/brief").text
     assert f"hosted participant 'judge' of {d.study}" in brief
     assert "/ask" in brief.rpartition("next:")[2]

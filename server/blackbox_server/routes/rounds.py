@@ -48,7 +48,7 @@ async def join(request: Request) -> Response:
         limits.within_hosting(settings(request), study.resolved, study.space)
         weight = 1.0 if body.weight is None else body.weight
         joined, head = await service_.drive(study.host(body.client, weight, now=service_.clock()))
-        hosted = {"study": head.id, "links": shapes.links(head.id, False)}
+        hosted = {"study": head.id, "links": shapes.links(head.id, False, study.id)}
     elif body.weight is not None:
         fault = FieldError("/weight", "only_hosted", "belongs into the contributions of who runs its own machine")
         raise InvalidInput("only a hosted participant joins with a weight", errors=[fault])

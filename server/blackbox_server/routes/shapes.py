@@ -40,14 +40,15 @@ def resolved_of(text: str) -> Resolved:
 # Studies --------------------------------------------------------------------------------------------------------------
 
 
-def links(study: str, federated: bool) -> dict[str, str]:
-    """Where to go from a study."""
+def links(study: str, federated: bool, rounds: str | None = None) -> dict[str, str]:
+    """Where to go from a study; `rounds` is that of a hosted participant."""
     base = f"/v1/studies/{study}"
     names = ("best", "events", "export", "brief", "pause", "resume")
     if federated:
-        rounds = {"join": "rounds/join", "current": "rounds/current", "updates": "updates"}
-        return {"self": base, **{name: f"{base}/{path}" for name, path in rounds.items()}, **_below(base, names)}
-    return {"self": base, **_below(base, ("ask", "tell", "heartbeat", "trials", *names, "fork"))}
+        paths = {"join": "rounds/join", "current": "rounds/current", "updates": "updates"}
+        return {"self": base, **{name: f"{base}/{path}" for name, path in paths.items()}, **_below(base, names)}
+    own = {"fork": f"{base}/fork"} if rounds is None else {"rounds": f"/v1/studies/{rounds}"}
+    return {"self": base, **_below(base, ("ask", "tell", "heartbeat", "trials", *names)), **own}
 
 
 def _below(base: str, names: Sequence[str]) -> dict[str, str]:
@@ -113,7 +114,7 @@ def study_json(head: StudyHead, row: StudyRow) -> dict[str, Any]:
         "trials": {"made": row.trials, "queued": row.queued, "leased": row.leased},
         "best": best,
         "warnings": warnings,
-        "links": links(head.id, resolved.federated),
+        "links": links(head.id, resolved.federated, None if resolved.hosted is None else resolved.hosted.study),
     }
 
 
