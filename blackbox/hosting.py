@@ -286,7 +286,8 @@ class HostedStudy(Study):
         """Take one step together with the rounds, if there is one to take."""
         row, state = yield from self._current()
         if row.state not in (ACTIVE, PAUSED):
-            row = yield from self.row()  # it may have come back since
+            yield from self.row()  # it may have come back since
+            row, state = yield from self._current()
         rounds = yield from self._rounds()
 
         def look(tx: Tx) -> tuple[StudyRow | None, MemberRow | None]:

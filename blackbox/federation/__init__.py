@@ -21,7 +21,7 @@ Both are Moore machines without network, clock or waiting; a transport carries t
 says who takes part where participation is random; `metrics`, `recommend` and `stopped` are as in `Algorithm`.
 
 `ask` gives (k, d) internal points, row = lane, the same rows as often as it is asked; so a participant that cannot run
-this machine can be hosted: somebody else runs it and gives its points out as ordinary trials.
+this machine can be hosted: somebody else runs it and gives its points out as ordinary trials (`blackbox.hosting`).
 """
 
 from blackbox.federation.coordinator import Client, Federation, FederationState
