@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any, Unpack
 
 from blackbox.backends import Done, Objective, Unbuilt, WorkerLost
@@ -97,14 +98,18 @@ class RayBackend:
         actor.given.append((ticket, arguments))
 
     def _send(self, actor: Actor) -> None:
-        """What an actor was given, in calls of about equal size."""
-        given, actor.given = actor.given, []
-        alone = [each for each in given if each[0] in self._alone]
-        many = [each for each in given if each[0] not in self._alone]
-        n = -(-len(many) // self._together(actor))
-        parts = [many[len(many) * i // n : len(many) * (i + 1) // n] for i in range(n)]
-        for part in (*parts, *([each] for each in alone)):
-            self._call(actor, part)
+        """What an actor was given, in calls of about equal size. A point that goes alone has the actor for itself."""
+        alone = [each for each in actor.given if each[0] in self._alone]
+        many = [each for each in actor.given if each[0] not in self._alone]
+        if any(ticket in self._alone for call in actor.out for ticket in call.tickets):
+            return
+        if many:
+            n = -(-len(many) // self._together(actor))
+            for i in range(n):
+                self._call(actor, many[len(many) * i // n : len(many) * (i + 1) // n])
+        elif not actor.out:
+            self._call(actor, [alone.pop(0)])
+        actor.given = alone
 
     def _call(self, actor: Actor, part: list[tuple[int, tuple[Any, ...]]]) -> None:
         calls, sources = [], {}
@@ -164,7 +169,7 @@ class RayBackend:
         except self._ray.exceptions.RayTaskError as raised:  # an answer cannot be sent
             actor.out.remove(call)
             if len(call.tickets) > 1:
-                return self._again(call, "an answer to points beside it cannot be sent")
+                return self._again(call.tickets, "an answer to points beside it cannot be sent")
             self._alone.difference_update(call.tickets)
             return [Done(call.tickets[0], error=raised.cause if isinstance(raised.cause, Exception) else raised)]
         except self._ray.exceptions.RayError as lost:
@@ -179,28 +184,30 @@ class RayBackend:
             actor.pace.began(len(actor.out[0].tickets))
         return done
 
-    def _again(self, call: Call, why: str) -> list[Done]:
-        """Points that went together and of which one may be to blame: each shall go alone."""
-        self._alone.update(call.tickets)
-        return [Done(ticket, error=WorkerLost(why)) for ticket in call.tickets]
+    def _again(self, tickets: Iterable[int], why: str) -> list[Done]:
+        """Points of which one may be to blame: each shall go alone."""
+        tickets = tuple(tickets)
+        self._alone.update(tickets)
+        return [Done(ticket, error=WorkerLost(why)) for ticket in tickets]
 
     def _lost_with(self, actor: Actor, why: BaseException) -> list[Done]:
-        """Everything an actor had in hand. Where its node lives on, the point it worked on is under suspicion."""
+        """Everything an actor had in hand.
+
+        Where its node lives on, a point that was alone is under suspicion. Of several nobody can say which one it was:
+        the answers to those before it may be lost as well.
+        """
         self._actors.remove(actor)
         self._crew.end(actor)
         self._looked = -LOOK_SECONDS  # somebody is missing: look at once
-        lives = self._crew.lives(actor)
         said = str(why).strip().splitlines()[-1][:500] if str(why).strip() else type(why).__name__
         said = f"an actor was lost: {said}"
-        done = []
-        for i, call in enumerate(actor.out):
-            if i or not lives:
-                done += [Done(ticket, error=WorkerLost(said)) for ticket in call.tickets]
-            elif len(call.tickets) > 1:
-                done += self._again(call, said)
-            else:
-                done.append(Done(call.tickets[0], error=WorkerLost(said, suspect=True)))
-        return done
+        tickets = [ticket for call in actor.out for ticket in call.tickets]
+        done = [Done(ticket, error=WorkerLost(said)) for ticket, _ in actor.given]
+        if not self._crew.lives(actor):
+            return done + [Done(ticket, error=WorkerLost(said)) for ticket in tickets]
+        if len(tickets) > 1:
+            return done + self._again(tickets, said)
+        return [*done, Done(tickets[0], error=WorkerLost(said, suspect=True))]
 
     def _look(self) -> None:
         """Start the actors that are missing, and give up when there were none for too long."""
