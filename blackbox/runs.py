@@ -113,7 +113,8 @@ class Values:
 
     Attributes
     ----------
-    best, value : (d,) the best point told and its value; the start and None before there is one.
+    best, value : (d,) the best point told, of equal ones the newest, and its value; the start and None before there is
+        one.
     told : results of the recorded steps.
     recorded : steps that entered the histories.
     recent : (L, 2) best and worst value of the last steps, newest first.
@@ -193,7 +194,7 @@ class Runs:
         """The values with those of a step, ranked by `evolution.rank`; a step with nothing to rank leaves no record."""
         order, ranked, n_values = ranking
         best, value = values.best, values.value
-        if n_values and (value is None or ranked[0] < value):
+        if n_values and (value is None or ranked[0] <= value):  # of equals the newest: its distribution knows more
             best, value = results.vectors[order[0]].copy(), ranked[0]
         if n_values == 0 or len(ranked) < 2:
             return replace(values, best=best, value=value)

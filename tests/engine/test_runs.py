@@ -282,6 +282,22 @@ def test_late_results_of_an_earlier_run_never_enter_the_next_one(name: str) -> N
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_of_equal_values_the_newest_is_recommended(name: str) -> None:
+    """Returns of a simulator saturate: the first point that got the most was lucky, a later one comes of learning."""
+    loop = loop_of(name, lambda x: max(1.0, sphere(x)), sigma=0.3)
+    while loop.best > 1.0:
+        loop.steps(1)
+    assert loop.best == 1.0
+    for _ in range(3):
+        loop.steps(1)
+        _, told = loop.history[-1]
+        recommended = loop.algorithm.recommend(loop.state)
+        if (told.scalar == 1.0).any():
+            first = int(told.scalar.argmin())
+            np.testing.assert_array_equal(recommended, told.vectors[first])
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_it_recommends_what_the_best_run_does(name: str) -> None:
     """Two valleys: the run in the deeper one gives the recommendation, whichever runs come after it."""
 
