@@ -316,6 +316,7 @@ def test_short_points_travel_together_and_the_one_that_spoils_the_call_is_found(
 
     def spoils(point: str) -> Any:
         if point == "die":
+            time.sleep(1.0)  # what it has told before is on its way
             os._exit(9)
         return threading.Lock() if point == "lock" else point
 
