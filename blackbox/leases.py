@@ -310,7 +310,7 @@ class Desk:
         secret: bytes,
         kind: Kind,
         numbers: Sequence[int],
-        leased: Mapping[int, TrialRow],
+        leased: Mapping[int, Lease],
         lacks: Callable[[Mapping[str, Any]], FieldError | None] = lambda extra: None,
         *,
         worker: str | None,
@@ -319,8 +319,10 @@ class Desk:
         self.tx, self.row, self.spec, self.secret, self.kind, self.lacks = tx, row, spec, secret, kind, lacks
         self.worker, self.now = worker, now
         unknown = [number for number in numbers if number not in leased] if leased else numbers
-        self.trials = {**(tx.trials(row.id, unknown) if unknown else {}), **leased}
+        self.trials = tx.trials(row.id, unknown) if unknown else {}
+        self.trials.update((number, lease.trial) for number, lease in leased.items())
         self._leased = leased
+        self._may_end = may_end(spec)
         self.changed: dict[int, TrialRow] = {}
         """Trials of the study's own that a report has changed, in the order of their results."""
 
@@ -375,6 +377,9 @@ class Desk:
                     f"this study wants the lease token with every result, t_{trial.number} came without one",
                     hint='add "lease": the `lease.token` of the ask answer',
                 )
+            return trial.attempt
+        lease = self._leased.get(trial.number)
+        if lease is not None and hmac.compare_digest(lease.token.encode(), report.token.encode()):
             return trial.attempt
         number, attempt = read_token(self.secret, report.token)
         if number != trial.number or attempt > trial.attempt:
@@ -462,11 +467,13 @@ class Desk:
 
     def _spend(self, report: Report) -> None:
         """Count the cost, and end the study when target or budget is reached."""
-        cost = report.extra.get("cost")
-        usd = cost.get("usd") if isinstance(cost, Mapping) else None
-        if isinstance(usd, int | float) and not isinstance(usd, bool) and math.isfinite(usd) and usd > 0:
-            self.row.cost += usd
-        end_if_spent(self.tx, self.row, self.spec, self.now)
+        if "cost" in report.extra:
+            cost = report.extra["cost"]
+            usd = cost.get("usd") if isinstance(cost, Mapping) else None
+            if isinstance(usd, int | float) and not isinstance(usd, bool) and math.isfinite(usd) and usd > 0:
+                self.row.cost += usd
+        if self._may_end:
+            end_if_spent(self.tx, self.row, self.spec, self.now)
 
 
 def _checked(report: Report, spec: StudySpec) -> Report:
@@ -504,6 +511,13 @@ def improves(row: StudyRow, spec: StudySpec, trial: TrialRow) -> bool:
         return False
     row.best_trial, row.best_value = trial.number, trial.value
     return True
+
+
+def may_end(spec: StudySpec) -> bool:
+    """Whether there is anything that could complete the study, its method aside."""
+    budget = spec.budget
+    limits = (spec.target, budget.evaluations, budget.max_cost, budget.deadline)
+    return any(limit is not None for limit in limits)
 
 
 def end_if_spent(tx: Tx, row: StudyRow, spec: StudySpec, now: float) -> None:

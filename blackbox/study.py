@@ -193,7 +193,7 @@ class Study(Editing):
         committed; nobody else sees the row it goes with."""
         self._window: tuple[Place, list[log.Told]] | None = None
         """Committed results for `advance`, and the place after which they were told."""
-        self._leased: OrderedDict[int, log.Told] = OrderedDict()
+        self._leased: OrderedDict[int, Lease] = OrderedDict()
         """Trials that transactions of ours have leased, with their points: a tell need not read them, and writes them
         on the condition that they are still leased so."""
         self._heard: _Heard | None = None
@@ -412,7 +412,7 @@ class Study(Editing):
     def _remember(self, granted: Sequence[Lease]) -> None:
         """Keep small trials that were leased: they will be told."""
         if self.space.dim <= PARAMS_STORED_UPTO:
-            self._leased.update({lease.trial.number: (lease.trial, lease.point) for lease in granted})
+            self._leased.update({lease.trial.number: lease for lease in granted})
             while len(self._leased) > min(LEASES_KEPT, NUMBERS_KEPT // self.space.dim):
                 self._leased.popitem(last=False)
 
@@ -508,17 +508,17 @@ class Study(Editing):
             row = leases.locked(tx, self.id)
             heard = self._heard_upto(row)
             leased = {n: self._leased.pop(n) for n in numbers if n in self._leased} if known else {}
-            trials = {n: trial for n, (trial, _) in leased.items()}
             lacks = self.algorithm(row).lacks
             waited, secret = row.waiting, self.head.secret
-            desk = leases.Desk(tx, row, self.spec, secret, self.kind, numbers, trials, lacks, worker=worker, now=now)
+            desk = leases.Desk(tx, row, self.spec, secret, self.kind, numbers, leased, lacks, worker=worker, now=now)
             outcomes = tuple(desk.settle(report) for report in reports)
             desk.write()
             row.asks += 1
             applied = [desk.trials[o.trial] for o in outcomes if o.outcome == "applied" and o.trial is not None]
             seconds = [now - trial.leased_at for trial in applied if trial.leased_at is not None]
             if heard is not None:
-                new = [leased[n] for n, trial in desk.changed.items() if trial.seq is not None and n in leased]
+                told = [n for n, trial in desk.changed.items() if trial.seq is not None and n in leased]
+                new = [(leased[n].trial, leased[n].point) for n in told]
                 # Of an injected point, or one that was leased long ago, we do not have the rows at hand.
                 heard = [*heard, *new] if len(new) == row.waiting - waited else None
             window, moved, asked = None, None, None
@@ -675,7 +675,7 @@ class Study(Editing):
             row.queued -= queued
             row.leased -= leased
             if leased:
-                for number in [n for n, (trial, _) in self._leased.items() if trial.step < oldest]:
+                for number in [n for n, lease in self._leased.items() if lease.trial.step < oldest]:
                     del self._leased[number]
         if self.traits.encoding == "recipe":
             self._drop_bases(tx, row)

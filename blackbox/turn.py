@@ -86,12 +86,13 @@ class Turn:
 def prepared(space: Space, points: Points) -> list[Prepared]:
     """Points as bytes and JSON."""
     ready = []
+    vectors = any(parameter.type == "vector" for _, parameter in space.items())
     for i in range(len(points)):
         vector = None if points.vectors is None else points.vectors[i]
         recipe = None if points.recipes is None else canonical(recipe_to_json(points.recipes[i]))
         params = None
         if vector is not None and space.dim <= PARAMS_STORED_UPTO:
-            params = to_json(plain(space.decode(vector))).decode()
+            params = to_json(plain(space.decode(vector)) if vectors else space.decode(vector)).decode()
         ready.append(
             Prepared(
                 None if vector is None else vector.astype("<f8", copy=False).tobytes(),

@@ -35,7 +35,6 @@ PAGES = (
     "clients/python/README.md",
     "server/README.md",
     "tests/README.md",
-    *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "blackbox" / "algorithms").glob("*.md")),
     *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "blackbox" / "federated").glob("*.md")),
 )
 METHODS = ROOT / "blackbox" / "algorithms"

@@ -242,6 +242,10 @@ async def _tell_once(
 
 EXTRA = frozenset({"stderr", "n", "cost", "behaviour", "sums", "info", "reason", "fidelity"})
 """What is kept with a result beside its value."""
+LIMITED = (
+    ("info", "Keep artefacts elsewhere and send their address."),
+    ("sums", "Add up over blocks of numbers, or send fewer digits."),
+)
 
 
 def report(study: Study, item: Result, max_info_bytes: int) -> Report:
@@ -254,20 +258,16 @@ def report(study: Study, item: Result, max_info_bytes: int) -> Report:
     TooLarge
         If its `info` or its `sums` are.
     """
-    for name, hint in (
-        ("info", "Keep artefacts elsewhere and send their address."),
-        ("sums", "Add up over blocks of numbers, or send fewer digits."),
-    ):
-        sent = getattr(item, name)
-        if sent is not None and len(dumps(sent)) > max_info_bytes:
-            raise TooLarge(
-                f"{name} is larger than {max_info_bytes} bytes",
-                hint=hint,
-                errors=[FieldError(f"/{name}", "too_large", f"at most {max_info_bytes} bytes of JSON")],
-            )
     extra: dict[str, Any] = {}
-    if item.model_fields_set & EXTRA:
-        extra = {name: told for name in EXTRA if (told := getattr(item, name)) is not None}
+    if told := item.model_fields_set & EXTRA:
+        for name, hint in LIMITED:
+            if name in told and len(dumps(getattr(item, name))) > max_info_bytes:
+                raise TooLarge(
+                    f"{name} is larger than {max_info_bytes} bytes",
+                    hint=hint,
+                    errors=[FieldError(f"/{name}", "too_large", f"at most {max_info_bytes} bytes of JSON")],
+                )
+        extra = {name: value for name in EXTRA if (value := getattr(item, name)) is not None}
     retryable = True
     if item.error is not None:
         extra["error"] = item.error.model_dump()
