@@ -58,12 +58,14 @@ class Computing(Sleeping):
         return float(params["x"])
 
 
-OBJECTIVES: dict[str, tuple[Sleeping, int]] = {
-    "1 ms asleep": (Sleeping(0.001), 1000),
-    "10 ms asleep": (Sleeping(0.01), 320),
-    "10 ms computing": (Computing(0.01), 320),
-    "100 ms asleep": (Sleeping(0.1), 40),
+OBJECTIVES: dict[str, tuple[Sleeping, int, int]] = {
+    "1 ms asleep": (Sleeping(0.001), 1000, 8),
+    "10 ms asleep": (Sleeping(0.01), 320, 8),
+    "10 ms asleep, generations of 64": (Sleeping(0.01), 320, 64),
+    "10 ms computing": (Computing(0.01), 320, 8),
+    "100 ms asleep": (Sleeping(0.1), 40, 8),
 }
+"""Objective, evaluations, and results that close a step: no lane of the next one is sent ahead of that."""
 
 
 def study(space: dict[str, Any], algorithm: dict[str, Any], budget: int) -> tuple[Study, MemoryStore]:
@@ -145,11 +147,12 @@ class Plain:
 # Contestants ----------------------------------------------------------------------------------------------------------
 
 
-def through(backend: Backend) -> Callable[[int], None]:
+def through(backend: Backend, generation: int) -> Callable[[int], None]:
     """Evaluations of a study on a backend."""
 
     def run(n: int) -> None:
-        of, store = study({"x": {"type": "float", "low": 0.0, "high": 1.0}}, {"name": "random_search"}, n)
+        method = {"name": "random_search", "options": {"popsize": generation}}
+        of, store = study({"x": {"type": "float", "low": 0.0, "high": 1.0}}, method, n)
         blackbox.run(of, store, backend)
 
     return run
@@ -172,17 +175,17 @@ def bare(ray: Any, objective: Sleeping) -> Callable[[int], None]:
     return run
 
 
-def contest(session: Session, objective: Sleeping, n: int) -> dict[str, list[Turn]]:
+def contest(session: Session, objective: Sleeping, n: int, generation: int) -> dict[str, list[Turn]]:
     """The turns of all contestants by name."""
     with ExitStack() as stack:
         backend = stack.enter_context(closing(RayBackend(objective, N_WORKERS, num_cpus=0)))
         while backend.n_workers < N_WORKERS:
             backend.wait()
         contestants = {
-            "Ray": through(backend),
-            "Ray, one by one": through(Plain(backend)),
+            "Ray": through(backend, generation),
+            "Ray, one by one": through(Plain(backend), generation),
             "bare ActorPool loop": bare(session.ray, objective),
-            "processes": through(stack.enter_context(closing(Processes(objective, N_WORKERS)))),
+            "processes": through(stack.enter_context(closing(Processes(objective, N_WORKERS))), generation),
         }
         turns: dict[str, list[Turn]] = {name: [] for name in contestants}
         for run in contestants.values():
@@ -217,13 +220,13 @@ def efficiency(session: Session) -> list[str]:
         f"Achieved over ideal, {N_WORKERS} workers on {N_WORKERS} cores: the turn in which other programs used least, "
         "and in brackets how many cores that was.",
         *table(lambda what, turns: str(min(turns, key=lambda each: each.others))),
-        f"All {TURNS} turns of each, {', '.join(f'{n} evaluations of {what}' for what, (_, n) in OBJECTIVES.items())}:",
+        f"All {TURNS} turns of each; {', '.join(f'{n} of {what}' for what, (_, n, _) in OBJECTIVES.items())}:",
         *table(lambda what, turns: ", ".join(map(str, turns))),
         "Processor time per evaluation in microseconds, medians: of the driver + of everything else, what an objective "
         "computes itself aside.",
         *table(lambda what, turns: " + ".join(f"{1e6 * each:.0f}" for each in cost(turns))),
         "The objective's share of all processor time, which is the most that computing on every core can achieve:",
-        *table(share, [what for what, (objective, _) in OBJECTIVES.items() if isinstance(objective, Computing)]),
+        *table(share, [what for what, (objective, *_) in OBJECTIVES.items() if isinstance(objective, Computing)]),
     ][:-1]
 
 
