@@ -324,7 +324,7 @@ class Desk:
         self._leased = leased
         self._may_end = may_end(spec)
         self.changed: dict[int, TrialRow] = {}
-        """Trials of the study's own that a report has changed, in the order of their results."""
+        """Trials of the study's own that a report has changed, by number."""
 
     def settle(self, report: Report) -> Outcome:
         """Apply one report. Never raises for a bad item: the outcome says what was wrong with it."""

@@ -487,6 +487,10 @@ class _MemoryTx:
             old = table.pop(key)
             self.undo.append(lambda: table.__setitem__(key, old))
 
+    def _insert(self, table: list[Any], at: int, item: Any) -> None:
+        self.undo.append(lambda: table.__delitem__(at))
+        table.insert(at, item)
+
     def _append(self, table: list[Any], *items: Any) -> None:
         size = len(table)
         self.undo.append(lambda: table.__delitem__(slice(size, None)))
@@ -565,8 +569,9 @@ class _MemoryTx:
         else:
             self._delete(tables.open, new.number)
         if new.seq is not None and (old is None or old.seq is None):
-            self._append(tables.log, new.number)
-            self._append(tables.log_seqs, new.seq)
+            at = bisect.bisect_left(tables.log_seqs, new.seq)  # the results of one tell are not put in their order
+            self._insert(tables.log, at, new.number)
+            self._insert(tables.log_seqs, at, new.seq)
 
     def trial(self, study: str, number: int) -> TrialRow | None:
         trials = self._studies[study].trials

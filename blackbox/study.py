@@ -340,7 +340,7 @@ class Study(Editing):
         prepared, blobs = yield Compute(work, (self._lane_seconds or 0.0) * len(lanes), took)
         turn.blobs = blobs
         if self.traits.uses_pending:
-            # A new turn: the writer's thread may be granting from the old one.
+            # A new turn: a transaction in a thread may be granting from the old one.
             turn = replace(turn, points={}, asks=missing.asks)
             if self._next is missing.turn:
                 self._next = turn
@@ -517,8 +517,8 @@ class Study(Editing):
             applied = [desk.trials[o.trial] for o in outcomes if o.outcome == "applied" and o.trial is not None]
             seconds = [now - trial.leased_at for trial in applied if trial.leased_at is not None]
             if heard is not None:
-                told = [n for n, trial in desk.changed.items() if trial.seq is not None and n in leased]
-                new = [(leased[n].trial, leased[n].point) for n in told]
+                told = [leased[n] for n, trial in desk.changed.items() if trial.seq is not None and n in leased]
+                new = sorted(((lease.trial, lease.point) for lease in told), key=lambda pair: pair[0].seq or 0)
                 # Of an injected point, or one that was leased long ago, we do not have the rows at hand.
                 heard = [*heard, *new] if len(new) == row.waiting - waited else None
             window, moved, asked = None, None, None
@@ -702,7 +702,7 @@ class Study(Editing):
 
         try:
             return (yield Write(guarded, long=self.large))
-        except Exception:
+        except BaseException:  # also when the caller is gone: nobody would hear that the commit failed
             self._forget()
             raise
 

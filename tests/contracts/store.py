@@ -541,6 +541,20 @@ class StoreContract:
 
     # the log
 
+    def test_results_put_in_another_order_come_by_their_place_too(self, study: Store) -> None:
+        study.write(lambda tx: insert(tx, *(leased(n) for n in (1, 2, 3, 4))))
+        study.write(lambda tx: [tell(tx, n, seq) for n, seq in ((4, 1), (1, 7), (2, 5))])
+
+        def undone(tx: Tx) -> None:
+            tell(tx, 3, 6)
+            raise Boom
+
+        with pytest.raises(Boom):
+            study.write(undone)
+        assert [trial.number for trial in study.read(lambda tx: tx.told(S, 0, 9))] == [4, 2, 1]
+        study.write(lambda tx: tell(tx, 3, 6))
+        assert [trial.number for trial in study.read(lambda tx: tx.told(S, 1, 6))] == [2, 3]
+
     def test_steps_are_kept_by_number_and_by_place_in_the_log(self, study: Store) -> None:
         rows = [StepRow(S, i, 2 * i + 1, "need", f"sha{i}", 2 * i + 2, 1.0 + i, 3) for i in range(5)]
         study.write(lambda tx: tx.insert_steps(rows[:3]))

@@ -495,6 +495,25 @@ def test_results_that_others_logged_are_told_too(store):
     assert a.replayed_equal() == b.row().step == 4
 
 
+def test_a_trial_released_and_then_completed_in_one_tell_takes_its_place_by_its_result(store):
+    d = start(store, "random_search", options={"popsize": 2})
+    d.evaluate(3)  # one result is waiting, so the next one closes the step
+    first, second = d.lease(), d.lease()
+    reports = [
+        Report(first.trial.number, first.token, "released"),
+        Report(second.trial.number, second.token, value=1.0),
+        Report(first.trial.number, first.token, value=-9.0),
+    ]
+    told = d.do(d.study.tell(reports, now=d.now, worker="w"))
+    assert [o.outcome for o in told.outcomes] == ["released", "applied", "applied"]
+    d.do(d.study.advance(now=d.now))
+    assert (d.row().step, d.row().waiting, d.row().upto_seq) == (2, 1, d.trial(second.trial.number).seq)
+    d.evaluate(1)
+    assert d.do(d.study.state())[1].value == -9.0
+    d.check_log()
+    assert d.replayed_equal() == 3
+
+
 def test_a_swap_is_refused_when_the_row_has_moved_on(store):
     a = start(store)
     need = a.study.algorithm(a.row()).need(a.do(a.study.state())[1])
