@@ -88,6 +88,8 @@ class Algorithm(ABC, Generic[O, S]):
 
     name: ClassVar[str]
     traits: ClassVar[Traits]
+    revision: ClassVar[int] = 1
+    """Raised in the commit that changes what the method computes: see "Adding a method" in the README."""
     Options: ClassVar[type[Options]]
     State: ClassVar[type[Any]]
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from blackbox import history, leases
 from blackbox.effects import Read, Steps, Write
-from blackbox.errors import InvalidInput, StudySpecMismatch, StudyStateError, TrialNotFound
+from blackbox.errors import AlgorithmChanged, InvalidInput, StudySpecMismatch, StudyStateError, TrialNotFound
+from blackbox.options import known_options
 from blackbox.reading import Reading, plain
 from blackbox.spec import Budget, LeaseDefaults, Parallelism, Resolved, parse_spec, resolve, spec_hash
 from blackbox.store import (
@@ -23,6 +24,7 @@ from blackbox.store import (
     PAUSED,
     QUEUED,
     PointRow,
+    SnapshotRow,
     StepRow,
     StudyHead,
     StudyRow,
@@ -240,14 +242,17 @@ class Editing(Reading):
 
     def _redigest(self) -> Steps[None]:
         """Write the digests of the steps whose history was rewritten."""
+        self.stuck = self.stored.obstacle
         row = yield from self.row()
-        digests: list[tuple[int, str | None]] = []
         records: list[StepRow] = yield Read(lambda tx: tx.steps(self.id, 0, row.step))
         first = next((record.step for record in records if record.digest is None), None)
         if first is None:
             return
-        for record, _, digest in (yield from self._replayed(row, first)):
-            digests.append((record.step, digest))
+        try:
+            replayed = yield from self._replayed(row, first)
+        except AlgorithmChanged:
+            return  # the result is taken back; what follows from that only its own release can say
+        digests = [(record.step, digest) for record, _, digest in replayed]
 
         def work(tx: Tx) -> bool:
             current = leases.locked(tx, self.id)
@@ -264,31 +269,61 @@ class Editing(Reading):
         """A new study that shares this one's past up to a step.
 
         The same algorithm keeps state, noise key and log, and continues with a noise stream of its own. Another
-        algorithm starts fresh: the parent's results enter as points it did not choose (lane < 0).
+        algorithm starts fresh: the parent's results enter as points it did not choose (lane < 0). So does the same one
+        where this release cannot compute the state at that step; `Resolved.reason` then says what had to change.
         """
         row = yield from self.row()
         at = row.step if step is None else step
         if not 0 <= at <= row.step:
             raise InvalidInput(f"step must be between 0 and {row.step}, got {at}", hint="leave it out to fork now")
         changes: dict[str, Any] = {"name": name}
+        words: list[str] = []
+        if algorithm is None and not (yield from self._computes(row, at)):
+            algorithm, words = self._of_today()
         if algorithm is not None:
             changes["algorithm"] = algorithm
         spec = parse_spec({**self.spec.model_dump(mode="json"), **changes})
         resolved = self.resolved.model_copy(update={"spec": spec}) if algorithm is None else resolve(spec)[0]
+        rebuilt: dict[int, bytes] = {}
+        snapshot: SnapshotRow | None = None
+        if algorithm is None:
+            newest = yield from self._newest(row, at)
+            snapshot = None if newest is None else newest[0]
+        elif self.traits.encoding == "recipe" or self.stored.cls is None:
+            rebuilt = yield from self._rebuilt(row)
+        if words:
+            resolved = resolved.model_copy(update={"reason": "; ".join(filter(None, [resolved.reason, *words]))})
         head = new_head(self.head.project, resolved, spec_hash(spec), now, parent=self.id)
         stream = 1 + int.from_bytes(hashlib.sha256(head.id.encode()).digest()[:4], "little")
-        rebuilt: dict[int, bytes] = {}
-        if algorithm is not None and self.traits.encoding == "recipe":
-            rebuilt = yield from self._rebuilt(row)
 
         def work(tx: Tx) -> StudyHead:
             if tx.find(head.project, name) is not None:
                 raise StudySpecMismatch(f'a study named "{name}" exists', hint="choose another name")
-            history.copy(tx, self.id, head, at, None if algorithm is not None else stream, row, self.maximize, rebuilt)
+            own = None if algorithm is not None else stream
+            history.copy(tx, self.id, head, at, own, row, self.maximize, rebuilt, snapshot)
             return head
 
         made: StudyHead = yield Write(work, long=True)
         return made
+
+    def _computes(self, row: StudyRow, step: int) -> Steps[bool]:
+        """Whether this release computes the state at a step."""
+        if not self.stored.revised or self.stored.obstacle:
+            return not self.stored.obstacle
+        try:
+            yield from self._state_at(row, step)
+        except AlgorithmChanged:
+            return False
+        return True
+
+    def _of_today(self) -> tuple[dict[str, Any], list[str]]:
+        """The study's algorithm as this release has it, with the options that people have written, and what differs."""
+        name, options = self.resolved.algorithm, self.spec.algorithm.options
+        dropped: tuple[str, ...] = ()
+        if self.stored.cls is not None:
+            options, dropped = known_options(self.stored.cls.Options, options)
+        words = [self.stored.obstacle or self.stored.revised, "the results of its parent are told to it anew"]
+        return {"name": name, "options": options}, words + [f'the option "{option}" was dropped' for option in dropped]
 
 
 def _cancelled(trial: TrialRow) -> None:

@@ -18,6 +18,7 @@
     │   ├── TrialNotFound
     │   └── BlobNotFound
     ├── Conflict
+    │   ├── AlgorithmChanged           this release cannot go on with what another release computed
     │   ├── StudySpecMismatch          a study of this name exists with another spec
     │   └── StudyStateError            the study's state does not allow this
     ├── LeaseUnknown                   a token that was never given for this trial
@@ -123,6 +124,10 @@ class BlobNotFound(NotFound):
 
 class Conflict(BlackboxError):
     """The request contradicts what is stored."""
+
+
+class AlgorithmChanged(Conflict):
+    """This release cannot compute the state of a study that another release began. Everything stored can be read."""
 
 
 class StudySpecMismatch(Conflict):

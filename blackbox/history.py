@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from blackbox import log
-from blackbox.store import COMPLETED, SUPERSEDED, PointRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
+from blackbox.store import COMPLETED, SUPERSEDED, PointRow, SnapshotRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
 
 MAX_SEQ = 2**62
 
@@ -52,8 +52,15 @@ def copy(
     seen: StudyRow,
     maximize: bool,
     rebuilt: Mapping[int, bytes],
+    snapshot: SnapshotRow | None,
 ) -> None:
-    """Rows of a fork: with a stream the log itself, without one the parent's results as injected points."""
+    """Rows of a fork: with a stream the log itself, without one the parent's results as injected points.
+
+    Parameters
+    ----------
+    rebuilt : points of recipes as numbers, for a fork without a stream; a result whose point is not here is left out.
+    snapshot : of a state of the parent to go on from, if there is one.
+    """
     records = tx.steps(parent, 0, at)
     last, upto = (records[-1].seq, records[-1].upto_seq) if records else (0, 0)
     if stream is None:
@@ -63,6 +70,8 @@ def copy(
     points: list[PointRow] = []
     numbers: dict[int, int] = {}
     for trial, point in results(tx, parent, 0, seen.seq if stream is None else last):
+        if stream is None and point.vector is None and trial.number not in rebuilt:
+            continue
         row.trials += 1
         numbers[trial.number] = row.trials
         moved = replace(trial, study=head.id, number=row.trials, ask_key=None)
@@ -98,7 +107,6 @@ def copy(
     for late in tx.late(parent, 0, MAX_SEQ):
         if late.seq <= last:
             tx.insert_late(replace(late, study=head.id, number=numbers[late.number]))
-    snapshot = tx.snapshot(parent, seen.epoch, at)
     if snapshot is not None:
         tx.insert_snapshot(replace(snapshot, study=head.id, epoch=row.epoch))
     needed = {at} if best is None else {at, best.step}

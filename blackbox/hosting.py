@@ -18,6 +18,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import make_dataclass, replace
 from functools import cache, partial
 from typing import Any, NoReturn, Protocol, cast
@@ -27,12 +28,13 @@ import numpy as np
 from blackbox import federation, history, leases, log
 from blackbox.algorithm import Algorithm, Traits
 from blackbox.effects import Compute, Read, Steps
-from blackbox.errors import IncompatibleProblem, StudyStateError
+from blackbox.errors import AlgorithmChanged, IncompatibleProblem, StudyStateError
 from blackbox.federation import Broadcast, FederationOptions, Invitation, Participant
 from blackbox.federation.participant import ParticipantState
 from blackbox.leases import Report
 from blackbox.options import Options
 from blackbox.records import Pending, Points, Results, Vector
+from blackbox.rng import Key
 from blackbox.rounds import LEFT, FederatedStudy
 from blackbox.spec import Resolved
 from blackbox.store import (
@@ -194,7 +196,7 @@ class HostedStudy(Study):
 
     def __init__(self, head: StudyHead) -> None:
         super().__init__(head)
-        self._algorithms = [(0, self.host)]
+        self._algorithms = [] if self._host is None else [(0, self._host)]
         self.parent: FederatedStudy | None = None
         self._looked: tuple[Any, ...] | None = None
         self._closes_at: float | None = None
@@ -203,10 +205,32 @@ class HostedStudy(Study):
         place = self.resolved.hosted
         assert place is not None
         self.place = place
-        invitation = Invitation(self.resolved.algorithm, self.resolved.options, self.space.to_json(), place.key)
-        secret = hashlib.blake2b(b"hosted participant", key=self.head.secret, digest_size=32).digest()
-        self.host = Host(federation.accept(invitation, client=place.client, weight=place.weight, secret=secret))
-        return self.host.options, self.host.traits
+        options, cls = self._filled(), self.stored.cls
+        self._host: Host | None = None
+        if cls is not None and not self.stored.obstacle:
+            told = Invitation(self.resolved.algorithm, self.resolved.options, self.space.to_json(), place.key)
+            secret = hashlib.blake2b(b"hosted participant", key=self.head.secret, digest_size=32).digest()
+            of_rounds = Key.from_hex(place.key)
+            self._host = Host(
+                cls.Participant(
+                    self.space, options, of_rounds,
+                    client=place.client, weight=place.weight, secret=secret, terms=told.terms,
+                )
+            )  # fmt: skip
+        return options, Host.traits
+
+    @property
+    def host(self) -> Host:
+        """The host of the machine.
+
+        Raises
+        ------
+        AlgorithmChanged
+            If this release has none, or not with these options.
+        """
+        if self._host is None:
+            raise self.changed(self.stored.obstacle)
+        return self._host
 
     def algorithm(self, row: StudyRow, step: int | None = None) -> Any:
         """The host of the machine, the same at every step."""
@@ -244,13 +268,14 @@ class HostedStudy(Study):
     # In step with the rounds ------------------------------------------------------------------------------------------
 
     def due(self) -> bool:
-        return True  # the rounds may have gone on
+        return not self.stuck  # the rounds may have gone on
 
     def advance(self, *, now: float) -> Steps[int]:
         """Close what can be closed, contribute what is done, begin what is open; returns how many steps that took."""
         total = yield from super().advance(now=now)
-        while (yield from self._follow(now)):
-            total += 1 + (yield from super().advance(now=now))
+        with suppress(AlgorithmChanged):  # this study's, or that of the rounds
+            while (yield from self._follow(now)):
+                total += 1 + (yield from super().advance(now=now))
         return total
 
     def complete(self, *, now: float) -> Steps[StudyRow]:

@@ -7,6 +7,8 @@ resolved options are stored with the study, so that a later change of a default 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any, Self, TypeVar
 
 import pydantic
@@ -15,7 +17,7 @@ from pydantic import ConfigDict, Field
 from blackbox.errors import InvalidOptions
 from blackbox.validation import field_errors, invalid
 
-__all__ = ["Field", "Options", "parse_options"]
+__all__ = ["Field", "Options", "known_options", "parse_options"]
 
 M = TypeVar("M", bound=pydantic.BaseModel)
 
@@ -48,3 +50,26 @@ def parse_options(model: type[M], raw: dict[str, Any]) -> M:
     except pydantic.ValidationError as error:
         hint = "GET /v1/algorithms lists each option with its range"
         raise invalid(InvalidOptions, field_errors(error, model), hint) from None
+
+
+def known_options(model: type[M], raw: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Stored options without those that `model` does not know (any more), and the names of these, dotted."""
+    try:
+        model.model_validate(raw)
+    except pydantic.ValidationError as error:
+        unknown = [fault["loc"] for fault in error.errors() if fault["type"] == "extra_forbidden"]
+        known = deepcopy(raw)
+        return known, tuple(".".join(map(str, place)) for place in unknown if _removed(known, place))
+    return raw, ()
+
+
+def _removed(options: dict[str, Any], place: Sequence[int | str]) -> bool:
+    """Remove a nested option; whether it was found. In a place there are names of union members beside keys."""
+    inner: Any = options
+    for key in place[:-1]:
+        if isinstance(inner, dict) and key in inner:
+            inner = inner[key]
+    if not isinstance(inner, dict) or place[-1] not in inner:
+        return False
+    del inner[place[-1]]
+    return True

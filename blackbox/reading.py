@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -17,20 +18,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blackbox import codec, history, log
-from blackbox.algorithm import Algorithm, Traits, build, lookup
+from blackbox.algorithm import Algorithm, Traits
 from blackbox.archive import Archive
-from blackbox.effects import Read, Steps
-from blackbox.errors import Conflict, IncompatibleProblem, InvalidInput, StudyNotFound, TooLarge
-from blackbox.options import Options, parse_options
+from blackbox.effects import Compute, Read, Steps
+from blackbox.errors import (
+    AlgorithmChanged,
+    BlobNotFound,
+    CodecError,
+    Conflict,
+    IncompatibleProblem,
+    InvalidInput,
+    StudyNotFound,
+    TooLarge,
+)
+from blackbox.options import Options
 from blackbox.recipe import PrefixCache, materialise
 from blackbox.records import JSON, Recipe, Vector
 from blackbox.rng import Key
 from blackbox.space import Space
-from blackbox.spec import Resolved
+from blackbox.spec import Resolved, stored_algorithm
 from blackbox.store import FAILED, PointRow, SnapshotRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
 
 SNAPSHOT_STEPS = 256
 """Steps after which a snapshot is due."""
+REPLAY_SECONDS = 1e-4
+"""What replaying a step is expected to take: a service runs long stretches beside its event loop."""
 LARGE_DIM = 50_000
 MAX_REBUILT_BYTES = 2**30
 PREFIX_BYTES = 2**26
@@ -56,26 +68,55 @@ class Reading:
         self.key = Key.from_seed(self.spec.seed)
         self.maximize = self.spec.direction == "maximize"
         self._vectors = [name for name, parameter in self.space.items() if parameter.type == "vector"]
+        self.stored = stored_algorithm(self.resolved)
         self.options, self.traits = self._method()
         self.kind = self.traits.kind
+        self.stuck = self.stored.obstacle
+        """Why the state of the open step cannot be computed, as far as is known; empty where it can."""
         self.prefixes = PrefixCache(PREFIX_BYTES)
         self._algorithms: list[tuple[int, Algorithm[Any, Any]]] = []
         self._lineage = ""
         self._row: StudyRow | None = None
         self._cached: _Cached | None = None
+        self._since_snapshot = 0.0
+        """Seconds of steps that a replay from the newest snapshot would repeat."""
 
     # State ------------------------------------------------------------------------------------------------------------
 
     def _method(self) -> tuple[Options, Traits]:
-        cls = lookup(self.resolved.algorithm)
-        return parse_options(cls.Options, self.resolved.options), cls.traits
+        return self._filled(), Traits() if self.stored.cls is None else self.stored.cls.traits
+
+    def _filled(self) -> Options:
+        """The stored options; those that came with a later release have the default that fits the problem."""
+        cls, options = self.stored.cls, self.stored.options
+        if cls is None or options is None:
+            return Options()
+        if cls.Options.model_fields.keys() <= self.resolved.options.keys():
+            return options
+        filled: Options = cls.resolve(options, self.space)
+        return filled
+
+    def changed(self, words: str) -> AlgorithmChanged:
+        """The error of who needs a state that this release cannot compute."""
+        return AlgorithmChanged(
+            f"the study cannot go on as it is: {words}",
+            hint="everything in it can be read and told; fork it to continue with an algorithm of this release",
+        )
 
     def algorithm(self, row: StudyRow, step: int | None = None) -> Algorithm[Any, Any]:
-        """The instance in charge of a step (default: the open one)."""
+        """The instance in charge of a step (default: the open one).
+
+        Raises
+        ------
+        AlgorithmChanged
+            If this release has none, or not with these options.
+        """
+        if self.stored.cls is None or self.stored.obstacle:
+            raise self.changed(self.stored.obstacle)
         if self._lineage != row.lineage:
             self._lineage = row.lineage
             self._algorithms = [
-                (first, build(self.resolved.algorithm, self.space, self.options, self.key, stream))
+                (first, self.stored.cls(self.space, self.options, self.key, stream))
                 for first, stream in json.loads(row.lineage)
             ]
         return log.algorithm_at(self._algorithms, row.step if step is None else step)
@@ -94,7 +135,14 @@ class Reading:
         return None if self._row is None else replace(self._row)
 
     def state(self, at_step: int | None = None) -> Steps[tuple[StudyRow, Any]]:
-        """The decoded state at a step (default: the open one), from the cache, a snapshot or a replay of the log."""
+        """The decoded state at a step (default: the open one), from the cache, a snapshot or a replay of the log.
+
+        Raises
+        ------
+        AlgorithmChanged
+            If this release cannot compute it. With another revision of the algorithm than the study's, a state is
+            believed where it is stored, or where the replay gives its digest.
+        """
         row = yield from self.row()
         state = yield from self._state_at(row, row.step if at_step is None else at_step)
         return row, state
@@ -113,24 +161,65 @@ class Reading:
             return cached.state
         if not 0 <= step <= row.step:
             raise InvalidInput(f"step must be between 0 and {row.step}, got {step}")
+        if self.stuck and step == row.step:
+            raise self.changed(self.stuck)
         behind = cached if cached is not None and cached.epoch == row.epoch and cached.step < step else None
         start, state = (behind.step, behind.state) if behind else (-1, None)
-        snapshot: SnapshotRow | None = yield Read(lambda tx: tx.snapshot(self.id, row.epoch, step))
-        if snapshot is not None and snapshot.step > start:
-            algorithm = self.algorithm(row, snapshot.step)
-            start, state = snapshot.step, codec.decode(algorithm.State, snapshot.state)
+        stored = yield from self._newest(row, step, start)
+        if stored is not None:
+            start, state = stored[0].step, stored[1]
         if start < 0:
             start, state = 0, self.algorithm(row, 0).init()
         while start < step:
             until = min(step, start + SNAPSHOT_STEPS)
             records, told = yield Read(partial(history.stretch, study=self.id, first=start, before=until))
-            for record, after, _ in log.replay(self._algorithms, state, records, told, self.maximize):
-                state, start = after, record.step + 1
-            if start < until:
-                raise Conflict(f"the log of {self.id} ends at step {start}, its row says {row.step}")
+            if len(records) < until - start:
+                raise Conflict(f"the log of {self.id} ends at step {start + len(records)}, its row says {row.step}")
+            try:
+                state = yield Compute(partial(self._believed, state, records, told), REPLAY_SECONDS * len(records))
+            except AlgorithmChanged as error:
+                if step == row.step:
+                    self.stuck = error.detail
+                raise self.changed(error.detail) from error
+            start = until
         if step == row.step:
             self._keep(row.epoch, step, state)
         return state
+
+    def _newest(self, row: StudyRow, upto_step: int, after_step: int = -1) -> Steps[tuple[SnapshotRow, Any] | None]:
+        """The newest snapshot in (after_step, upto_step], and its state. One that this release cannot read is passed
+        over: a snapshot is a cache, the log is the truth."""
+        while True:
+            upto = partial(_snapshot, study=self.id, epoch=row.epoch, upto_step=upto_step)
+            snapshot: SnapshotRow | None = yield Read(upto)
+            if snapshot is None or snapshot.step <= after_step:
+                return None
+            try:
+                return snapshot, codec.decode(self.algorithm(row, snapshot.step).State, snapshot.state)
+            except CodecError:
+                upto_step = snapshot.step - 1
+                self._since_snapshot = math.inf  # so that a readable one follows soon
+
+    def _believed(self, state: Any, records: Sequence[StepRow], told: Sequence[log.Told]) -> Any:
+        """The state after recorded steps.
+
+        Raises
+        ------
+        AlgorithmChanged
+            With another revision of the algorithm, if it computes something else than is recorded.
+        """
+        step = records[0].step
+        try:
+            for record, after, digest in log.replay(self._algorithms, state, records, told, self.maximize):
+                if self.stored.revised and digest != record.digest:
+                    break
+                state, step = after, record.step + 1
+            else:
+                return state
+        except Exception:  # another algorithm may choke on these results
+            if not self.stored.revised:
+                raise
+        raise AlgorithmChanged(f"{self.stored.revised}, which computes another state after step {step}")
 
     def _keep(self, epoch: int, step: int, state: Any) -> None:
         self._cached = _Cached(epoch, step, state)
@@ -138,12 +227,21 @@ class Reading:
     # The past ---------------------------------------------------------------------------------------------------------
 
     def replay(self) -> Steps[Iterator[tuple[StepRow, str]]]:
-        """Every recorded step with the digest that a replay from the beginning gives; equal where nothing is wrong."""
+        """Every recorded step with the digest that a replay from the beginning gives; equal where nothing is wrong.
+
+        With another revision of the algorithm it ends with the first step whose digest differs.
+        """
         row = yield from self.row()
         records, told = yield Read(lambda tx: history.stretch(tx, self.id, 0, row.step))
         state = self.algorithm(row, 0).init()
         replayed = log.replay(self._algorithms, state, records, told, self.maximize)
-        return ((record, digest) for record, _, digest in replayed)
+        return self._upto_change((record, digest) for record, _, digest in replayed)
+
+    def _upto_change(self, replayed: Iterator[tuple[StepRow, str]]) -> Iterator[tuple[StepRow, str]]:
+        for record, digest in replayed:
+            yield record, digest
+            if self.stored.revised and digest != record.digest:
+                return
 
     def _replayed(self, row: StudyRow, first: int) -> Steps[list[tuple[StepRow, Any, str]]]:
         state = yield from self._state_at(row, first)
@@ -152,7 +250,8 @@ class Reading:
         return list(log.replay(self._algorithms, state, records, told, self.maximize))
 
     def _rebuilt(self, row: StudyRow) -> Steps[dict[int, bytes]]:
-        """Internal points of all told recipes, by number. Their bases are long dropped; a replay makes them again."""
+        """Internal points of told recipes, by number. Their bases are long dropped; a replay makes them again. Points
+        whose bases this release makes differently are left out."""
         records, told = yield Read(partial(history.stretch, study=self.id, first=0, before=row.step))
         everything: list[log.Told] = yield Read(partial(history.results, study=self.id, after_seq=0, upto_seq=row.seq))
         if (size := len(everything) * self.space.dim * 8) > MAX_REBUILT_BYTES:
@@ -168,12 +267,20 @@ class Reading:
         def take(step: int, state: Any) -> None:
             blobs = contents(self.algorithm(row, step).blobs(state)) if step in waiting else {}
             for trial, point in waiting.pop(step, ()):
-                vectors[trial.number] = self.vector(point, blobs).astype("<f8").tobytes()
+                with suppress(BlobNotFound) if self.stored.revised else nullcontext():
+                    vectors[trial.number] = self.vector(point, blobs).astype("<f8").tobytes()
 
+        if self.stored.obstacle:
+            kept = yield from self.points([trial.number for trial, _ in everything])
+            for number, (point, blobs) in kept.items():
+                with suppress(BlobNotFound):
+                    vectors[number] = self.vector(point, blobs).astype("<f8").tobytes()
+            return vectors
         state = self.algorithm(row, 0).init()
         take(0, state)
-        for record, after, _ in log.replay(self._algorithms, state, records, told, self.maximize):
-            take(record.step + 1, after)
+        with suppress(Exception) if self.stored.revised else nullcontext():  # it may choke on another's results
+            for record, after, _ in log.replay(self._algorithms, state, records, told, self.maximize):
+                take(record.step + 1, after)
         return vectors
 
     def archive(self) -> Steps[tuple[Archive, list[int]]]:
@@ -187,13 +294,15 @@ class Reading:
         IncompatibleProblem
             For a study whose points are recipes: they are not kept as numbers.
         """
-        if self.traits.encoding == "recipe":
+        told: list[log.Told] = []
+        if self.traits.encoding == "dense":
+            row = yield from self.row()
+            told = yield Read(partial(history.results, study=self.id, after_seq=0, upto_seq=row.seq))
+        if self.traits.encoding == "recipe" or any(point.vector is None for _, point in told):
             raise IncompatibleProblem(
                 f"the points of {self.resolved.algorithm} are recipes, which are not compared as numbers",
                 hint="the best trial and the recommended point are there all the same",
             )
-        row = yield from self.row()
-        told: list[log.Told] = yield Read(partial(history.results, study=self.id, after_seq=0, upto_seq=row.seq))
         late = yield Read(lambda tx: tx.late(self.id, 0, history.MAX_SEQ))
         vectors = {trial.number: point.vector for trial, point in told}
         rows = [
@@ -288,6 +397,10 @@ class Reading:
     def seed_encodable(self) -> bool:
         """Whether candidates can travel as recipes: one unbounded vector, whose internal point is the point itself."""
         return self.traits.encoding == "recipe" and self.space.is_single_vector and self.space.domain == "free"
+
+
+def _snapshot(tx: Tx, study: str, epoch: int, upto_step: int) -> SnapshotRow | None:
+    return tx.snapshot(study, epoch, upto_step)
 
 
 def contents(vectors: Mapping[str, NDArray[np.float32]]) -> dict[str, bytes]:

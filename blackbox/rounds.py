@@ -26,6 +26,7 @@ from blackbox.algorithm import Traits
 from blackbox.editing import new_head
 from blackbox.effects import Compute, Read, Steps, Write
 from blackbox.errors import (
+    AlgorithmChanged,
     Conflict,
     FieldError,
     IncompatibleProblem,
@@ -34,7 +35,7 @@ from blackbox.errors import (
     StudyStateError,
 )
 from blackbox.federation import Broadcast, Contribution, Federation, FederationState
-from blackbox.options import Options, parse_options
+from blackbox.options import Options
 from blackbox.spec import Budget, Hosted, Resolved, Rounds, spec_hash
 from blackbox.store import (
     ACTIVE,
@@ -114,13 +115,25 @@ class Received:
 class FederatedStudy(Study):
     """A study whose objective is spread over participants; see `Study` for what all studies have."""
 
-    federation: Federation[Any]
-
     def _method(self) -> tuple[Options, Traits]:
-        cls = federation.lookup(self.resolved.algorithm)
-        options = parse_options(cls.Options, self.resolved.options)
-        self.federation = cls(self.space, options, self.key)
+        options, cls = self._filled(), self.stored.cls
+        self._federation: Federation[Any] | None = None
+        if cls is not None and not self.stored.obstacle:
+            self._federation = cls(self.space, options, self.key, self.resolved.options)
         return options, Traits()
+
+    @property
+    def federation(self) -> Federation[Any]:
+        """The coordinator.
+
+        Raises
+        ------
+        AlgorithmChanged
+            If this release has none, or not with these options.
+        """
+        if self._federation is None:
+            raise self.changed(self.stored.obstacle)
+        return self._federation
 
     # What other studies do and this one does not ----------------------------------------------------------------------
 
@@ -133,7 +146,7 @@ class FederatedStudy(Study):
     ask = tell = heartbeat = enqueue = cancel_trial = requeue_trial = invalidate = fork = archive = close = _refuse
 
     def due(self) -> bool:
-        return True  # a deadline may have come
+        return not self.stuck  # a deadline may have come
 
     # State ------------------------------------------------------------------------------------------------------------
 
@@ -145,13 +158,19 @@ class FederatedStudy(Study):
         cached = self._cached
         if cached is not None and (cached.epoch, cached.step) == (row.epoch, step):
             return cached.state
-        snapshot: SnapshotRow | None = yield Read(lambda tx: tx.snapshot(self.id, row.epoch, step))
-        start, state = 0, self.federation.init()
-        if snapshot is not None:
-            start, state = snapshot.step, codec.decode(FederationState, snapshot.state)
+        if self.stuck and step == row.step:
+            raise self.changed(self.stuck)
+        stored = yield from self._newest(row, step)
+        start, state = (0, self.algorithm(row).init()) if stored is None else (stored[0].step, stored[1])
         records, rows = yield Read(partial(_stretch, study=self.id, before=step))
-        for record, after, _ in self._replayed_from(start, state, records, rows):
-            state, start = after, record.step + 1
+        try:
+            for record, after, digest in self._replayed_from(start, state, records, rows):
+                if self.stored.revised and digest != record.digest:
+                    raise AlgorithmChanged(f"{self.stored.revised}, which computes another state after step {start}")
+                state, start = after, record.step + 1
+        except Conflict as error:  # also where contributions were not kept, because there was a state to begin at
+            self.stuck = error.detail
+            raise self.changed(error.detail) from error
         if start < step:
             raise Conflict(f"the log of {self.id} ends at step {start}, its row says {row.step}")
         if step == row.step:
@@ -182,7 +201,7 @@ class FederatedStudy(Study):
         rule admits at each step are those that were used."""
         row = yield from self.row()
         records, rows = yield Read(partial(_stretch, study=self.id, before=row.step))
-        return self._checked(records, rows)
+        return self._upto_change(self._checked(records, rows))
 
     def _checked(self, records: Sequence[StepRow], rows: Sequence[ContributionRow]) -> Iterator[tuple[StepRow, str]]:
         state, waiting, last = self.federation.init(), list[ContributionRow](), 0
@@ -458,6 +477,9 @@ class FederatedStudy(Study):
         total = 0
         while True:
             seen, members, rows = yield Read(self._standing)
+            if self.stuck:
+                self._row = seen
+                return total
             state = yield from self._state_at(seen, seen.step)
             if seen.state != ACTIVE:
                 self._row = seen

@@ -10,6 +10,7 @@ import hashlib
 import json
 import reprlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -21,8 +22,8 @@ from pydantic_core import CoreSchema
 from blackbox import federation
 from blackbox.algorithm import registry, resolve_options
 from blackbox.algorithms import auto
-from blackbox.errors import FieldError, IncompatibleProblem, InvalidInput, UnknownAlgorithm, nearest
-from blackbox.options import Options
+from blackbox.errors import FieldError, IncompatibleProblem, InvalidInput, InvalidOptions, UnknownAlgorithm, nearest
+from blackbox.options import Options, known_options, parse_options
 from blackbox.space import Parameter, Space
 from blackbox.validation import field_errors, invalid
 
@@ -148,7 +149,9 @@ class Resolved(_Model):
     algorithm: str
     options: dict[str, Any]
     reason: str
-    """Why `auto` chose this algorithm; empty when it was named."""
+    """Why `auto` chose this algorithm, or what a fork had to change; empty when it was named and taken as it is."""
+    revision: int = 1
+    """Of the algorithm that computes the states; studies older than this field are of the first."""
     federated: bool = False
     """Whether the algorithm works in rounds of participants (`blackbox.federation`)."""
     hosted: Hosted | None = None
@@ -193,6 +196,7 @@ def resolve(spec: StudySpec) -> tuple[Resolved, Space]:
         known = [*registry(), *rounds, "auto"]
         raise UnknownAlgorithm(f'there is no algorithm "{name}"', hint=nearest(name, known))
     options: Options
+    cls: type[Any] = (rounds if federated else registry())[name]
     if federated:
         if spec.direction == "maximize":
             raise IncompatibleProblem(
@@ -203,8 +207,56 @@ def resolve(spec: StudySpec) -> tuple[Resolved, Space]:
     else:
         options = resolve_options(name, space, chosen)
     dumped = options.model_dump(mode="json")
-    resolved = Resolved(spec=spec, algorithm=name, options=dumped, reason=reason, federated=federated)
+    resolved = Resolved(
+        spec=spec, algorithm=name, options=dumped, reason=reason, revision=cls.revision, federated=federated
+    )
     return resolved, space
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAlgorithm:
+    """What this release has for the algorithm that a study was stored with.
+
+    Attributes
+    ----------
+    cls : the `Algorithm` or the `Federation` of that name; None if there is none any more.
+    options : the stored options; None where this release cannot use them.
+    obstacle : why nothing can be computed with it; empty where it can.
+    revised : what another revision means; empty where the study's and this release's are the same.
+    dropped : stored options that this release does not know. They cannot change what is computed, or the revision would
+        have been raised, so they are ignored.
+    """
+
+    cls: type[Any] | None
+    options: Options | None
+    obstacle: str = ""
+    revised: str = ""
+    dropped: tuple[str, ...] = ()
+
+    def notes(self, name: str) -> list[str]:
+        """What people should know when they look at the study; nothing where nothing has changed."""
+        words = [f'this release\'s {name} has no option "{option}": it is ignored' for option in self.dropped]
+        return [word for word in (self.obstacle, self.revised) if word] + words
+
+
+def stored_algorithm(resolved: Resolved) -> StoredAlgorithm:
+    """What this release has for a stored study. Never raises: whatever has changed, the study can be read."""
+    name = resolved.algorithm
+    in_rounds = resolved.federated or resolved.hosted is not None
+    cls: type[Any] | None = (federation.registry() if in_rounds else registry()).get(name)
+    if cls is None:
+        return StoredAlgorithm(None, None, f'this release has no algorithm "{name}"')
+    revised = ""
+    if cls.revision != resolved.revision:
+        revised = f"it was computed by revision {resolved.revision} of {name}, this release has revision {cls.revision}"
+    known, dropped = known_options(cls.Options, resolved.options)
+    try:
+        options = parse_options(cls.Options, known)
+    except InvalidOptions as error:
+        return StoredAlgorithm(
+            cls, None, f"this release's {name} does not take the stored options: {error.detail}", revised, dropped
+        )
+    return StoredAlgorithm(cls, options, "", revised, dropped)
 
 
 def canonical(value: Any) -> str:

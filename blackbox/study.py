@@ -24,7 +24,7 @@ from blackbox import history, leases, log
 from blackbox.algorithm import Algorithm
 from blackbox.editing import Editing, new_head
 from blackbox.effects import Compute, Read, Steps, Write
-from blackbox.errors import NumericalError, StudyNotFound, StudySpecMismatch
+from blackbox.errors import AlgorithmChanged, NumericalError, StudyNotFound, StudySpecMismatch
 from blackbox.evaluators import Breaker, Durations
 from blackbox.leases import Lease, Outcome, Renewal, Report
 from blackbox.reading import SNAPSHOT_STEPS
@@ -210,7 +210,6 @@ class Study(Editing):
         """Times that steps may be closed at once before the next measurement."""
         self._asking = 0
         """Lanes that the asks under way want."""
-        self._since_snapshot = 0.0
 
     @staticmethod
     def open(study: str) -> Steps[Study]:
@@ -229,9 +228,11 @@ class Study(Editing):
 
     def due(self) -> bool:
         """Whether enough results are waiting that a step may close. Cheap: no effect, from what was last seen."""
-        return self._row is None or self._due(self._row)
+        return not self.stuck and (self._row is None or self._due(self._row))
 
     def _due(self, row: StudyRow) -> bool:
+        if self.stuck:
+            return False
         turn = self._turn_at(row)
         return turn is None or 0 < row.waiting >= turn.algorithm.need(turn.state)
 
@@ -297,9 +298,12 @@ class Study(Editing):
 
     def _ready_for(self, wish: Wish) -> Steps[None]:
         """Compute the points that an ask will very likely need: it saves a transaction that only finds them missing."""
-        row, state = yield from self._current()
+        row = self._row or (yield from self.row())
+        if row.state != ACTIVE:
+            return  # nothing will be handed out, so its state need not be known
+        state = yield from self._state_at(row, row.step)
         turn = self._turn_of(row, state)
-        if self.kind == "group" and not self.traits.uses_pending and row.state == ACTIVE and not row.queued:
+        if self.kind == "group" and not self.traits.uses_pending and not row.queued:
             wanted = [lane for lane in range(row.lanes, row.lanes + wish.count) if lane not in turn.points]
             if wanted and not self._asks_at_once(len(wanted)):
                 yield from self._prepare(_Missing(turn, wanted, NOTHING_PENDING, row.asks))
@@ -495,20 +499,27 @@ class Study(Editing):
         Parameters
         ----------
         wish : what to ask in the same transaction, if no step has to close before.
+
+        Notes
+        -----
+        Where this release cannot compute the study's state, results are stored all the same: they wait in the log.
         """
         numbers = [report.trial for report in reports if report.trial is not None]
         if wish is not None:
-            self._asking += wish.count
+            count = wish.count
+            self._asking += count
             try:
                 yield from self._ready_for(wish)
+            except AlgorithmChanged:
+                wish = None  # what was evaluated must not be lost over that
             finally:
-                self._asking -= wish.count
+                self._asking -= count
 
         def work(tx: Tx, known: bool = True) -> tuple[Any, ...]:
             row = leases.locked(tx, self.id)
             heard = self._heard_upto(row)
             leased = {n: self._leased.pop(n) for n in numbers if n in self._leased} if known else {}
-            lacks = self.algorithm(row).lacks
+            lacks = _lacks_nothing if self.stored.obstacle else self.algorithm(row).lacks
             waited, secret = row.waiting, self.head.secret
             desk = leases.Desk(tx, row, self.spec, secret, self.kind, numbers, leased, lacks, worker=worker, now=now)
             outcomes = tuple(desk.settle(report) for report in reports)
@@ -572,14 +583,17 @@ class Study(Editing):
     # Advance ----------------------------------------------------------------------------------------------------------
 
     def advance(self, *, now: float) -> Steps[int]:
-        """Close every step that can be closed; returns how many.
+        """Close every step that can be closed; returns how many: none where this release cannot compute the state.
 
         A numerical error inside the algorithm marks the study FAILED and keeps the old state: nothing is lost, `resume`
         tells the same batch again.
         """
         total = 0
         while True:
-            row, state = yield from self._current()
+            try:
+                row, state = yield from self._current()
+            except AlgorithmChanged:
+                return total
             algorithm = self.algorithm(row)
             if row.state == FAILED or row.waiting == 0 or row.waiting < algorithm.need(state):
                 return total
@@ -771,6 +785,10 @@ class Study(Editing):
 
         renewals: list[Renewal] = yield Write(work)
         return renewals
+
+
+def _lacks_nothing(extra: Mapping[str, Any]) -> None:
+    """What a result must bring is for an algorithm to say."""
 
 
 _WORD = {PAUSED: "paused", COMPLETED: "completed", CANCELLED: "cancelled", FAILED: "study_failed"}

@@ -363,13 +363,16 @@ def studies(
         if brief is not None:
             console.print(client.study(brief).brief(), highlight=False, soft_wrap=True)
             return
-        table = Table("id", "name", "state", "algorithm", "used", "leased", "budget")
+        table, warnings = Table("id", "name", "state", "algorithm", "used", "leased", "budget"), list[str]()
         for study in client.studies():
             budget = study.budget
             limit = "" if budget.evaluations is None else str(budget.evaluations)
             algorithm = str(study.algorithm.get("resolved", ""))
             table.add_row(study.id, study.name, study.state, algorithm, str(budget.used), str(budget.leased), limit)
+            warnings += [f"{study.id}: {warning}" for warning in study.warnings]
         console.print(table)
+        for warning in warnings:
+            errors.print(f"[yellow]{warning}[/]", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -420,6 +423,8 @@ def replay(
             began, bad, n = time.monotonic(), [], 0
             with progress(errors) as bars:
                 task = bars.add_task("replay", total=total, best="")
+                for note in opened.stored.notes(opened.resolved.algorithm):
+                    errors.print(f"[yellow]{note}[/]", highlight=False, soft_wrap=True)
                 for record, digest in perform(store, opened.replay()):
                     n += 1
                     if digest != record.digest:
@@ -427,6 +432,9 @@ def replay(
                     bars.update(task, completed=n)
         finally:
             store.close()
+    if bad and opened.stored.revised:
+        errors.print(f"[red]the first {bad[0]} of {total} steps are equal, step {bad[0]} differs[/]")
+        raise typer.Exit(1)
     if bad:
         errors.print(f"[red]{len(bad)} of {n} steps differ, the first is step {bad[0]}[/]")
         errors.print("equal bytes are promised on the machine and wheels that wrote the log; see blackbox/README.md")

@@ -102,16 +102,22 @@ class Federation(ABC, Generic[O]):
     space : real parameters only; points are internal vectors.
     options : resolved options.
     key : the study's noise key. Participants know it too.
+    stated : the options as the study states them to its participants, as JSON. None: `options`. They make the terms,
+        which must outlive a release that adds an option.
     """
 
     name: ClassVar[str]
+    revision: ClassVar[int] = 1
+    """As that of an algorithm; it speaks for the participants' machine too."""
+    State: ClassVar[type[FederationState]] = FederationState
     Options: ClassVar[type[FederationOptions]]
     Participant: ClassVar[type[Participant[Any, Any]]]
 
-    def __init__(self, space: Space, options: O, key: Key) -> None:
+    def __init__(self, space: Space, options: O, key: Key, stated: Mapping[str, Any] | None = None) -> None:
         self.space = space
         self.options = options
         self.key = key
+        self._stated = options.model_dump(mode="json") if stated is None else stated
         self.phases = self.make_phases()
         self.terms = self.invitation().terms
         """Digest of the invitation."""
@@ -172,7 +178,7 @@ class Federation(ABC, Generic[O]):
 
     def invitation(self) -> Invitation:
         """What a participant is told when it joins."""
-        return Invitation(self.name, self.options.model_dump(mode="json"), self.space.to_json(), self.key.hex())
+        return Invitation(self.name, self._stated, self.space.to_json(), self.key.hex())
 
     def broadcast(self, state: FederationState) -> Broadcast:
         """What participants need for the open phase: x, and in the first phase of a round what is shared beside it."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sized
 from typing import Any
 
-from blackbox import federation
 from blackbox.algorithm import Algorithm, lookup, registry, why_not
 from blackbox.errors import BlackboxError, FieldError, TooLarge
 from blackbox.options import parse_options
 from blackbox.space import Space
-from blackbox.spec import Resolved
+from blackbox.spec import Resolved, stored_algorithm
 from blackbox_server.settings import Settings
 
 
@@ -119,8 +118,10 @@ def within_hosting(settings: Settings, resolved: Resolved, space: Space) -> None
     ------
     TooLarge
     """
-    cls = federation.lookup(resolved.algorithm)
-    estimate = cls.hosting_memory(parse_options(cls.Options, resolved.options), space)
+    stored = stored_algorithm(resolved)
+    if stored.cls is None or stored.options is None:
+        return  # nothing will be run, as the study itself says
+    estimate = stored.cls.hosting_memory(stored.options, space)
     if estimate > settings.max_algorithm_bytes:
         raise TooLarge(
             f"a hosted participant of {resolved.algorithm} needs about {_bytes(estimate)} for {space.dim} dimensions, "

@@ -121,6 +121,10 @@ TABLE: Mapping[type[Exception], Row] = {
         hint="A base is kept while an open trial or the best one needs it: ask for a new trial and use its base.href.",
     ),
     errors.Conflict: Row(409, "conflict", "The request contradicts what is stored", hint="Read the resource again."),
+    errors.AlgorithmChanged: Row(
+        409, "algorithm-changed", "This release cannot go on with what another release computed",
+        hint="POST .../fork continues it with an algorithm of this release; results can still be told.",
+    ),
     errors.StudySpecMismatch: Row(
         409, "study-spec-mismatch", "A study of this name has another spec", hint="Choose another name."
     ),

@@ -9,7 +9,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from blackbox.errors import BlackboxError, FieldError, InvalidInput, TooLarge
+from blackbox.errors import AlgorithmChanged, BlackboxError, FieldError, InvalidInput, TooLarge
 from blackbox.leases import Outcome, Report
 from blackbox.store import StudyRow, Tx
 from blackbox.study import Asked, Study, Wish
@@ -73,8 +73,14 @@ async def tell(request: Request) -> Response:
         "study": shapes.progress(open.study, row, own.principal.may("study:read")),
     }
     if body.ask is not None and wish is not None:
-        shape["ask"] = await _ask(request, service_, open, body.ask, wish, asked)
-        shape["study"] = shape["ask"].pop("study")
+        try:
+            shape["ask"] = await _ask(request, service_, open, body.ask, wish, asked)
+            shape["study"] = shape["ask"].pop("study")
+        except AlgorithmChanged as error:  # what was told is stored, so this request has not failed
+            shape["ask"] = {
+                "trials": [], "granted": 0, "requested": wish.count, "reason": "algorithm_changed",
+                "retry_after_seconds": None, "problem": problem(error, own.request_id),
+            }  # fmt: skip
     return answer(shape)
 
 

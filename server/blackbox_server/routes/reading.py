@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from functools import partial
 from math import isnan
 from typing import Annotated, Any, Literal
@@ -14,11 +15,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from blackbox.effects import perform
-from blackbox.errors import BlobNotFound, FieldError, InvalidInput
+from blackbox.errors import AlgorithmChanged, BlobNotFound, FieldError, InvalidInput
 from blackbox.hosting import HostedStudy
 from blackbox.rounds import FederatedStudy
 from blackbox.rounds import Open as OpenPhase
-from blackbox.store import Tx
+from blackbox.store import StudyRow, Tx
 from blackbox.study import Study
 from blackbox_server import limits, schemas
 from blackbox_server.problems import RangeNotSatisfiable
@@ -175,20 +176,24 @@ async def brief_of(service_: Service, open: Open, origin: str) -> str:
         f"{spec.direction} over {len(study.space)} parameters ({study.space.dim} internal dimensions) "
         f"with {study.resolved.algorithm}",
     ]
-    url = f"{origin}/v1/studies/{study.id}"
-    seen = await service_.drive(study.metrics())
+    try:
+        seen = await service_.drive(study.metrics())
+    except AlgorithmChanged:  # what follows from its log only another release can say
+        seen = {}
+    lines += [f"release: {note}" for note in study.stored.notes(study.resolved.algorithm)]
     if isinstance(study, HostedStudy):
         lines.append(f"hosted participant {study.place.client!r} of {study.place.study}: it asks, this server computes")
     if isinstance(study, FederatedStudy):
-        lines += _standing(study, await service_.drive(study.phase(now=service_.clock())), seen)
-        following = f"blackbox participant {study.id} my_job:evaluate --client NAME --url {origin}"
+        if not study.stuck:
+            lines += _standing(study, await service_.drive(study.phase(now=service_.clock())), seen)
     else:
         lines.append(f"evaluations: {used}; generation {row.step}; {row.leased} leased, {row.queued} queued")
-        following = f'curl -s {url}/ask -H "$A" -d \'{{"wait_seconds":20}}\''
         if row.best_trial is None:
             lines.append("best: none yet")
         else:
-            found = await service_.drive(study.best())
+            found = None
+            with suppress(AlgorithmChanged):
+                found = await service_.drive(study.best())
             words = dumps(found[1]).decode() if found is not None and study.space.dim <= 50 else "(see GET .../best)"
             lines.append(f"best: {row.best_value!r} at t_{row.best_trial} {words[:700]}")
     if seen:
@@ -196,12 +201,28 @@ async def brief_of(service_: Service, open: Open, origin: str) -> str:
     failed = service_.read(lambda tx: len(tx.page(study.id, 0, 100, ["FAILED"])))
     if failed:
         lines.append(f"health: {'100 or more' if failed == 100 else failed} failed trials")
-    if row.state in ("PAUSED", "FAILED"):
-        following = f'curl -s -X POST {url}/resume -H "$A"'
-    elif row.state != "ACTIVE":
-        following = f'curl -s "{url}/best?view=recommended" -H "$A"'
+    if study.stuck:
+        lines.append(f"it cannot go on: {study.stuck}; what is told waits in its log")
     text = "\n".join(lines)
-    return f"{text[:1700]}\nnext: {following}\n"
+    return f"{text[:1700]}\nnext: {_following(study, row, origin)}\n"
+
+
+def _following(study: Study, row: StudyRow, origin: str) -> str:
+    """The command that most probably comes next."""
+    url = f"{origin}/v1/studies/{study.id}"
+    in_rounds = isinstance(study, FederatedStudy | HostedStudy)
+    if row.state in ("COMPLETED", "CANCELLED"):
+        return f'curl -s "{url}/best{"" if study.stuck else "?view=recommended"}" -H "$A"'
+    if study.stuck and not in_rounds:
+        other = "" if study.stored.cls is not None else """ -d '{"algorithm":"auto"}'"""
+        return f'curl -s -X POST {url}/fork -H "$A"{other}'
+    if study.stuck:
+        return f'curl -s {url}/export -H "$A"'
+    if row.state != "ACTIVE":
+        return f'curl -s -X POST {url}/resume -H "$A"'
+    if isinstance(study, FederatedStudy):
+        return f"blackbox participant {study.id} my_job:evaluate --client NAME --url {origin}"
+    return f'curl -s {url}/ask -H "$A" -d \'{{"wait_seconds":20}}\''
 
 
 def _standing(study: FederatedStudy, phase: OpenPhase, metrics: dict[str, float]) -> list[str]:

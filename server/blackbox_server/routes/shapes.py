@@ -16,7 +16,7 @@ from blackbox import log
 from blackbox.leases import Lease, Outcome
 from blackbox.recipe import seed_encoded
 from blackbox.recipe import to_json as recipe_to_json
-from blackbox.spec import Resolved
+from blackbox.spec import Resolved, stored_algorithm
 from blackbox.store import EventRow, LateRow, PointRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
 from blackbox.study import Asked, Study
 from blackbox_server.problems import problem
@@ -74,6 +74,7 @@ def study_json(head: StudyHead, row: StudyRow) -> dict[str, Any]:
     warnings = []
     if affordable is not None and affordable < 5 and row.step == 0:
         warnings.append(f"the budget pays for {affordable} generations of {size}; adaptive methods need more")
+    warnings += stored_algorithm(resolved).notes(resolved.algorithm)
     return {
         "id": head.id,
         "name": head.name,
