@@ -1,4 +1,4 @@
-"""The command line: `blackbox demo | serve | worker | participant | minimize | studies | algorithms | replay`.
+"""The command line: `blackbox demo | serve | worker | participant | minimize | studies | algorithms | replay | db`.
 
 The only part of the engine that knows the clock, the server and the client; each is imported inside the command that
 needs it, so that `blackbox minimize` works without them.

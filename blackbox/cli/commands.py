@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from blackbox.backends import load
-from blackbox.cli.show import progress
-from blackbox.errors import BlackboxError, InvalidInput
+from blackbox.cli import database
+from blackbox.cli.show import console, errors, failing_politely, progress
+from blackbox.errors import InvalidInput
 
 if TYPE_CHECKING:
     from blackbox_client import Client, StudyHandle
@@ -30,8 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
-errors = Console(stderr=True)
+app.add_typer(database.app, name="db")
 
 Url = Annotated[
     Optional[str],  # noqa: UP045 -- typer reads the annotation at run time
@@ -43,18 +42,6 @@ Key = Annotated[
         help="API key; default: the environment's BLACKBOX_KEY, or the content of the file BLACKBOX_KEY_FILE."
     ),
 ]
-
-
-@contextmanager
-def failing_politely() -> Iterator[None]:
-    """Errors that say what to do are printed as they are; everything else keeps its traceback."""
-    try:
-        yield
-    except BlackboxError as error:
-        errors.print(f"[red]error:[/] {error.detail}", highlight=False, soft_wrap=True)
-        if error.hint:
-            errors.print(f"[yellow]hint:[/] {error.hint}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
 
 
 @contextmanager

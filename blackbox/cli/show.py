@@ -1,7 +1,28 @@
-"""How the command line shows long work."""
+"""How the command line shows long work, and errors."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from blackbox.errors import BlackboxError
+
+console = Console()
+errors = Console(stderr=True)
+
+
+@contextmanager
+def failing_politely() -> Iterator[None]:
+    """Errors that say what to do are printed as they are; everything else keeps its traceback."""
+    try:
+        yield
+    except BlackboxError as error:
+        errors.print(f"[red]error:[/] {error.detail}", highlight=False, soft_wrap=True)
+        if error.hint:
+            errors.print(f"[yellow]hint:[/] {error.hint}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
 
 
 def progress(console: Console) -> Progress:

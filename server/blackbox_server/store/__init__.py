@@ -1,4 +1,4 @@
-"""Stores that outlive the process: tables, the statements over them, and their migrations."""
+"""Stores that outlive the process: tables, the statements over them, their migrations and their upkeep."""
 
 from blackbox_server.store.sql import SqlStore
 

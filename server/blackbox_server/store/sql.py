@@ -520,7 +520,7 @@ class SqlStore:
     def __init__(self, path_or_url: str | Path, *, synchronous: str = "FULL") -> None:
         if synchronous.upper() not in SYNCHRONOUS:
             raise InvalidInput(f"synchronous must be one of {', '.join(SYNCHRONOUS)}, got {synchronous!r}")
-        self.path = _path(path_or_url)
+        self.path = database_path(path_or_url)
         self._synchronous = synchronous.upper()
         self._turn = threading.Lock()
         """Held from BEGIN to the end of the transaction, by whoever writes; a commit may end it in another thread."""
@@ -530,7 +530,7 @@ class SqlStore:
         self._connection: sqlite3.Connection | None = None
         self._idle: list[sqlite3.Connection] = []
         """Reading connections that nobody uses; a reader takes one for itself."""
-        self._lock = _lock(self.path)
+        self._lock = lock(self.path)
         try:
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
             migrations.upgrade(self.path)
@@ -797,7 +797,7 @@ def _pragmas(connection: sqlite3.Connection) -> dict[str, Any]:
     return {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names}
 
 
-def _path(path_or_url: str | Path) -> Path:
+def database_path(path_or_url: str | Path) -> Path:
     """The file an address names."""
     text = str(path_or_url)
     scheme, is_url, rest = text.partition("://")
@@ -818,7 +818,7 @@ def _path(path_or_url: str | Path) -> Path:
     return path
 
 
-def _lock(path: Path) -> int:
+def lock(path: Path) -> int:
     """Take the lock file beside a database, or say who has it. Held until the descriptor is closed."""
     descriptor = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:

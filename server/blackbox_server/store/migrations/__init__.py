@@ -15,10 +15,11 @@ HEAD = "0003"
 """The revision that `tables` describes. A test holds it against `versions/`."""
 
 
-def upgrade(path: Path) -> None:
+def upgrade(path: Path) -> list[str]:
     """Bring the SQLite database at `path` to `HEAD`; a missing or empty file becomes an empty store.
 
-    The caller holds the store's lock. All steps run in one transaction, so a crash leaves the old schema.
+    Returns what was done, a line for each step. The caller holds the store's lock. All steps run in one transaction, so
+    a crash leaves the old schema.
 
     Raises
     ------
@@ -27,9 +28,9 @@ def upgrade(path: Path) -> None:
     InvalidInput
         If the file is not a database of ours.
     """
-    revision = _revision(path)
-    if revision == HEAD:  # the usual case, spared the half second that importing alembic takes
-        return
+    found = revision(path)
+    if found == HEAD:  # the usual case, spared the half second that importing alembic takes
+        return []
 
     from alembic import command
     from alembic.config import Config
@@ -38,10 +39,11 @@ def upgrade(path: Path) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if revision is not None and revision not in known:
+    scripts = list(ScriptDirectory.from_config(config).walk_revisions())
+    known = [script.revision for script in reversed(scripts)]
+    if found is not None and found not in known:
         raise StoreUnavailable(
-            f"{path} has schema {revision}, and this version knows schemas up to {HEAD}",
+            f"{path} has schema {found}, and this version knows schemas up to {HEAD}",
             hint="it was written by a newer blackbox-zoo: upgrade this one, or open another database",
         )
     engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool)
@@ -54,16 +56,18 @@ def upgrade(path: Path) -> None:
             command.upgrade(config, "head")
     finally:
         engine.dispose()
+    steps = known if found is None else known[known.index(found) + 1 :]
+    return [f"{script.revision}: {script.doc}" for script in reversed(scripts) if script.revision in steps]
 
 
-def _revision(path: Path) -> str | None:
+def revision(path: Path) -> str | None:
     """What the database says it is; None for a new one."""
     with closing(sqlite3.connect(path)) as connection:
         try:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if "alembic_version" in tables:
-                found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-                return str(found[0]) if found else None
+                row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+                return str(row[0]) if row else None
         except sqlite3.OperationalError as error:
             raise StoreUnavailable(f"{path} cannot be read: {error}") from error
         except sqlite3.DatabaseError as error:
