@@ -89,8 +89,20 @@ def decode(cls: type[T], raw: bytes) -> T:
 
 
 def digest(raw: bytes) -> str:
-    """sha256 of encoded bytes, hexadecimal."""
-    return hashlib.sha256(raw).hexdigest()
+    """sha256 of encoded bytes without the names of classes and fields, hexadecimal: a state in which a later release
+    has renamed a field is the same state."""
+    (length,) = struct.unpack_from("<I", raw, 4)
+    # Each schema is `"...",`, the first one that of the whole; a quote inside of a text would be escaped.
+    header = raw[8 : 8 + length].split(b'"d":"')
+    found = hashlib.sha256(b"".join([part[part.index(b'",') + 2 :] for part in header]))
+    found.update(memoryview(raw)[8 + length + (-(length + 8) % 8) :])
+    return found.hexdigest()
+
+
+def digest_like(recorded: str | None, raw: bytes) -> str:
+    """The digest of encoded bytes as it was recorded: the first ones were of the names, too."""
+    whole = hashlib.sha256(raw).hexdigest()
+    return whole if whole == recorded else digest(raw)
 
 
 @functools.cache

@@ -194,7 +194,7 @@ class FederatedStudy(Study):
                     hint='create the study with "rounds": {"keep": "all"} to replay it from the beginning',
                 )
             state = self.federation.tell(state, [Contribution.from_bytes(row.content or b"") for row in used])
-            yield record, state, codec.digest(codec.encode(state))
+            yield record, state, codec.digest_like(record.digest, codec.encode(state))
 
     def replay(self) -> Steps[Iterator[tuple[StepRow, str]]]:
         """Every recorded step with the digest that a replay gives. Checks, too, that the contributions which the log's

@@ -137,7 +137,7 @@ class StepRow:
     upto_seq: int
     why: str
     digest: str | None
-    """sha256 of the encoded state after the step."""
+    """`codec.digest` of the encoded state after the step."""
     seq: int
     at: float
     told: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,6 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from blackbox import codec
 from blackbox.errors import (
     Conflict,
     InvalidInput,
@@ -227,7 +227,7 @@ class Participant(ABC, Generic[O, S]):
             if privacy.noise > 0:
                 # A phase done again after a crash may end elsewhere; the difference of two vectors under one noise
                 # would be bare, so the noise depends on the vector as well.
-                mark = codec.digest(vector.tobytes())
+                mark = hashlib.sha256(vector.tobytes()).hexdigest()
                 address = f"{self.terms}/{work.round}/{work.phase}/{name}/{mark}"
                 noise = dp.gaussian(self._secret, address, len(vector))
                 vector = vector + (privacy.noise * privacy.clip[name]) * noise

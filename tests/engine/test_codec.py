@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -304,6 +305,30 @@ def test_there_is_no_pickle() -> None:
 
     with pytest.raises(CodecError):
         codec.encode(Anything(Trap()))
+
+
+def test_the_digest_is_of_values_and_not_of_names() -> None:
+    inner = [("text", str), ("numbers", np.ndarray)]
+
+    def state(inner_name: str, fields: list[str], text: str, number: float) -> bytes:
+        part = dataclasses.make_dataclass(inner_name, inner)
+        whole = dataclasses.make_dataclass("Whole", [(fields[0], int), (fields[1], part), (fields[2], str)])
+        return codec.encode(whole(3, part(text, np.array([number])), 'a "d":"x", b'))
+
+    one = state("Part", ["step", "part", "note"], "t", 1.0)
+    assert codec.digest(one) == codec.digest(state("Piece", ["steps", "piece", "note"], "t", 1.0))
+    assert codec.digest(one) != codec.digest(state("Part", ["step", "part", "note"], "u", 1.0))
+    assert codec.digest(one) != codec.digest(state("Part", ["step", "part", "note"], "t", 2.0))
+    assert codec.digest(one) != hashlib.sha256(one).hexdigest()
+
+
+def test_a_recorded_digest_of_all_bytes_is_met_as_it_is() -> None:
+    raw = codec.encode(SAMPLE)
+    whole = hashlib.sha256(raw).hexdigest()
+    assert codec.digest_like(whole, raw) == whole
+    assert codec.digest_like(codec.digest(raw), raw) == codec.digest(raw)
+    assert codec.digest_like("0" * 64, raw) == codec.digest(raw)
+    assert codec.digest_like(None, raw) == codec.digest(raw)
 
 
 def test_the_digest_is_of_the_bytes() -> None:

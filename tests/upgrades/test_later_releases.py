@@ -100,7 +100,7 @@ def test_a_renamed_field_of_a_state_costs_a_replay_and_nothing_else(left: Left, 
     close(found.pop("recommended"), expected["recommended"])
     assert found == {key: value for key, value in expected.items() if key != "recommended"}
     assert notes(left, "group") == []
-    # Digests are of the names of a state's fields, too, so they are others from here on.
+    # The digests of this database are of the names of a state's fields, too; those recorded since are not.
     assert [step for step, _ in left.replayed("group")] == list(range(expected["step"]))
     evaluate(left.server, expected["id"], 12)
     steps = left.replayed("group")
@@ -108,6 +108,16 @@ def test_a_renamed_field_of_a_state_costs_a_replay_and_nothing_else(left: Left, 
     assert all(equal for step, equal in steps if step >= expected["step"])
     fork = post(left.server, expected["id"], "fork", {"name": "next"})["id"]
     evaluate(left.server, fork, 12)
+
+
+def test_a_renamed_field_changes_no_digest(left: Left, release: Any) -> None:
+    study = left.server.create("new", algorithm={"name": "cma_es"})
+    evaluate(left.server, study, 30)
+    release(renamed(lookup("cma_es"), "pc", "path"))
+    left.studies["new"] = {"id": study}
+    steps = left.replayed("new")
+    assert len(steps) >= 4
+    assert all(equal for _, equal in steps)
 
 
 def test_a_readable_snapshot_follows_soon_after_one_that_cannot_be_read(left: Left, release: Any) -> None:
