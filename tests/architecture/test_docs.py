@@ -27,6 +27,7 @@ from tests.end_to_end.service import Service
 ROOT = Path(__file__).parents[2]
 PAGES = (
     "README.md",
+    "CONTRIBUTING.md",
     "blackbox/README.md",
     "blackbox/federation.md",
     "blackbox/backends/README.md",
