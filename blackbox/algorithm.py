@@ -25,6 +25,7 @@ from blackbox.options import Options, parse_options
 from blackbox.recipe import digest
 from blackbox.records import JSON, Pending, Points, Results, Stop, Vector
 from blackbox.rng import Key
+from blackbox.slices import WHOLE, Slicer
 from blackbox.space import Space
 
 
@@ -90,6 +91,8 @@ class Algorithm(ABC, Generic[O, S]):
     traits: ClassVar[Traits]
     Options: ClassVar[type[Options]]
     State: ClassVar[type[Any]]
+    slicer: Slicer = WHOLE
+    """Who computes the parts of large sums (`recipe.weighted_noise_sum`); whoever builds the method may set another."""
 
     def __init__(self, space: Space, options: O, key: Key, stream: int = 0) -> None:
         self.space = space
@@ -274,6 +277,10 @@ def why_not(cls: type[Algorithm[Any, Any]], space: Space) -> str | None:
     return None
 
 
-def build(name: str, space: Space, options: Options, key: Key, stream: int = 0) -> Algorithm[Any, Any]:
-    """An instance from resolved options."""
-    return lookup(name)(space, options, key, stream)
+def build(
+    name: str, space: Space, options: Options, key: Key, stream: int = 0, slicer: Slicer = WHOLE
+) -> Algorithm[Any, Any]:
+    """An instance from resolved options; `slicer` says who computes the parts of its large sums."""
+    method = lookup(name)(space, options, key, stream)
+    method.slicer = slicer
+    return method

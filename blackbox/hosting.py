@@ -34,6 +34,7 @@ from blackbox.leases import Report
 from blackbox.options import Options
 from blackbox.records import Pending, Points, Results, Vector
 from blackbox.rounds import LEFT, FederatedStudy
+from blackbox.slices import WHOLE, Slicer
 from blackbox.spec import Resolved
 from blackbox.store import (
     ACTIVE,
@@ -178,7 +179,7 @@ def hosted_by(rounds: FederatedStudy) -> Steps[list[HostedStudy]]:
         return [head for head in heads if (row := tx.study(head.id)) is not None and row.state in (ACTIVE, PAUSED)]
 
     heads: list[StudyHead] = yield Read(work)
-    return [HostedStudy(head) for head in heads]
+    return [HostedStudy(head, rounds.slicer) for head in heads]
 
 
 # The study ------------------------------------------------------------------------------------------------------------
@@ -192,8 +193,8 @@ class HostedStudy(Study):
     parent : the federated study, once it was needed. Who keeps it open may put it here, so that both are one.
     """
 
-    def __init__(self, head: StudyHead) -> None:
-        super().__init__(head)
+    def __init__(self, head: StudyHead, slicer: Slicer = WHOLE) -> None:
+        super().__init__(head, slicer)
         self._algorithms = [(0, self.host)]
         self.parent: FederatedStudy | None = None
         self._looked: tuple[Any, ...] | None = None
@@ -205,7 +206,10 @@ class HostedStudy(Study):
         self.place = place
         invitation = Invitation(self.resolved.algorithm, self.resolved.options, self.space.to_json(), place.key)
         secret = hashlib.blake2b(b"hosted participant", key=self.head.secret, digest_size=32).digest()
-        self.host = Host(federation.accept(invitation, client=place.client, weight=place.weight, secret=secret))
+        machine = federation.accept(
+            invitation, client=place.client, weight=place.weight, secret=secret, slicer=self.slicer
+        )
+        self.host = Host(machine)
         return self.host.options, self.host.traits
 
     def algorithm(self, row: StudyRow, step: int | None = None) -> Any:
@@ -279,7 +283,7 @@ class HostedStudy(Study):
         """The federated study; None once it was deleted."""
         if self.parent is None:
             head: StudyHead | None = yield Read(lambda tx: tx.head(self.place.study))
-            self.parent = None if head is None else FederatedStudy(head)
+            self.parent = None if head is None else FederatedStudy(head, self.slicer)
         return self.parent
 
     def _follow(self, now: float) -> Steps[bool]:

@@ -25,6 +25,7 @@ from blackbox.options import Options, parse_options
 from blackbox.recipe import PrefixCache, materialise
 from blackbox.records import JSON, Recipe, Vector
 from blackbox.rng import Key
+from blackbox.slices import WHOLE, Slicer
 from blackbox.space import Space
 from blackbox.spec import Resolved
 from blackbox.store import FAILED, PointRow, SnapshotRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
@@ -45,10 +46,17 @@ class _Cached:
 
 
 class Reading:
-    """One study, opened. Keeps caches only: another instance, here or elsewhere, may work on the same study."""
+    """One study, opened. Keeps caches only: another instance, here or elsewhere, may work on the same study.
 
-    def __init__(self, head: StudyHead) -> None:
+    Parameters
+    ----------
+    head : its row that never changes.
+    slicer : who computes the parts of the method's large sums.
+    """
+
+    def __init__(self, head: StudyHead, slicer: Slicer = WHOLE) -> None:
         self.head = head
+        self.slicer = slicer
         self.id = head.id
         self.resolved = Resolved.model_validate_json(head.resolved)
         self.spec = self.resolved.spec
@@ -75,7 +83,7 @@ class Reading:
         if self._lineage != row.lineage:
             self._lineage = row.lineage
             self._algorithms = [
-                (first, build(self.resolved.algorithm, self.space, self.options, self.key, stream))
+                (first, build(self.resolved.algorithm, self.space, self.options, self.key, stream, self.slicer))
                 for first, stream in json.loads(row.lineage)
             ]
         return log.algorithm_at(self._algorithms, row.step if step is None else step)

@@ -120,6 +120,7 @@ class FederatedStudy(Study):
         cls = federation.lookup(self.resolved.algorithm)
         options = parse_options(cls.Options, self.resolved.options)
         self.federation = cls(self.space, options, self.key)
+        self.federation.slicer = self.slicer
         return options, Traits()
 
     # What other studies do and this one does not ----------------------------------------------------------------------

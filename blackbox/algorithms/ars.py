@@ -144,7 +144,7 @@ class Ars(Algorithm[ArsOptions, ArsState]):
         rate = perturbations.rate(self.options.learning_rate, state.step - 1)
         weights = (centred * (2 / len(kept))).tolist()
         terms = perturbations.weighted([recipes[row] for row in kept], weights)
-        move = -rate * recipe.weighted_noise_sum(terms, self.key, self.space.dim)
+        move = -rate * recipe.weighted_noise_sum(terms, self.key, self.space.dim, slicer=self.slicer)
         theta = perturbations.moved(state.theta, move)
         move_norm = steppers.norm(steppers.square_sums(move))
         return replace(state, theta=theta, digest=recipe.digest(theta), move_norm=move_norm)

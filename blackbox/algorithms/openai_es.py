@@ -148,7 +148,7 @@ class OpenAiEs(Algorithm[OpenAiEsOptions, OpenAiEsState]):
         if self.divides_by_sigma:
             weights /= self._sigma(state.step)
         terms = perturbations.weighted(recipes, weights.tolist())  # u_l s_l
-        g = recipe.weighted_noise_sum(terms, self.key, self.space.dim)
+        g = recipe.weighted_noise_sum(terms, self.key, self.space.dim, slicer=self.slicer)
         gradient_norm = steppers.norm(steppers.square_sums(g))
         if self.options.weight_decay:
             g += self.options.weight_decay * state.theta

@@ -165,7 +165,7 @@ class Pgpe(Algorithm[PgpeOptions, PgpeState]):
             return state
         weights = (centred_ranks(results.scalar) / k).tolist()
         terms = perturbations.weighted(recipes, weights)  # u_l s_l
-        g = state.stdev * recipe.weighted_noise_sum(terms, self.key, self.space.dim)
+        g = state.stdev * recipe.weighted_noise_sum(terms, self.key, self.space.dim, slicer=self.slicer)
         gradient_norm = steppers.norm(steppers.square_sums(g))
         stepper, move = self.clipup.step(state.stepper, g, self.rate, gradient_norm)
         mu = perturbations.moved(state.mu, move)
@@ -186,7 +186,7 @@ class Pgpe(Algorithm[PgpeOptions, PgpeState]):
         if not options.stdev_learning_rate:
             return stdev
         # The weights sum to zero, so that the -1 of z^2 - 1 drops out.
-        h = recipe.weighted_noise_sum(terms, self.key, self.space.dim, square=True)
+        h = recipe.weighted_noise_sum(terms, self.key, self.space.dim, square=True, slicer=self.slicer)
         change = np.clip(options.stdev_learning_rate * h, -options.stdev_max_change, options.stdev_max_change)
         after: NDArray[np.float32] = (stdev * (1 - change)).astype(np.float32)
         return np.clip(after, options.stdev_min, options.stdev_max, out=after)

@@ -34,6 +34,7 @@ from blackbox.federation.payloads import (
 )
 from blackbox.records import Stop, Vector
 from blackbox.rng import Key
+from blackbox.slices import WHOLE, Slicer
 from blackbox.space import Space
 from blackbox.validation import invalid, pointer
 
@@ -107,6 +108,8 @@ class Federation(ABC, Generic[O]):
     name: ClassVar[str]
     Options: ClassVar[type[FederationOptions]]
     Participant: ClassVar[type[Participant[Any, Any]]]
+    slicer: Slicer = WHOLE
+    """Who computes the parts of large sums; whoever builds the coordinator may set another."""
 
     def __init__(self, space: Space, options: O, key: Key) -> None:
         self.space = space
@@ -308,7 +311,7 @@ class Federation(ABC, Generic[O]):
             update = Update(version, state.round, travels)
         else:
             update = Update(version, state.round, None, travels, self.direction_noise())
-        x = apply(state.x, update, self.key, self.space)
+        x = apply(state.x, update, self.key, self.space, self.slicer)
         return replace(state, x=x, version=version, update=update, memory=memory)
 
     def _closed(

@@ -260,7 +260,7 @@ class DescentParticipant(Participant[O, DescentState], Generic[O]):
         """(d,) sum of coefficient times shared direction."""
         kind = "rademacher" if self.options.directions == "rademacher" else "normal"
         terms = [Term(DIRECTIONS, round, lane, c, kind) for lane, c in enumerate(coefficients.tolist()) if c]
-        return recipe.weighted_noise_sum(terms, self.key, self.space.dim)
+        return recipe.weighted_noise_sum(terms, self.key, self.space.dim, slicer=self.slicer)
 
 
 __all__ = ["Descent", "DescentOptions", "DescentParticipant", "DescentState", "ScalarOptions"]

@@ -27,6 +27,7 @@ from blackbox.federation.payloads import (
 )
 from blackbox.records import Matrix, Vector
 from blackbox.rng import Key
+from blackbox.slices import WHOLE, Slicer
 from blackbox.space import Space
 
 O = TypeVar("O", bound=FederationOptions)  # noqa: E741 -- as in blackbox.algorithm
@@ -89,6 +90,8 @@ class Participant(ABC, Generic[O, S]):
     """
 
     State: ClassVar[type[Any]]
+    slicer: Slicer = WHOLE
+    """Who computes the parts of large sums; whoever builds the participant may set another."""
 
     def __init__(
         self, space: Space, options: O, key: Key, *, client: str, weight: float = 1.0, secret: bytes, terms: str

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from blackbox import codec, recipe, rng
+from blackbox import codec, recipe, rng, slices
 from blackbox.errors import BlobNotFound, CodecError, FieldError, InvalidContribution, InvalidInput
 from blackbox.records import JSON, Term, Vector
 from blackbox.rng import Key
@@ -441,7 +441,7 @@ class _UpdateJson(Described):
             yield FieldError("/move", "one_of", "exactly one of move and coefficients must be there")
 
 
-def apply(x: Vector, update: Update, key: Key, space: Space) -> Vector:
+def apply(x: Vector, update: Update, key: Key, space: Space, slicer: slices.Slicer = slices.WHOLE) -> Vector:
     """x after one update, bit for bit the same on every machine: sums of products in a fixed order, no matrix product.
 
     Parameters
@@ -449,6 +449,7 @@ def apply(x: Vector, update: Update, key: Key, space: Space) -> Vector:
     x : (d,) float64 of version `update.version - 1`.
     key : the study's key.
     space : bounded coordinates are cut to [0, 1].
+    slicer : who computes the parts of a large sum.
     """
     if update.move is not None:
         moved = x + update.move
@@ -458,7 +459,7 @@ def apply(x: Vector, update: Update, key: Key, space: Space) -> Vector:
             Term(DIRECTIONS, update.round, lane, float(c), update.noise)
             for lane, c in enumerate(update.coefficients.tolist())
         ]
-        moved = x + recipe.weighted_noise_sum(terms, key, space.dim)
+        moved = x + recipe.weighted_noise_sum(terms, key, space.dim, slicer=slicer)
     return project(moved, space)
 
 
