@@ -82,7 +82,7 @@ class Algorithm(ABC, Generic[O, S]):
     space : the search space; points are internal vectors of `space.dim` coordinates. Coordinates of bounded parameters
         live in [0, 1] and are folded there when a point is decoded, so a method may step outside. Where `space.domain`
         is "convex" nothing is folded: every point asked must lie in `space.region`.
-    options : resolved options (`resolve` has filled every default that depends on the problem).
+    options : resolved options (`resolve` has filled in every default that depends on the problem), of type `Resolved`.
     key : the study's noise key.
     stream : number of the noise stream; a fork gets a new one.
     """
@@ -90,9 +90,19 @@ class Algorithm(ABC, Generic[O, S]):
     name: ClassVar[str]
     traits: ClassVar[Traits]
     Options: ClassVar[type[Options]]
+    """What people write."""
+    Resolved: ClassVar[type[Any]]
+    """What `resolve` makes of it and a study stores: O. A subclass of `Options` in which nothing that was filled in is
+    optional; a method that fills in nothing leaves it out, and then it is `Options`."""
     State: ClassVar[type[Any]]
+    """What changes: S."""
     slicer: Slicer = WHOLE
     """Who computes the parts of large sums (`recipe.weighted_noise_sum`); whoever builds the method may set another."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "Options" in vars(cls) and "Resolved" not in vars(cls):
+            cls.Resolved = cls.Options
 
     def __init__(self, space: Space, options: O, key: Key, stream: int = 0) -> None:
         self.space = space
@@ -102,9 +112,13 @@ class Algorithm(ABC, Generic[O, S]):
         self.noise = key.stream(stream)
 
     @classmethod
-    def resolve(cls, options: O, space: Space) -> O:
-        """Options with every default that depends on the problem filled in. The result is stored with the study."""
-        return options
+    def resolve(cls, options: Any, space: Space) -> O:
+        """What people wrote (`Options`) with every default that depends on the problem filled in (`Resolved`).
+
+        The result is stored with the study. Resolved options resolve to themselves.
+        """
+        resolved: O = options
+        return resolved
 
     @classmethod
     def memory(cls, options: O, space: Space) -> int:

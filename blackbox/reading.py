@@ -76,7 +76,7 @@ class Reading:
 
     def _method(self) -> tuple[Options, Traits]:
         cls = lookup(self.resolved.algorithm)
-        return parse_options(cls.Options, self.resolved.options), cls.traits
+        return parse_options(cls.Resolved, self.resolved.options), cls.traits
 
     def algorithm(self, row: StudyRow, step: int | None = None) -> Algorithm[Any, Any]:
         """The instance in charge of a step (default: the open one)."""

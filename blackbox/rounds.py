@@ -118,7 +118,7 @@ class FederatedStudy(Study):
 
     def _method(self) -> tuple[Options, Traits]:
         cls = federation.lookup(self.resolved.algorithm)
-        options = parse_options(cls.Options, self.resolved.options)
+        options = parse_options(cls.Resolved, self.resolved.options)
         self.federation = cls(self.space, options, self.key)
         self.federation.slicer = self.slicer
         return options, Traits()

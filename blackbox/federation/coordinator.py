@@ -107,9 +107,17 @@ class Federation(ABC, Generic[O]):
 
     name: ClassVar[str]
     Options: ClassVar[type[FederationOptions]]
+    """What people write."""
+    Resolved: ClassVar[type[Any]]
+    """What `resolve` makes of it, as in `blackbox.algorithm`: O. Left out it is `Options`."""
     Participant: ClassVar[type[Participant[Any, Any]]]
     slicer: Slicer = WHOLE
     """Who computes the parts of large sums; whoever builds the coordinator may set another."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "Options" in vars(cls) and "Resolved" not in vars(cls):
+            cls.Resolved = cls.Options
 
     def __init__(self, space: Space, options: O, key: Key) -> None:
         self.space = space
@@ -122,12 +130,16 @@ class Federation(ABC, Generic[O]):
     # -- what a method says
 
     @classmethod
-    def resolve(cls, options: O, space: Space) -> O:
-        """Options with every default that depends on the problem filled in. The result is stored with the study."""
-        return options
+    def resolve(cls, options: Any, space: Space) -> O:
+        """What people wrote (`Options`) with every default that depends on the problem filled in (`Resolved`).
+
+        The result is stored with the study. Resolved options resolve to themselves.
+        """
+        resolved: O = options
+        return resolved
 
     @classmethod
-    def hosting_memory(cls, options: FederationOptions, space: Space) -> int:
+    def hosting_memory(cls, options: O, space: Space) -> int:
         """Estimate of the bytes that one participant's machine needs; a service that is to host it refuses what does
         not fit."""
         return 128 * space.dim

@@ -67,6 +67,8 @@ def idle(dim: int) -> Work:
 class ParticipantState(Protocol):
     """A frozen dataclass with the field `work`."""
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
     @property
     def work(self) -> Work: ...
 
@@ -238,5 +240,4 @@ class Participant(ABC, Generic[O, S]):
 
 
 def _with_work(state: S, work: Work) -> S:
-    changed: S = replace(state, work=work)  # type: ignore[type-var]
-    return changed
+    return replace(state, work=work)

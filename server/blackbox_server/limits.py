@@ -100,7 +100,7 @@ def within_memory(settings: Settings, resolved: Resolved, space: Space) -> None:
         estimate = 128 * space.dim
     else:
         cls = lookup(resolved.algorithm)
-        estimate = cls.memory(parse_options(cls.Options, resolved.options), space)
+        estimate = cls.memory(parse_options(cls.Resolved, resolved.options), space)
     if estimate <= settings.max_algorithm_bytes:
         return
     fitting = [name for name in registry() if _fits(settings, registry()[name], space)]
@@ -120,7 +120,7 @@ def within_hosting(settings: Settings, resolved: Resolved, space: Space) -> None
     TooLarge
     """
     cls = federation.lookup(resolved.algorithm)
-    estimate = cls.hosting_memory(parse_options(cls.Options, resolved.options), space)
+    estimate = cls.hosting_memory(parse_options(cls.Resolved, resolved.options), space)
     if estimate > settings.max_algorithm_bytes:
         raise TooLarge(
             f"a hosted participant of {resolved.algorithm} needs about {_bytes(estimate)} for {space.dim} dimensions, "
