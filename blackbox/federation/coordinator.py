@@ -375,9 +375,7 @@ class Federation(ABC, Generic[O]):
             "bytes_down": float(state.bytes_down[0]),
         }
         if state.update is not None:
-            sent = state.update.move if state.update.move is not None else state.update.coefficients
-            assert sent is not None
-            found["update_norm"] = norm(sent) / self.options.server_rate
+            found["update_norm"] = norm(state.update.numbers) / self.options.server_rate
         privacy = self.options.privacy
         if privacy is not None and privacy.noise > 0 and state.clients:
             found["epsilon_coordinator"] = self.epsilon_coordinator(state)

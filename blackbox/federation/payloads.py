@@ -401,17 +401,20 @@ class Update:
     noise: str = "normal"
 
     @property
+    def numbers(self) -> Floats:
+        """The move or the coefficients, whichever is there."""
+        return next(vector for vector in (self.move, self.coefficients) if vector is not None)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the raw numbers."""
-        return sum(v.nbytes for v in (self.move, self.coefficients) if v is not None)
+        return int(self.numbers.nbytes)
 
     def to_json(self) -> dict[str, Any]:
         """JSON: {"version", "round", "move"} or {"version", "round", "noise", "stream", "coefficients"}."""
-        head = {"version": self.version, "round": self.round}
+        head, written = {"version": self.version, "round": self.round}, _written(self.numbers)
         if self.move is not None:
-            return {**head, "move": _written(self.move)}
-        assert self.coefficients is not None
-        written = _written(self.coefficients)
+            return {**head, "move": written}
         return {**head, "noise": self.noise, "stream": str(DIRECTIONS), "coefficients": written}
 
     @classmethod
@@ -454,10 +457,9 @@ def apply(x: Vector, update: Update, key: Key, space: Space, slicer: slices.Slic
     if update.move is not None:
         moved = x + update.move
     else:
-        assert update.coefficients is not None
         terms = [
             Term(DIRECTIONS, update.round, lane, float(c), update.noise)
-            for lane, c in enumerate(update.coefficients.tolist())
+            for lane, c in enumerate(update.numbers.tolist())
         ]
         moved = x + recipe.weighted_noise_sum(terms, key, space.dim, slicer=slicer)
     return project(moved, space)
