@@ -25,6 +25,7 @@ from blackbox.options import Options, parse_options
 from blackbox.recipe import digest
 from blackbox.records import JSON, Pending, Points, Results, Stop, Vector
 from blackbox.rng import Key
+from blackbox.slices import WHOLE, Slicer
 from blackbox.space import Space
 
 
@@ -81,7 +82,7 @@ class Algorithm(ABC, Generic[O, S]):
     space : the search space; points are internal vectors of `space.dim` coordinates. Coordinates of bounded parameters
         live in [0, 1] and are folded there when a point is decoded, so a method may step outside. Where `space.domain`
         is "convex" nothing is folded: every point asked must lie in `space.region`.
-    options : resolved options (`resolve` has filled every default that depends on the problem).
+    options : resolved options (`resolve` has filled in every default that depends on the problem), of type `Resolved`.
     key : the study's noise key.
     stream : number of the noise stream; a fork gets a new one.
     """
@@ -91,7 +92,19 @@ class Algorithm(ABC, Generic[O, S]):
     revision: ClassVar[int] = 1
     """Raised in the commit that changes what the method computes: see "Adding a method" in the README."""
     Options: ClassVar[type[Options]]
+    """What people write."""
+    Resolved: ClassVar[type[Any]]
+    """What `resolve` makes of it and a study stores: O. A subclass of `Options` in which nothing that was filled in is
+    optional; a method that fills in nothing leaves it out, and then it is `Options`."""
     State: ClassVar[type[Any]]
+    """What changes: S."""
+    slicer: Slicer = WHOLE
+    """Who computes the parts of large sums (`recipe.weighted_noise_sum`); whoever builds the method may set another."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "Options" in vars(cls) and "Resolved" not in vars(cls):
+            cls.Resolved = cls.Options
 
     def __init__(self, space: Space, options: O, key: Key, stream: int = 0) -> None:
         self.space = space
@@ -101,9 +114,13 @@ class Algorithm(ABC, Generic[O, S]):
         self.noise = key.stream(stream)
 
     @classmethod
-    def resolve(cls, options: O, space: Space) -> O:
-        """Options with every default that depends on the problem filled in. The result is stored with the study."""
-        return options
+    def resolve(cls, options: Any, space: Space) -> O:
+        """What people wrote (`Options`) with every default that depends on the problem filled in (`Resolved`).
+
+        The result is stored with the study. Resolved options resolve to themselves.
+        """
+        resolved: O = options
+        return resolved
 
     @classmethod
     def memory(cls, options: O, space: Space) -> int:
@@ -276,6 +293,10 @@ def why_not(cls: type[Algorithm[Any, Any]], space: Space) -> str | None:
     return None
 
 
-def build(name: str, space: Space, options: Options, key: Key, stream: int = 0) -> Algorithm[Any, Any]:
-    """An instance from resolved options."""
-    return lookup(name)(space, options, key, stream)
+def build(
+    name: str, space: Space, options: Options, key: Key, stream: int = 0, slicer: Slicer = WHOLE
+) -> Algorithm[Any, Any]:
+    """An instance from resolved options; `slicer` says who computes the parts of its large sums."""
+    method = lookup(name)(space, options, key, stream)
+    method.slicer = slicer
+    return method

@@ -29,7 +29,7 @@ import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
-from blackbox.directions import Directions, Family, default_family
+from blackbox.directions import Directions, Family
 from blackbox.options import Field, Options
 from blackbox.records import Ints, Matrix, Points, Vector, dense
 from blackbox.rng import Key
@@ -41,6 +41,7 @@ __all__ = [
     "Estimate",
     "Estimator",
     "EstimatorOptions",
+    "EstimatorResolved",
     "Slopes",
     "bounded_radius",
     "default_count",
@@ -257,11 +258,17 @@ class EstimatorOptions(Options):
             raise ValueError(f"must be positive at step 0, got {schedule(0)}")
         return schedule
 
+
+class EstimatorResolved(EstimatorOptions):
+    """The options with every default filled in."""
+
+    directions: Family
+    count: int
+
     def estimator(self, key: Key, dim: int, tangent: Callable[[Vector], Vector] | None = None) -> Estimator:
-        """The estimator of resolved options."""
-        count = self.count or default_count(dim)
-        directions = Directions(self.directions or default_family(dim), key, dim, min(count, dim))
-        return Estimator(directions, self.difference, count, clip=self.clip, tangent=tangent)
+        """What estimates gradients in `dim` dimensions; see `Estimator` for `tangent`."""
+        directions = Directions(self.directions, key, dim, min(self.count, dim))
+        return Estimator(directions, self.difference, self.count, clip=self.clip, tangent=tangent)
 
 
 def default_count(dim: int) -> int:

@@ -36,6 +36,7 @@ from blackbox.options import Options
 from blackbox.records import Pending, Points, Results, Vector
 from blackbox.rng import Key
 from blackbox.rounds import LEFT, FederatedStudy
+from blackbox.slices import WHOLE, Slicer
 from blackbox.spec import Resolved
 from blackbox.store import (
     ACTIVE,
@@ -180,7 +181,7 @@ def hosted_by(rounds: FederatedStudy) -> Steps[list[HostedStudy]]:
         return [head for head in heads if (row := tx.study(head.id)) is not None and row.state in (ACTIVE, PAUSED)]
 
     heads: list[StudyHead] = yield Read(work)
-    return [HostedStudy(head) for head in heads]
+    return [HostedStudy(head, rounds.slicer) for head in heads]
 
 
 # The study ------------------------------------------------------------------------------------------------------------
@@ -194,8 +195,8 @@ class HostedStudy(Study):
     parent : the federated study, once it was needed. Who keeps it open may put it here, so that both are one.
     """
 
-    def __init__(self, head: StudyHead) -> None:
-        super().__init__(head)
+    def __init__(self, head: StudyHead, slicer: Slicer = WHOLE) -> None:
+        super().__init__(head, slicer)
         self._algorithms = [] if self._host is None else [(0, self._host)]
         self.parent: FederatedStudy | None = None
         self._looked: tuple[Any, ...] | None = None
@@ -205,18 +206,23 @@ class HostedStudy(Study):
         place = self.resolved.hosted
         assert place is not None
         self.place = place
-        options, cls = self._filled(), self.stored.cls
+        options, cls = self.stored.options or Options(), self.stored.cls
         self._host: Host | None = None
         if cls is not None and not self.stored.obstacle:
             told = Invitation(self.resolved.algorithm, self.resolved.options, self.space.to_json(), place.key)
             secret = hashlib.blake2b(b"hosted participant", key=self.head.secret, digest_size=32).digest()
             of_rounds = Key.from_hex(place.key)
-            self._host = Host(
-                cls.Participant(
-                    self.space, options, of_rounds,
-                    client=place.client, weight=place.weight, secret=secret, terms=told.terms,
-                )
-            )  # fmt: skip
+            machine = cls.Participant(
+                self.space,
+                options,
+                of_rounds,
+                client=place.client,
+                weight=place.weight,
+                secret=secret,
+                terms=told.terms,
+            )
+            machine.slicer = self.slicer
+            self._host = Host(machine)
         return options, Host.traits
 
     @property
@@ -304,7 +310,7 @@ class HostedStudy(Study):
         """The federated study; None once it was deleted."""
         if self.parent is None:
             head: StudyHead | None = yield Read(lambda tx: tx.head(self.place.study))
-            self.parent = None if head is None else FederatedStudy(head)
+            self.parent = None if head is None else FederatedStudy(head, self.slicer)
         return self.parent
 
     def _follow(self, now: float) -> Steps[bool]:

@@ -8,6 +8,7 @@ from blackbox.effects import Read, Steps
 from blackbox.errors import StudyNotFound
 from blackbox.hosting import HostedStudy
 from blackbox.rounds import FederatedStudy
+from blackbox.slices import WHOLE, Slicer
 from blackbox.store import StudyHead
 from blackbox.study import Study
 
@@ -20,8 +21,8 @@ def kind_of(head: StudyHead) -> type[Study]:
     return HostedStudy if resolved.get("hosted") else Study
 
 
-def open_study(study: str) -> Steps[Study]:
-    """The study of that id, as what it is.
+def open_study(study: str, slicer: Slicer = WHOLE) -> Steps[Study]:
+    """The study of that id, as what it is; `slicer` says who computes the parts of its method's large sums.
 
     Raises
     ------
@@ -30,4 +31,4 @@ def open_study(study: str) -> Steps[Study]:
     head: StudyHead | None = yield Read(lambda tx: tx.head(study))
     if head is None:
         raise StudyNotFound(f"there is no study {study}", hint="GET /v1/studies lists yours")
-    return kind_of(head)(head)
+    return kind_of(head)(head, slicer)

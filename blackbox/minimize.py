@@ -19,6 +19,7 @@ from blackbox.errors import InvalidInput, InvalidSpace
 from blackbox.leases import Lease, Report
 from blackbox.recipe import pack
 from blackbox.side_data import behaviour_of, sums_of
+from blackbox.slices import WHOLE, Slicer
 from blackbox.space import Parameter, Space
 from blackbox.store import ACTIVE, COMPLETED, FAILED, MemoryStore, PointRow, Store
 from blackbox.study import Asked, Study, create
@@ -43,6 +44,7 @@ def minimize(
     target: float | None = None,
     callback: Callable[[OptimizeResult], object] | None = None,
     with_trial: bool = False,
+    slicer: Slicer = WHOLE,
 ) -> OptimizeResult:
     """Minimise (or maximise) a function of which only values are known.
 
@@ -64,6 +66,7 @@ def minimize(
     target : stop when a value is at least this good.
     callback : called with the result so far after every told value; a true return value stops the run.
     with_trial : call ``fn(point, evaluation)``; `evaluation.trial` has number, generation, eval_seed and payload.
+    slicer : who computes the parts of updates of millions of parameters (`blackbox.slices`); by default this thread.
 
     Returns
     -------
@@ -97,7 +100,7 @@ def minimize(
         "non_finite": "infeasible",
     }
     head, _ = perform(store, create("local", spec, time.time()))
-    study = Study(head)
+    study = Study(head, slicer)
     point = _array if as_array else dict
     made = backends.make(backend, fn, n_workers) if isinstance(backend, str) else backend(fn)
     with closing(made) as evaluator:

@@ -1,15 +1,16 @@
 """What a user may tune: the base model of every algorithm's options.
 
 Options are frozen, refuse unknown fields and non-finite numbers, and their attribute docstrings are the JSON schema's
-descriptions. Defaults that depend on the problem are None in the model and filled in once by `Algorithm.resolve`; the
-resolved options are stored with the study, so that a later change of a default cannot alter a replay.
+descriptions. Defaults that depend on the problem are None in the model and filled in once by `Algorithm.resolve`, whose
+result is of a type of its own, a subclass in which these fields are no longer optional. The resolved options are stored
+with the study, so that a later change of a default cannot alter a replay.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import pydantic
 from pydantic import ConfigDict, Field
@@ -20,6 +21,7 @@ from blackbox.validation import field_errors, invalid
 __all__ = ["Field", "Options", "known_options", "parse_options"]
 
 M = TypeVar("M", bound=pydantic.BaseModel)
+R = TypeVar("R", bound="Options")
 
 
 class Options(pydantic.BaseModel):
@@ -29,12 +31,22 @@ class Options(pydantic.BaseModel):
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, strict=False
     )
 
-    def with_defaults(self, **defaults: Any) -> Self:
-        """These options, with each field that is still None set to the given value (and validated)."""
+    def with_defaults(self, resolved: type[R], **defaults: Any) -> R:
+        """These options as `resolved`, with each field that is still None set to the given value.
+
+        Parameters
+        ----------
+        resolved : a subclass in which these fields are not optional.
+        defaults : by name; validated as if they had been written by hand.
+
+        Raises
+        ------
+        InvalidOptions
+            If a default is out of the field's range.
+        """
         missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
-        if not missing:
-            return self
-        return parse_options(type(self), {**self.model_dump(), **missing})
+        full = parse_options(type(self), {**self.model_dump(), **missing}) if missing else self
+        return parse_options(resolved, full.model_dump())
 
 
 def parse_options(model: type[M], raw: dict[str, Any]) -> M:

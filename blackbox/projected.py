@@ -15,24 +15,24 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import numpy as np
 
 from blackbox.algorithm import Algorithm, StateLike
-from blackbox.directions import Directions, default_family
-from blackbox.estimators import EstimatorOptions, bounded_radius
+from blackbox.directions import Directions
+from blackbox.estimators import EstimatorResolved, bounded_radius
 from blackbox.feasible import Room
 from blackbox.records import Pending, Points, Results, Vector
 from blackbox.rng import Key
 from blackbox.schedules import AnySchedule
 from blackbox.space import Space
 
-__all__ = ["DescentOptions", "DescentState", "ProjectedDescent"]
+__all__ = ["DescentResolved", "DescentState", "ProjectedDescent"]
 
 MAX_RATE = 1e8
 """No learning rate is larger."""
 
 
-class DescentOptions(EstimatorOptions):
-    """The options of projected methods."""
+class DescentResolved(EstimatorResolved):
+    """The resolved options of projected methods."""
 
-    learning_rate: AnySchedule | None = None
+    learning_rate: AnySchedule
     """Step size by step."""
 
 
@@ -58,7 +58,7 @@ class DescentState(StateLike, Protocol):
     def error(self) -> float: ...
 
 
-O = TypeVar("O", bound=DescentOptions)  # noqa: E741 -- O and S are the letters of the design
+O = TypeVar("O", bound=DescentResolved)  # noqa: E741 -- O and S are the letters of the design
 S = TypeVar("S", bound=DescentState)
 
 
@@ -66,10 +66,8 @@ class ProjectedDescent(Algorithm[O, S]):
     """x_{t+1} = P(x_t + move(g_t)), g_t from values around x_t; P projects onto the region or clips to the bounds."""
 
     def __init__(self, space: Space, options: O, key: Key, stream: int = 0) -> None:
-        options = self.resolve(options, space)
         super().__init__(space, options, key, stream)
-        family = options.directions or default_family(space.dim)
-        self.room = Room(space, Directions(family, self.noise, space.dim).reach)
+        self.room = Room(space, Directions(options.directions, self.noise, space.dim).reach)
         tangent = self.room.tangent if space.domain == "convex" else None
         self.estimator = options.estimator(self.noise, space.dim, tangent)
 
@@ -117,5 +115,4 @@ class ProjectedDescent(Algorithm[O, S]):
         return bounded_radius(self.options.radius(step), self.room.longest)
 
     def _rate(self, step: int) -> float:
-        schedule = self.options.learning_rate
-        return 0.0 if schedule is None else min(max(schedule(step), 0.0), MAX_RATE)
+        return min(max(self.options.learning_rate(step), 0.0), MAX_RATE)

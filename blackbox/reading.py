@@ -35,6 +35,7 @@ from blackbox.options import Options
 from blackbox.recipe import PrefixCache, materialise
 from blackbox.records import JSON, Recipe, Vector
 from blackbox.rng import Key
+from blackbox.slices import WHOLE, Slicer
 from blackbox.space import Space
 from blackbox.spec import Resolved, stored_algorithm
 from blackbox.store import FAILED, PointRow, SnapshotRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
@@ -57,10 +58,17 @@ class _Cached:
 
 
 class Reading:
-    """One study, opened. Keeps caches only: another instance, here or elsewhere, may work on the same study."""
+    """One study, opened. Keeps caches only: another instance, here or elsewhere, may work on the same study.
 
-    def __init__(self, head: StudyHead) -> None:
+    Parameters
+    ----------
+    head : its row that never changes.
+    slicer : who computes the parts of the method's large sums.
+    """
+
+    def __init__(self, head: StudyHead, slicer: Slicer = WHOLE) -> None:
         self.head = head
+        self.slicer = slicer
         self.id = head.id
         self.resolved = Resolved.model_validate_json(head.resolved)
         self.spec = self.resolved.spec
@@ -68,7 +76,7 @@ class Reading:
         self.key = Key.from_seed(self.spec.seed)
         self.maximize = self.spec.direction == "maximize"
         self._vectors = [name for name, parameter in self.space.items() if parameter.type == "vector"]
-        self.stored = stored_algorithm(self.resolved)
+        self.stored = stored_algorithm(self.resolved, self.space)
         self.options, self.traits = self._method()
         self.kind = self.traits.kind
         self.stuck = self.stored.obstacle
@@ -84,17 +92,7 @@ class Reading:
     # State ------------------------------------------------------------------------------------------------------------
 
     def _method(self) -> tuple[Options, Traits]:
-        return self._filled(), Traits() if self.stored.cls is None else self.stored.cls.traits
-
-    def _filled(self) -> Options:
-        """The stored options; those that came with a later release have the default that fits the problem."""
-        cls, options = self.stored.cls, self.stored.options
-        if cls is None or options is None:
-            return Options()
-        if cls.Options.model_fields.keys() <= self.resolved.options.keys():
-            return options
-        filled: Options = cls.resolve(options, self.space)
-        return filled
+        return self.stored.options or Options(), Traits() if self.stored.cls is None else self.stored.cls.traits
 
     def changed(self, words: str) -> AlgorithmChanged:
         """The error of who needs a state that this release cannot compute."""
@@ -115,10 +113,11 @@ class Reading:
             raise self.changed(self.stored.obstacle)
         if self._lineage != row.lineage:
             self._lineage = row.lineage
-            self._algorithms = [
-                (first, self.stored.cls(self.space, self.options, self.key, stream))
-                for first, stream in json.loads(row.lineage)
-            ]
+            self._algorithms = []
+            for first, stream in json.loads(row.lineage):
+                algorithm = self.stored.cls(self.space, self.options, self.key, stream)
+                algorithm.slicer = self.slicer
+                self._algorithms.append((first, algorithm))
         return log.algorithm_at(self._algorithms, row.step if step is None else step)
 
     def row(self) -> Steps[StudyRow]:

@@ -149,18 +149,19 @@ def weighted_noise_sum(
     start: int = 0,
     count: int | None = None,
     square: bool = False,
+    slicer: slices.Slicer = slices.WHOLE,
 ) -> Vector:
     """The coordinates [start, start + count) of the sum of scale * noise over the terms, in float64.
 
     Terms of one address (the two halves of a mirrored pair, say) share one draw; their scales are summed exactly first.
-    The order of the terms does not matter: they are summed by (step, lane, stream, kind, factor). Inside `slices.using`
-    a large sum is computed in parts by whoever is there, to the same bits.
+    The order of the terms does not matter: they are summed by (step, lane, stream, kind, factor).
 
     Parameters
     ----------
     terms : what to sum; a term's `scale` is its weight in the sum.
     key, dim, blobs, start, count : as `materialise`.
     square : sum scale * noise^2 instead, for updates of standard deviations.
+    slicer : who computes the parts of a large sum.
 
     Returns
     -------
@@ -188,9 +189,7 @@ def weighted_noise_sum(
         if weight != 0
     ]
     factors = {row.weight: _blob(blobs, row.weight, dim) for row in rows if row.weight is not None}
-    part = partial(_summed, rows, key, dim, factors, square)
-    whole = slices.computed(part, start, start + count, len(rows))
-    return part((start, start + count)) if whole is None else whole
+    return slicer.compute(partial(_summed, rows, key, dim, factors, square), start, start + count, len(rows))
 
 
 def _summed(

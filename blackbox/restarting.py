@@ -10,7 +10,7 @@ from blackbox.algorithm import Algorithm
 from blackbox.evolution import default_popsize
 from blackbox.records import Stop, Vector
 from blackbox.rng import Key
-from blackbox.runs import Run, RunOptions, Runs, Shape, Values
+from blackbox.runs import Run, RunOptions, RunResolved, Runs, Shape, Values
 from blackbox.space import Space
 
 
@@ -25,20 +25,22 @@ class RunState(Protocol):
     def values(self) -> Values: ...
 
 
-O = TypeVar("O", bound=RunOptions)  # noqa: E741 -- as in `blackbox.algorithm`
 S = TypeVar("S", bound=RunState)
 
 
-class Restarting(Algorithm[O, S]):
+class Restarting(Algorithm[RunResolved, S]):
     """A method in runs. It says how a run begins and what its distribution looks like, and learns in `tell`."""
 
-    def __init__(self, space: Space, options: O, key: Key, stream: int = 0) -> None:
+    Options = RunOptions
+    Resolved = RunResolved
+
+    def __init__(self, space: Space, options: RunResolved, key: Key, stream: int = 0) -> None:
         super().__init__(space, options, key, stream)
         self.runs = Runs(space, options, self.noise)
 
     @classmethod
-    def resolve(cls, options: O, space: Space) -> O:
-        return options.with_defaults(popsize=default_popsize(space.dim))
+    def resolve(cls, options: RunOptions, space: Space) -> RunResolved:
+        return options.with_defaults(RunResolved, popsize=default_popsize(space.dim))
 
     @abstractmethod
     def begin(self, run: Run, step: int) -> S:

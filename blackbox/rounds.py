@@ -116,10 +116,11 @@ class FederatedStudy(Study):
     """A study whose objective is spread over participants; see `Study` for what all studies have."""
 
     def _method(self) -> tuple[Options, Traits]:
-        options, cls = self._filled(), self.stored.cls
+        options, cls = self.stored.options or Options(), self.stored.cls
         self._federation: Federation[Any] | None = None
         if cls is not None and not self.stored.obstacle:
             self._federation = cls(self.space, options, self.key, self.resolved.options)
+            self._federation.slicer = self.slicer
         return options, Traits()
 
     @property

@@ -26,7 +26,6 @@ from typing import Literal
 
 import numpy as np
 
-from blackbox.evolution import default_popsize
 from blackbox.options import Field, Options
 from blackbox.records import Ints, Matrix, Results, Stop, Vector
 from blackbox.rng import Key, uniform
@@ -75,6 +74,12 @@ class RunOptions(Options):
     runs with small populations and small steps; the safe choice where nothing is known of the minima."""
     max_restarts: int = Field(9, ge=0, le=20)
     """Doublings of the population before the study ends; small runs of bipop are not counted."""
+
+
+class RunResolved(RunOptions):
+    """The options with every default filled in."""
+
+    popsize: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,15 +165,14 @@ class Runs:
     noise : where new starts and the sizes of small runs come from.
     """
 
-    def __init__(self, space: Space, options: RunOptions, noise: Key) -> None:
+    def __init__(self, space: Space, options: RunResolved, noise: Key) -> None:
         self.space = space
         self.options = options
         self.noise = noise
-        self.popsize = options.popsize or default_popsize(space.dim)
 
     def first(self) -> Run:
-        start = np.array(self.space.initial)
-        return Run(0, "first", 0, self.popsize, self.options.sigma, self._max_steps(self.popsize), 0, 0, 0, start, None)
+        start, popsize, sigma = np.array(self.space.initial), self.options.popsize, self.options.sigma
+        return Run(0, "first", 0, popsize, sigma, self._max_steps(popsize), 0, 0, 0, start, None)
 
     def start(self, run: Run) -> Vector:
         """(d,) where a run begins: the initial point, then uniformly in the box.
@@ -246,12 +250,12 @@ class Runs:
             champion, record = self.favourite(run, values, shape), values.value
         if o.restarts == "bipop" and small < large:
             u, v = uniform(self.noise, step, 1, 2).tolist()
-            popsize = int(self.popsize * 2.0 ** (run.n_large * u * u))
+            popsize = int(o.popsize * 2.0 ** (run.n_large * u * u))
             regime, sigma, n_large = "small", o.sigma * 10 ** (-2 * v), run.n_large
             max_steps = max(1, min(self._max_steps(popsize), large // (2 * popsize)))
         else:
             regime, sigma, n_large = "large", o.sigma, run.n_large + 1
-            popsize = self.popsize * 2**n_large
+            popsize = o.popsize * 2**n_large
             max_steps = self._max_steps(popsize)
         if n_large > o.max_restarts:
             return None
@@ -302,10 +306,9 @@ class Runs:
         return int(100 + 150 * (self.space.dim + 3) ** 2 / math.sqrt(popsize))
 
 
-def largest_popsize(options: RunOptions, d: int) -> int:
+def largest_popsize(options: RunResolved) -> int:
     """Results per step of the last large run."""
-    popsize = options.popsize or default_popsize(d)
-    return popsize if options.restarts == "none" else popsize * 2**options.max_restarts
+    return options.popsize if options.restarts == "none" else options.popsize * 2**options.max_restarts
 
 
 def improving(history: Matrix) -> bool:

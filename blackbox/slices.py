@@ -2,21 +2,22 @@
 
 A sum of noise treats each coordinate alone and adds its terms in a fixed order, so coordinates [a, b) computed in a
 thread, in another process or on another machine are bitwise those of the whole: there is nothing to add up at the end,
-only pieces to lay side by side. Who computes them therefore cannot change a result, and methods need not know: whoever
-drives a study says so around it, and `recipe.weighted_noise_sum` looks here.
+only pieces to lay side by side. Who computes them therefore cannot change a result. A `Slicer` says who does; whoever
+opens a study or builds a method hands it in, and the method passes it on to `recipe.weighted_noise_sum`.
 
 >>> from concurrent.futures import ThreadPoolExecutor
->>> with ThreadPoolExecutor(2) as threads, using(threads, 16):
-...     pass  # study.advance(...), algorithm.tell(...), ...
+>>> with ThreadPoolExecutor(2) as threads:
+...     halves = Slicer(threads, 2).compute(lambda part: np.arange(*part, dtype=float), 0, 1 << 17, n_terms=64)
+>>> bool((halves == np.arange(1 << 17)).all())
+True
 
 Anything with the `map` of `concurrent.futures` serves: threads, processes, `blackbox.backends.ray_cluster.RaySlices`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -56,39 +57,6 @@ class Inline:
         return map(function, items)
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    executor: Executor
-    n_parts: int
-    worth: int
-
-
-_plan: ContextVar[_Plan | None] = ContextVar("blackbox_slices", default=None)
-
-
-@contextmanager
-def using(executor: Executor, n_parts: int, *, worth: int = WORTH) -> Iterator[None]:
-    """Large sums inside this block are cut into parts that the executor computes.
-
-    Parameters
-    ----------
-    executor : kept by the caller, who also closes it. Processes and clusters get picklable functions.
-    n_parts : most parts. Two or three per worker let a fast one take more; each returns 8 bytes per coordinate.
-    worth : coordinates times terms from which a sum is cut.
-
-    Notes
-    -----
-    The block's thread alone is meant (a context variable): threads of the executor do not cut again.
-    """
-    if n_parts < 1:
-        raise InvalidInput(f"n_parts must be at least 1, got {n_parts}")
-    token = _plan.set(_Plan(executor, n_parts, worth))
-    try:
-        yield
-    finally:
-        _plan.reset(token)
-
-
 def cut(start: int, stop: int, n_parts: int, align: int = ALIGN) -> list[Part]:
     """[start, stop) in at most `n_parts` parts of about equal length, cut at multiples of `align`.
 
@@ -104,19 +72,52 @@ def cut(start: int, stop: int, n_parts: int, align: int = ALIGN) -> list[Part]:
     return [(a, b) for a, b in pairwise(edges) if a < b]
 
 
-def computed(function: Callable[[Part], Vector], start: int, stop: int, n_terms: int) -> Vector | None:
-    """The coordinates [start, stop) of a sum, in parts where that was asked for (`using`) and is worth it, else None.
+@dataclass(frozen=True, slots=True)
+class Slicer:
+    """Cuts large sums by coordinates, and has the parts computed.
 
-    Parameters
+    Attributes
     ----------
-    function : from a part to its (stop - start,) values, alike for any cut; picklable.
-    n_terms : noise vectors that the sum draws.
+    executor : computes the parts; kept by whoever made it, who also closes it. Processes and clusters get picklable
+        functions.
+    n_parts : most parts of a sum. Two or three per worker let a fast one take more; each returns 8 bytes per
+        coordinate.
+    worth : coordinates times terms from which a sum is cut; smaller ones are computed in place.
+
+    Raises
+    ------
+    InvalidInput
+        If `n_parts` is not positive.
     """
-    plan = _plan.get()
-    if plan is None or (stop - start) * n_terms < plan.worth:
-        return None
-    parts = cut(start, stop, plan.n_parts)
-    whole = np.empty(stop - start, dtype=np.float64)
-    for (a, b), values in zip(parts, plan.executor.map(function, parts), strict=True):
-        whole[a - start : b - start] = values
-    return whole
+
+    executor: Executor
+    n_parts: int
+    worth: float = WORTH
+
+    def __post_init__(self) -> None:
+        if self.n_parts < 1:
+            raise InvalidInput(f"n_parts must be at least 1, got {self.n_parts}")
+
+    def compute(self, function: Callable[[Part], Vector], start: int, stop: int, n_terms: int) -> Vector:
+        """The coordinates [start, stop) of a sum, in parts where that is worth it.
+
+        Parameters
+        ----------
+        function : from a part to its (stop - start,) values, alike for any cut; picklable.
+        n_terms : noise vectors that the sum draws.
+
+        Returns
+        -------
+        (stop - start,) float64, the same bits whoever computes them.
+        """
+        if (stop - start) * n_terms < self.worth:
+            return function((start, stop))
+        parts = cut(start, stop, self.n_parts)
+        whole = np.empty(stop - start, dtype=np.float64)
+        for (a, b), values in zip(parts, self.executor.map(function, parts), strict=True):
+            whole[a - start : b - start] = values
+        return whole
+
+
+WHOLE = Slicer(Inline(), 1, worth=math.inf)
+"""Computes every sum in one piece, in place."""

@@ -220,7 +220,7 @@ class StoredAlgorithm:
     Attributes
     ----------
     cls : the `Algorithm` or the `Federation` of that name; None if there is none any more.
-    options : the stored options; None where this release cannot use them.
+    options : the stored options, resolved; None where this release cannot use them.
     obstacle : why nothing can be computed with it; empty where it can.
     revised : what another revision means; empty where the study's and this release's are the same.
     dropped : stored options that this release does not know. They cannot change what is computed, or the revision would
@@ -239,8 +239,8 @@ class StoredAlgorithm:
         return [word for word in (self.obstacle, self.revised) if word] + words
 
 
-def stored_algorithm(resolved: Resolved) -> StoredAlgorithm:
-    """What this release has for a stored study. Never raises: whatever has changed, the study can be read."""
+def stored_algorithm(resolved: Resolved, space: Space) -> StoredAlgorithm:
+    """The algorithm of a stored study in this release. Never raises: whatever has changed, the study can be read."""
     name = resolved.algorithm
     in_rounds = resolved.federated or resolved.hosted is not None
     cls: type[Any] | None = (federation.registry() if in_rounds else registry()).get(name)
@@ -252,6 +252,10 @@ def stored_algorithm(resolved: Resolved) -> StoredAlgorithm:
     known, dropped = known_options(cls.Options, resolved.options)
     try:
         options = parse_options(cls.Options, known)
+        if cls.Options.model_fields.keys() <= known.keys():
+            options = parse_options(cls.Resolved, known)
+        else:  # options that came with a later release get the default that fits the problem
+            options = cls.resolve(options, space)
     except InvalidOptions as error:
         return StoredAlgorithm(
             cls, None, f"this release's {name} does not take the stored options: {error.detail}", revised, dropped

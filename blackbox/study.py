@@ -29,6 +29,7 @@ from blackbox.evaluators import Breaker, Durations
 from blackbox.leases import Lease, Outcome, Renewal, Report
 from blackbox.reading import SNAPSHOT_STEPS
 from blackbox.records import NOTHING_PENDING, Pending
+from blackbox.slices import WHOLE, Slicer
 from blackbox.spec import Resolved, StudySpec, differences, parse_spec, resolve, spec_hash
 from blackbox.store import (
     ACTIVE,
@@ -185,8 +186,8 @@ def create(project: str, raw: Mapping[str, Any] | StudySpec, now: float) -> Step
 class Study(Editing):
     """One study, opened. Keeps caches only: another instance, here or elsewhere, may work on the same study."""
 
-    def __init__(self, head: StudyHead) -> None:
-        super().__init__(head)
+    def __init__(self, head: StudyHead, slicer: Slicer = WHOLE) -> None:
+        super().__init__(head, slicer)
         self._turn: Turn | None = None
         self._next: Turn | None = None
         """The step that a transaction of ours opened. The works after it in that transaction see it before it is

@@ -28,7 +28,6 @@ from blackbox.algorithm import Algorithm, Traits, algorithm
 from blackbox.errors import FieldError
 from blackbox.options import Field, Options
 from blackbox.records import JSON, Ints, Pending, Points, Results, Term, Vector
-from blackbox.rng import Key
 from blackbox.schedules import Constant, PositiveSchedule
 from blackbox.space import Space
 from blackbox.statistics import Moments
@@ -57,6 +56,12 @@ class ArsOptions(Options):
         return self
 
 
+class ArsResolved(ArsOptions):
+    """The options with every default filled in."""
+
+    top: int
+
+
 @dataclass(frozen=True, slots=True)
 class ArsState:
     """What changes. d is the dimension.
@@ -83,7 +88,7 @@ class ArsState:
 
 
 @algorithm("ars", Traits(encoding="recipe"))
-class Ars(Algorithm[ArsOptions, ArsState]):
+class Ars(Algorithm[ArsResolved, ArsState]):
     """Augmented random search: few options, linear policies, noisy returns. V1, V2 and the -t variants.
 
     Mania et al. (2018), arXiv:1803.07055. Unlike ranks the values themselves weigh, so a constant bonus does not
@@ -92,18 +97,15 @@ class Ars(Algorithm[ArsOptions, ArsState]):
     """
 
     Options = ArsOptions
+    Resolved = ArsResolved
     State = ArsState
 
-    def __init__(self, space: Space, options: ArsOptions, key: Key, stream: int = 0) -> None:
-        super().__init__(space, options, key, stream)
-        self.top = options.top or options.directions
+    @classmethod
+    def resolve(cls, options: ArsOptions, space: Space) -> ArsResolved:
+        return options.with_defaults(ArsResolved, top=options.directions)
 
     @classmethod
-    def resolve(cls, options: ArsOptions, space: Space) -> ArsOptions:
-        return options.with_defaults(top=options.directions)
-
-    @classmethod
-    def memory(cls, options: ArsOptions, space: Space) -> int:
+    def memory(cls, options: ArsResolved, space: Space) -> int:
         return 40 * space.dim + 2048 * options.directions  # theta twice, the sum, the move, and recipes
 
     def init(self) -> ArsState:
@@ -129,7 +131,7 @@ class Ars(Algorithm[ArsOptions, ArsState]):
             return replace(state, step=state.step + 1)
         lowest = float(finite.min())
         values = np.clip(np.where(np.isnan(results.scalar), np.inf, results.scalar), lowest, finite.max())
-        kept = np.flatnonzero(among_the_best(values, results.lane // 2, self.top))
+        kept = np.flatnonzero(among_the_best(values, results.lane // 2, self.options.top))
         centred, mean, spread = standardised(values[kept])
         state = replace(
             state,
@@ -144,7 +146,7 @@ class Ars(Algorithm[ArsOptions, ArsState]):
         rate = perturbations.rate(self.options.learning_rate, state.step - 1)
         weights = (centred * (2 / len(kept))).tolist()
         terms = perturbations.weighted([recipes[row] for row in kept], weights)
-        move = -rate * recipe.weighted_noise_sum(terms, self.key, self.space.dim)
+        move = -rate * recipe.weighted_noise_sum(terms, self.key, self.space.dim, slicer=self.slicer)
         theta = perturbations.moved(state.theta, move)
         move_norm = steppers.norm(steppers.square_sums(move))
         return replace(state, theta=theta, digest=recipe.digest(theta), move_norm=move_norm)

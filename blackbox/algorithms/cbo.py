@@ -74,6 +74,13 @@ class CboOptions(Options):
     """best: the best point told. consensus: the weighted mean of the members, which averages out noisy values."""
 
 
+class CboResolved(CboOptions):
+    """The options with every default filled in."""
+
+    members: int
+    noise: float
+
+
 @dataclass(frozen=True, slots=True)
 class CboState:
     """What changes. N members, d dimensions.
@@ -187,7 +194,7 @@ def _gaps(values: Vector) -> Vector:
 
 
 @algorithm("cbo", Traits(members=True, parameters=frozenset({"real", "integer", "choice"})))
-class Cbo(Algorithm[CboOptions, CboState]):
+class Cbo(Algorithm[CboResolved, CboState]):
     """Global search by members that nobody waits for: each moves when its value is in, towards the newest consensus.
 
     Pinnau et al. (2017), arXiv:1604.05648, with anisotropic (arXiv:1909.09249) and truncated noise (arXiv:2310.16610).
@@ -198,22 +205,24 @@ class Cbo(Algorithm[CboOptions, CboState]):
     """
 
     Options = CboOptions
+    Resolved = CboResolved
     State = CboState
 
-    def __init__(self, space: Space, options: CboOptions, key: Key, stream: int = 0) -> None:
+    def __init__(self, space: Space, options: CboResolved, key: Key, stream: int = 0) -> None:
         super().__init__(space, options, key, stream)
-        self.n_members = options.members or default_members(space.dim)
-        self.s = default_noise(options, space.dim) if options.noise is None else options.noise
+        self.n_members = options.members
+        self.s = options.noise
         self.starts = self.noise.child("start")  # apart from the moves, so that no draw serves twice
         self.has_bounds, self.has_free = bool(space.bounded.any()), not space.bounded.all()
 
     @classmethod
-    def resolve(cls, options: CboOptions, space: Space) -> CboOptions:
-        return options.with_defaults(members=default_members(space.dim), noise=default_noise(options, space.dim))
+    def resolve(cls, options: CboOptions, space: Space) -> CboResolved:
+        d = space.dim
+        return options.with_defaults(CboResolved, members=default_members(d), noise=default_noise(options, d))
 
     @classmethod
-    def memory(cls, options: CboOptions, space: Space) -> int:
-        return 8 * (options.members or default_members(space.dim)) * (8 * space.dim + 16)
+    def memory(cls, options: CboResolved, space: Space) -> int:
+        return 8 * options.members * (8 * space.dim + 16)
 
     def init(self) -> CboState:
         d, n = self.space.dim, self.n_members

@@ -21,15 +21,11 @@ from blackbox.evolution import SIGMA_RANGE, TINY
 from blackbox.records import Matrix, Pending, Points, Results, Vector, dense
 from blackbox.restarting import Restarting
 from blackbox.rng import normals
-from blackbox.runs import MAX_CONDITION, Run, RunOptions, Shape, Values, largest_popsize
+from blackbox.runs import MAX_CONDITION, Run, RunOptions, RunResolved, Shape, Values, largest_popsize
 from blackbox.space import Space
 
 TILE = 8  # lanes per product of `ask`: BLAS gives one row alone other last bits than the same row among others
 SCALE_RANGE = (1e-20, 1e20)  # of the largest eigenvalue; outside, the scale moves from C to sigma
-
-
-class CmaEsOptions(RunOptions):
-    """What a user may tune."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +65,7 @@ def learning(d: int, k: int, mueff: float) -> tuple[float, float, float]:
 
 
 @algorithm("cma_es", Traits(injects=True, parameters=frozenset({"real", "integer", "choice"})))
-class CmaEs(Restarting[CmaEsOptions, CmaEsState]):
+class CmaEs(Restarting[CmaEsState]):
     """Covariance matrix adaptation with negative weights: the default up to about two thousand dimensions.
 
     Hansen (2016), arXiv:1604.00772. Results of the step before are learned from too, re-encoded in the current
@@ -78,12 +74,13 @@ class CmaEs(Restarting[CmaEsOptions, CmaEsState]):
     is over can be followed by others from new places (`restarts`); results of an earlier run are not learned from.
     """
 
-    Options = CmaEsOptions
+    Options = RunOptions
+    Resolved = RunResolved
     State = CmaEsState
 
     @classmethod
-    def memory(cls, options: CmaEsOptions, space: Space) -> int:
-        d, k = space.dim, largest_popsize(options, space.dim)
+    def memory(cls, options: RunResolved, space: Space) -> int:
+        d, k = space.dim, largest_popsize(options)
         return 8 * d * (9 * d + 6 * k + 100)  # C, axes, their successors, and what LAPACK works in
 
     def begin(self, run: Run, step: int) -> CmaEsState:

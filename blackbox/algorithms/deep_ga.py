@@ -83,6 +83,13 @@ class DeepGaOptions(Options):
         return self
 
 
+class DeepGaResolved(DeepGaOptions):
+    """The options with every default filled in."""
+
+    parents: int
+    sigma: PositiveSchedule
+
+
 @dataclass(frozen=True, slots=True)
 class DeepGaState:
     """What changes. d is the dimension, m the length of a behaviour.
@@ -132,7 +139,7 @@ class DeepGaState:
 
 
 @algorithm("deep_ga", Traits(encoding="recipe"))
-class DeepGa(Algorithm[DeepGaOptions, DeepGaState]):
+class DeepGa(Algorithm[DeepGaResolved, DeepGaState]):
     """Genetic algorithm on noise addresses, and novelty search: no gradient, no distribution, only selection.
 
     Such et al. (2017), arXiv:1712.06567. A generation closes on the first `population` results, whoever brought them;
@@ -141,23 +148,22 @@ class DeepGa(Algorithm[DeepGaOptions, DeepGaState]):
     """
 
     Options = DeepGaOptions
+    Resolved = DeepGaResolved
     State = DeepGaState
 
-    def __init__(self, space: Space, options: DeepGaOptions, key: Key, stream: int = 0) -> None:
+    def __init__(self, space: Space, options: DeepGaResolved, key: Key, stream: int = 0) -> None:
         super().__init__(space, options, key, stream)
-        self.n_parents = options.parents or default_parents(options.population)
-        self.sigma = options.sigma or default_sigma(space.dim)
         self.choices = self.noise.child("parents")
         self.memories = self.noise.child("archive")
 
     @classmethod
-    def resolve(cls, options: DeepGaOptions, space: Space) -> DeepGaOptions:
-        return options.with_defaults(parents=default_parents(options.population), sigma=default_sigma(space.dim))
+    def resolve(cls, options: DeepGaOptions, space: Space) -> DeepGaResolved:
+        parents, sigma = default_parents(options.population), default_sigma(space.dim)
+        return options.with_defaults(DeepGaResolved, parents=parents, sigma=sigma)
 
     @classmethod
-    def memory(cls, options: DeepGaOptions, space: Space) -> int:
-        parents = options.parents or default_parents(options.population)
-        genomes = 512 * options.max_terms * (parents + options.candidates + options.population)
+    def memory(cls, options: DeepGaResolved, space: Space) -> int:
+        genomes = 512 * options.max_terms * (options.parents + options.candidates + options.population)
         behaviours = 8 * 64 * (options.archive + 2 * options.population) if options.novelty else 0
         return 32 * space.dim + genomes + behaviours  # base and elite as state, its bytes and their copies
 
@@ -221,7 +227,7 @@ class DeepGa(Algorithm[DeepGaOptions, DeepGaState]):
 
     def _sigma(self, state: DeepGaState) -> float:
         first = self.options.initial_sigma if state.generation == 0 else None
-        return perturbations.size(Constant(value=first) if first else self.sigma, state.generation)
+        return perturbations.size(Constant(value=first) if first else self.options.sigma, state.generation)
 
     def _genomes(self, genomes: Genomes) -> list[Genome]:
         return genomes.all(self.options.noise)
@@ -253,7 +259,7 @@ class DeepGa(Algorithm[DeepGaOptions, DeepGaState]):
             found = new[np.isfinite(new)]
             state = replace(state, novelty=float(found.mean()) if len(found) else state.novelty)
             state = self._remembering(state, results, did)
-        best = [children[i] for i in ranked[: self.n_parents]]
+        best = [children[i] for i in ranked[: self.options.parents]]
         if self.options.validations:
             elite = self._genomes(state.elite)
             again = [children[i] for i in by_value[: self.options.candidates - len(elite)]] + elite
@@ -296,7 +302,7 @@ class DeepGa(Algorithm[DeepGaOptions, DeepGaState]):
         elites = self._genomes(state.elite)
         parents = best
         if not self.options.novelty:  # what is new today is not new tomorrow: there the elite is no parent by right
-            parents = (elites + [genome for genome in best if genome not in elites])[: self.n_parents]
+            parents = (elites + [genome for genome in best if genome not in elites])[: self.options.parents]
         return self._rebased(replace(state, generation=state.generation + 1), parents)
 
     # genomes

@@ -27,7 +27,7 @@ from blackbox.estimators import differences, roles
 from blackbox.options import Field, Options
 from blackbox.perturbations import FARTHEST
 from blackbox.records import Pending, Points, Recipe, Results, Term, Vector
-from blackbox.rng import CHUNK, Key
+from blackbox.rng import CHUNK
 from blackbox.schedules import AnySchedule, Constant, PositiveSchedule
 from blackbox.space import Space
 
@@ -51,6 +51,12 @@ class MezoOptions(Options):
     """Limit on |p_i|, in multiples of the median of the step (of several directions). None: no limit."""
 
 
+class MezoResolved(MezoOptions):
+    """The options with every default filled in."""
+
+    learning_rate: AnySchedule
+
+
 @dataclass(frozen=True, slots=True)
 class MezoState:
     """What changes. d is the dimension.
@@ -72,7 +78,7 @@ class MezoState:
 
 
 @algorithm("mezo", Traits(encoding="recipe"))
-class Mezo(Algorithm[MezoOptions, MezoState]):
+class Mezo(Algorithm[MezoResolved, MezoState]):
     """Two evaluations and one number per step: gradient descent for fine-tuning and for 10^5 to 10^9 parameters.
 
     Malladi et al. (2023), arXiv:2305.17333. It uses values, not ranks: where their scale changes or their noise has
@@ -80,17 +86,15 @@ class Mezo(Algorithm[MezoOptions, MezoState]):
     """
 
     Options = MezoOptions
+    Resolved = MezoResolved
     State = MezoState
 
-    def __init__(self, space: Space, options: MezoOptions, key: Key, stream: int = 0) -> None:
-        super().__init__(space, self.resolve(options, space), key, stream)
+    @classmethod
+    def resolve(cls, options: MezoOptions, space: Space) -> MezoResolved:
+        return options.with_defaults(MezoResolved, learning_rate=0.5 / (1 + (space.dim + 1) / options.count))
 
     @classmethod
-    def resolve(cls, options: MezoOptions, space: Space) -> MezoOptions:
-        return options.with_defaults(learning_rate=0.5 / (1 + (space.dim + 1) / options.count))
-
-    @classmethod
-    def memory(cls, options: MezoOptions, space: Space) -> int:
+    def memory(cls, options: MezoResolved, space: Space) -> int:
         return 12 * space.dim + 1024 * options.count  # theta of two states, and one of them as bytes
 
     def init(self) -> MezoState:
@@ -156,5 +160,4 @@ class Mezo(Algorithm[MezoOptions, MezoState]):
         return perturbations.size(self.options.radius, step)
 
     def _rate(self, step: int) -> float:
-        schedule = self.options.learning_rate
-        return 0.0 if schedule is None else perturbations.rate(schedule, step)
+        return perturbations.rate(self.options.learning_rate, step)

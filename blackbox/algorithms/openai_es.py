@@ -66,6 +66,12 @@ class OpenAiEsOptions(Options):
     """Stop after this many steps without a new lowest median of a step's values. None: never."""
 
 
+class OpenAiEsResolved(OpenAiEsOptions):
+    """The options with every default filled in."""
+
+    population: int
+
+
 @dataclass(frozen=True, slots=True)
 class OpenAiEsState:
     """What changes. d is the dimension.
@@ -98,7 +104,7 @@ class OpenAiEsState:
 
 
 @algorithm("openai_es", Traits(encoding="recipe"))
-class OpenAiEs(Algorithm[OpenAiEsOptions, OpenAiEsState]):
+class OpenAiEs(Algorithm[OpenAiEsResolved, OpenAiEsState]):
     """Evolution strategy on noise addresses: scales to millions of dimensions, hundreds of workers and noisy values.
 
     Salimans et al. (2017), arXiv:1703.03864. Ties share ranks (the authors break them by order), so that a flat
@@ -107,21 +113,20 @@ class OpenAiEs(Algorithm[OpenAiEsOptions, OpenAiEsState]):
     """
 
     Options = OpenAiEsOptions
+    Resolved = OpenAiEsResolved
     State = OpenAiEsState
 
-    def __init__(self, space: Space, options: OpenAiEsOptions, key: Key, stream: int = 0) -> None:
+    def __init__(self, space: Space, options: OpenAiEsResolved, key: Key, stream: int = 0) -> None:
         super().__init__(space, options, key, stream)
-        self.population = options.population or default_population(space.dim)
         self.divides_by_sigma = options.stepper.type in ("sgd", "momentum")
 
     @classmethod
-    def resolve(cls, options: OpenAiEsOptions, space: Space) -> OpenAiEsOptions:
-        return options.with_defaults(population=default_population(space.dim))
+    def resolve(cls, options: OpenAiEsOptions, space: Space) -> OpenAiEsResolved:
+        return options.with_defaults(OpenAiEsResolved, population=default_population(space.dim))
 
     @classmethod
-    def memory(cls, options: OpenAiEsOptions, space: Space) -> int:
-        population = options.population or default_population(space.dim)
-        return 72 * space.dim + 1024 * population  # theta and moments twice, g, what the stepper works in, and recipes
+    def memory(cls, options: OpenAiEsResolved, space: Space) -> int:
+        return 72 * space.dim + 1024 * options.population  # theta and moments twice, g, the stepper's work, recipes
 
     def init(self) -> OpenAiEsState:
         theta = perturbations.centre(self.space)
@@ -130,7 +135,7 @@ class OpenAiEs(Algorithm[OpenAiEsOptions, OpenAiEsState]):
         return OpenAiEsState(0, theta, recipe.digest(theta), stepper, None, None, None, 0, 0.0, 0.0, seen)
 
     def need(self, state: OpenAiEsState) -> int:
-        return self.population
+        return self.options.population
 
     def base(self, state: OpenAiEsState) -> NDArray[np.float32]:
         return state.theta
@@ -148,7 +153,7 @@ class OpenAiEs(Algorithm[OpenAiEsOptions, OpenAiEsState]):
         if self.divides_by_sigma:
             weights /= self._sigma(state.step)
         terms = perturbations.weighted(recipes, weights.tolist())  # u_l s_l
-        g = recipe.weighted_noise_sum(terms, self.key, self.space.dim)
+        g = recipe.weighted_noise_sum(terms, self.key, self.space.dim, slicer=self.slicer)
         gradient_norm = steppers.norm(steppers.square_sums(g))
         if self.options.weight_decay:
             g += self.options.weight_decay * state.theta

@@ -75,6 +75,14 @@ class PgpeOptions(Options):
         return self
 
 
+class PgpeResolved(PgpeOptions):
+    """The options with every default filled in."""
+
+    population: int
+    max_speed: float
+    learning_rate: float
+
+
 @dataclass(frozen=True, slots=True)
 class PgpeState:
     """What changes. d is the dimension.
@@ -105,7 +113,7 @@ class PgpeState:
 
 
 @algorithm("pgpe", Traits(encoding="recipe"))
-class Pgpe(Algorithm[PgpeOptions, PgpeState]):
+class Pgpe(Algorithm[PgpeResolved, PgpeState]):
     """Policy gradients with parameter-based exploration: adapts a scale per coordinate, needs one length, `max_speed`.
 
     Sehnke et al. (2010), doi:10.1016/j.neunet.2009.12.004, with ClipUp of Toklu et al. (2020), arXiv:2008.02387. Only
@@ -114,28 +122,23 @@ class Pgpe(Algorithm[PgpeOptions, PgpeState]):
     """
 
     Options = PgpeOptions
+    Resolved = PgpeResolved
     State = PgpeState
 
-    def __init__(self, space: Space, options: PgpeOptions, key: Key, stream: int = 0) -> None:
+    def __init__(self, space: Space, options: PgpeResolved, key: Key, stream: int = 0) -> None:
         super().__init__(space, options, key, stream)
-        filled = self.resolve(options, space)
-        assert filled.population is not None
-        assert filled.learning_rate is not None
-        self.population = filled.population
-        self.rate = filled.learning_rate
-        self.clipup = ClipUp(momentum=filled.momentum, max_speed=filled.max_speed)
+        self.clipup = ClipUp(momentum=options.momentum, max_speed=options.max_speed)
 
     @classmethod
-    def resolve(cls, options: PgpeOptions, space: Space) -> PgpeOptions:
+    def resolve(cls, options: PgpeOptions, space: Space) -> PgpeResolved:
         speed = options.max_speed or options.sigma * math.sqrt(space.dim) / 15
         return options.with_defaults(
-            population=default_population(space.dim), max_speed=speed, learning_rate=0.75 * speed
+            PgpeResolved, population=default_population(space.dim), max_speed=speed, learning_rate=0.75 * speed
         )
 
     @classmethod
-    def memory(cls, options: PgpeOptions, space: Space) -> int:
-        population = options.population or default_population(space.dim)
-        return 80 * space.dim + 1024 * population  # mu, stdev, velocity twice, two sums, what they need, and recipes
+    def memory(cls, options: PgpeResolved, space: Space) -> int:
+        return 80 * space.dim + 1024 * options.population  # mu, stdev, velocity twice, two sums, their work, recipes
 
     def init(self) -> PgpeState:
         mu = perturbations.centre(self.space)
@@ -145,7 +148,7 @@ class Pgpe(Algorithm[PgpeOptions, PgpeState]):
         return PgpeState(0, mu, stdev, (recipe.digest(mu), recipe.digest(stdev)), stepper, None, None, 0.0, 0.0, seen)
 
     def need(self, state: PgpeState) -> int:
-        return self.population
+        return self.options.population
 
     def base(self, state: PgpeState) -> NDArray[np.float32]:
         return state.mu
@@ -165,9 +168,9 @@ class Pgpe(Algorithm[PgpeOptions, PgpeState]):
             return state
         weights = (centred_ranks(results.scalar) / k).tolist()
         terms = perturbations.weighted(recipes, weights)  # u_l s_l
-        g = state.stdev * recipe.weighted_noise_sum(terms, self.key, self.space.dim)
+        g = state.stdev * recipe.weighted_noise_sum(terms, self.key, self.space.dim, slicer=self.slicer)
         gradient_norm = steppers.norm(steppers.square_sums(g))
-        stepper, move = self.clipup.step(state.stepper, g, self.rate, gradient_norm)
+        stepper, move = self.clipup.step(state.stepper, g, self.options.learning_rate, gradient_norm)
         mu = perturbations.moved(state.mu, move)
         stdev = self._stdev(state.stdev, perturbations.weighted(recipes, weights, signed=False))
         return replace(
@@ -186,7 +189,7 @@ class Pgpe(Algorithm[PgpeOptions, PgpeState]):
         if not options.stdev_learning_rate:
             return stdev
         # The weights sum to zero, so that the -1 of z^2 - 1 drops out.
-        h = recipe.weighted_noise_sum(terms, self.key, self.space.dim, square=True)
+        h = recipe.weighted_noise_sum(terms, self.key, self.space.dim, square=True, slicer=self.slicer)
         change = np.clip(options.stdev_learning_rate * h, -options.stdev_max_change, options.stdev_max_change)
         after: NDArray[np.float32] = (stdev * (1 - change)).astype(np.float32)
         return np.clip(after, options.stdev_min, options.stdev_max, out=after)

@@ -39,6 +39,12 @@ class PycmaOptions(Options):
     """Initial standard deviation in internal units: a bounded coordinate is the unit interval."""
 
 
+class PycmaResolved(PycmaOptions):
+    """The options with every default filled in."""
+
+    popsize: int
+
+
 @dataclass(frozen=True, slots=True)
 class PycmaState:
     """The log of what pycma was told; grows by a row per result.
@@ -134,7 +140,7 @@ class _Live:
 
 
 @algorithm("pycma", Traits(parameters=frozenset({"real", "integer", "choice"}), max_dim=299))
-class Pycma(Algorithm[PycmaOptions, PycmaState]):
+class Pycma(Algorithm[PycmaResolved, PycmaState]):
     """pycma's CMA-ES behind our interface; slower than `cma_es`, and its state grows with every result.
 
     Hansen, Akimoto and Baudis, CMA-ES/pycma on GitHub, Zenodo, doi:10.5281/zenodo.2559634. pycma needs popsize // 2
@@ -144,21 +150,22 @@ class Pycma(Algorithm[PycmaOptions, PycmaState]):
     """
 
     Options = PycmaOptions
+    Resolved = PycmaResolved
     State = PycmaState
 
-    def __init__(self, space: Space, options: PycmaOptions, key: Key, stream: int = 0) -> None:
+    def __init__(self, space: Space, options: PycmaResolved, key: Key, stream: int = 0) -> None:
         super().__init__(space, options, key, stream)
-        self.popsize = options.popsize or default_popsize(space.dim)
+        self.popsize = options.popsize
         self.fewest = max(3, self.popsize // 2)  # below, pycma's `tell` raises
         self._lives: OrderedDict[str, _Live] = OrderedDict()
         self._lock = threading.RLock()
 
     @classmethod
-    def resolve(cls, options: PycmaOptions, space: Space) -> PycmaOptions:
-        return options.with_defaults(popsize=default_popsize(space.dim))
+    def resolve(cls, options: PycmaOptions, space: Space) -> PycmaResolved:
+        return options.with_defaults(PycmaResolved, popsize=default_popsize(space.dim))
 
     @classmethod
-    def memory(cls, options: PycmaOptions, space: Space) -> int:
+    def memory(cls, options: PycmaResolved, space: Space) -> int:
         log = 8 * (space.dim + 1) * 10_000
         return N_CACHED * (8 * 6 * space.dim**2 + 1_000_000) + 3 * log
 

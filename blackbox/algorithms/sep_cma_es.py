@@ -25,15 +25,11 @@ from blackbox.evolution import SIGMA_RANGE, TINY
 from blackbox.records import Pending, Points, Results, Vector, dense
 from blackbox.restarting import Restarting
 from blackbox.rng import normals
-from blackbox.runs import MAX_CONDITION, Run, RunOptions, Shape, Values, largest_popsize
+from blackbox.runs import MAX_CONDITION, Run, RunOptions, RunResolved, Shape, Values, largest_popsize
 from blackbox.space import Space
 
 MAX_DIM = 100_000  # a point is stored and sent as d float64: 0.8 MB here; beyond, points are better recipes
 SCALE_RANGE = (1e-20, 1e20)  # of the largest variance; outside, the scale moves from v to sigma
-
-
-class SepCmaEsOptions(RunOptions):
-    """What a user may tune."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +65,19 @@ def learning(d: int, k: int, mueff: float) -> tuple[float, float, float]:
 
 
 @algorithm("sep_cma_es", Traits(injects=True, parameters=frozenset({"real", "integer", "choice"}), max_dim=MAX_DIM))
-class SepCmaEs(Restarting[SepCmaEsOptions, SepCmaEsState]):
+class SepCmaEs(Restarting[SepCmaEsState]):
     """CMA-ES with a diagonal covariance: thousands of dimensions, or objectives whose coordinates differ in scale.
 
     Ros and Hansen (2008), doi:10.1007/978-3-540-87700-4_30. Late results, foreign points and restarts as in `cma_es`.
     """
 
-    Options = SepCmaEsOptions
+    Options = RunOptions
+    Resolved = RunResolved
     State = SepCmaEsState
 
     @classmethod
-    def memory(cls, options: SepCmaEsOptions, space: Space) -> int:
-        k = largest_popsize(options, space.dim)
+    def memory(cls, options: RunResolved, space: Space) -> int:
+        k = largest_popsize(options)
         return 8 * space.dim * (20 + 6 * k) + 8 * 30 * space.dim  # vectors, what `tell` ranks, the recent values
 
     def begin(self, run: Run, step: int) -> SepCmaEsState:

@@ -22,9 +22,9 @@ import numpy as np
 
 from blackbox.algorithm import Traits, algorithm
 from blackbox.directions import default_family
-from blackbox.estimators import default_count
+from blackbox.estimators import EstimatorOptions, default_count
 from blackbox.options import Field
-from blackbox.projected import DescentOptions, ProjectedDescent
+from blackbox.projected import DescentResolved, ProjectedDescent
 from blackbox.records import Vector
 from blackbox.regions import Box
 from blackbox.schedules import AnySchedule, Constant
@@ -34,7 +34,7 @@ SQUARE = 1e-7
 """v_0 of AdaMM, as in the authors' code."""
 
 
-class ZoAdamOptions(DescentOptions):
+class ZoAdamOptions(EstimatorOptions):
     """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
 
     learning_rate: AnySchedule = Constant(value=0.01)
@@ -47,6 +47,10 @@ class ZoAdamOptions(DescentOptions):
     """adamm: divide by the largest average square so far, without bias correction; it converges where adam may not."""
     epsilon: float = Field(1e-8, gt=0)
     """adam only: added to the root, against division by zero."""
+
+
+class ZoAdamResolved(DescentResolved, ZoAdamOptions):
+    """The options with every default filled in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class ZoAdamState:
 
 
 @algorithm("zo_adam", Traits(regions=frozenset({"free", "box", "convex"}), projects=True))
-class ZoAdam(ProjectedDescent[ZoAdamOptions, ZoAdamState]):
+class ZoAdam(ProjectedDescent[ZoAdamResolved, ZoAdamState]):
     """Adam on estimated gradients: `zo_sgd` without a learning rate to find, for badly scaled coordinates.
 
     Chen et al. (2019), arXiv:1910.06513. The average square is dominated by the variance of the estimate, (d / q) times
@@ -85,15 +89,18 @@ class ZoAdam(ProjectedDescent[ZoAdamOptions, ZoAdamState]):
     """
 
     Options = ZoAdamOptions
+    Resolved = ZoAdamResolved
     State = ZoAdamState
 
     @classmethod
-    def resolve(cls, options: ZoAdamOptions, space: Space) -> ZoAdamOptions:
-        return options.with_defaults(directions=default_family(space.dim), count=default_count(space.dim))
+    def resolve(cls, options: ZoAdamOptions, space: Space) -> ZoAdamResolved:
+        return options.with_defaults(
+            ZoAdamResolved, directions=default_family(space.dim), count=default_count(space.dim)
+        )
 
     @classmethod
-    def memory(cls, options: ZoAdamOptions, space: Space) -> int:
-        return 8 * space.dim * (14 + 4 * (options.count or default_count(space.dim)))
+    def memory(cls, options: ZoAdamResolved, space: Space) -> int:
+        return 8 * space.dim * (14 + 4 * options.count)
 
     def init(self) -> ZoAdamState:
         d, adamm = self.space.dim, self.options.rule == "adamm"

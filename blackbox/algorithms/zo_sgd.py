@@ -20,8 +20,8 @@ from pydantic import Field as Tagged
 
 from blackbox.algorithm import Traits, algorithm
 from blackbox.directions import Directions, default_family
-from blackbox.estimators import default_count
-from blackbox.projected import DescentOptions, ProjectedDescent
+from blackbox.estimators import EstimatorOptions, default_count
+from blackbox.projected import DescentResolved, ProjectedDescent
 from blackbox.records import Vector
 from blackbox.rng import Key
 from blackbox.schedules import AnySchedule
@@ -31,7 +31,7 @@ from blackbox.steppers import SGD, ClipUp, Momentum, StepperState
 Stepper: TypeAlias = Annotated[SGD | Momentum | ClipUp, Tagged(discriminator="type")]
 
 
-class ZoSgdOptions(DescentOptions):
+class ZoSgdOptions(EstimatorOptions):
     """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
 
     learning_rate: AnySchedule | None = None
@@ -42,6 +42,10 @@ class ZoSgdOptions(DescentOptions):
     """How a gradient becomes a move: sgd, momentum, or clipup, which normalises it."""
     sign: bool = False
     """Move each coordinate by the sign of its gradient: robust to the scale and to heavy tails of the objective."""
+
+
+class ZoSgdResolved(DescentResolved, ZoSgdOptions):
+    """The options with every default filled in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ class ZoSgdState:
 
 
 @algorithm("zo_sgd", Traits(regions=frozenset({"free", "box", "convex"}), projects=True))
-class ZoSgd(ProjectedDescent[ZoSgdOptions, ZoSgdState]):
+class ZoSgd(ProjectedDescent[ZoSgdResolved, ZoSgdState]):
     """Projected gradient descent on estimated gradients, for smooth objectives of ten to ten thousand dimensions.
 
     Nesterov and Spokoiny (2017), doi:10.1007/s10208-015-9296-2. Probes stay inside the region or the bounds: near the
@@ -74,18 +78,19 @@ class ZoSgd(ProjectedDescent[ZoSgdOptions, ZoSgdState]):
     """
 
     Options = ZoSgdOptions
+    Resolved = ZoSgdResolved
     State = ZoSgdState
 
     @classmethod
-    def resolve(cls, options: ZoSgdOptions, space: Space) -> ZoSgdOptions:
+    def resolve(cls, options: ZoSgdOptions, space: Space) -> ZoSgdResolved:
         family = options.directions or default_family(space.dim)
         count = options.count or default_count(space.dim)
         moment = Directions(family, Key((0, 0)), space.dim, min(count, space.dim)).second_moment(count)
-        return options.with_defaults(directions=family, count=count, learning_rate=0.5 / moment)
+        return options.with_defaults(ZoSgdResolved, directions=family, count=count, learning_rate=0.5 / moment)
 
     @classmethod
-    def memory(cls, options: ZoSgdOptions, space: Space) -> int:
-        return 8 * space.dim * (8 + 4 * (options.count or default_count(space.dim)))
+    def memory(cls, options: ZoSgdResolved, space: Space) -> int:
+        return 8 * space.dim * (8 + 4 * options.count)
 
     def init(self) -> ZoSgdState:
         x = self.room.project(self.space.initial)

@@ -10,7 +10,7 @@ See `blackbox.federation.descent` for the rest.
 
 from __future__ import annotations
 
-from blackbox.federation.descent import Descent, DescentParticipant, DescentState, ScalarOptions
+from blackbox.federation.descent import Descent, DescentParticipant, DescentResolved, DescentState, ScalarOptions
 from blackbox.federation.methods import federated
 from blackbox.options import Field
 from blackbox.records import Vector
@@ -24,7 +24,11 @@ class FedProxOptions(ScalarOptions):
     with the curvature of the objective. 0 is FedZO."""
 
 
-class FedProxParticipant(DescentParticipant[FedProxOptions]):
+class FedProxResolved(DescentResolved, FedProxOptions):
+    """The options with every default filled in."""
+
+
+class FedProxParticipant(DescentParticipant[FedProxResolved]):
     """Local descent with a pull back to where the round began."""
 
     def pull(self, state: DescentState) -> Vector | float:
@@ -34,8 +38,9 @@ class FedProxParticipant(DescentParticipant[FedProxOptions]):
 
 
 @federated("fedprox")
-class FedProx(Descent[FedProxOptions]):
+class FedProx(Descent[FedProxResolved]):
     """FedZO with a pull towards the common point, for participants that differ (arXiv:1812.06127)."""
 
     Options = FedProxOptions
+    Resolved = FedProxResolved
     Participant = FedProxParticipant

@@ -10,7 +10,7 @@ See `blackbox.federation.descent` for the local steps.
 
 from __future__ import annotations
 
-from blackbox.federation.descent import Descent, DescentParticipant, ScalarOptions
+from blackbox.federation.descent import Descent, DescentParticipant, DescentResolved, ScalarOptions
 from blackbox.federation.methods import federated
 
 
@@ -18,13 +18,18 @@ class FedZoOptions(ScalarOptions):
     """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
 
 
-class FedZoParticipant(DescentParticipant[FedZoOptions]):
+class FedZoResolved(DescentResolved, FedZoOptions):
+    """The options with every default filled in."""
+
+
+class FedZoParticipant(DescentParticipant[FedZoResolved]):
     """Plain local descent."""
 
 
 @federated("fedzo")
-class FedZo(Descent[FedZoOptions]):
+class FedZo(Descent[FedZoResolved]):
     """Plain federated zeroth-order descent: the baseline, and with scalars the least to send (arXiv:2201.09531)."""
 
     Options = FedZoOptions
+    Resolved = FedZoResolved
     Participant = FedZoParticipant

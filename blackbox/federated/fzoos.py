@@ -102,6 +102,13 @@ class FZooSOptions(FederationOptions):
         return length
 
 
+class FZooSResolved(FZooSOptions):
+    """The options with every default filled in."""
+
+    length: float | Literal["likelihood"]
+    memory: float
+
+
 @dataclass(frozen=True, slots=True)
 class FZooSState:
     """Private state of a participant. d is the dimension, n the evaluations remembered.
@@ -147,7 +154,7 @@ def default_length(dim: int) -> float:
     return 0.2 * math.sqrt(dim / 3)
 
 
-class FZooSParticipant(Participant[FZooSOptions, FZooSState]):
+class FZooSParticipant(Participant[FZooSResolved, FZooSState]):
     """The participant of FZooS: a local Gaussian process to descend on, random features to tell others."""
 
     State = FZooSState
@@ -218,7 +225,7 @@ class FZooSParticipant(Participant[FZooSOptions, FZooSState]):
         """What the coordinator has of this participant for the phase at work, faded until now."""
         transfer = state.work.phase == "transfer"
         kept, of = (state.last_weights, state.told) if transfer else (state.last_move, state.moved)
-        return (self.options.memory or 0.0) ** (state.work.round - of) * kept if len(kept) else 0.0
+        return self.options.memory ** (state.work.round - of) * kept if len(kept) else 0.0
 
     # -- local
 
@@ -302,20 +309,21 @@ def _holds(points: Matrix, x: Vector) -> bool:
 
 
 @federated("fzoos")
-class FZooS(Federation[FZooSOptions]):
+class FZooS(Federation[FZooSResolved]):
     """Federated descent on surrogate gradients that are corrected across participants (arXiv:2308.04077)."""
 
     Options = FZooSOptions
+    Resolved = FZooSResolved
     Participant = FZooSParticipant
 
     @classmethod
-    def resolve(cls, options: FZooSOptions, space: Space) -> FZooSOptions:
+    def resolve(cls, options: FZooSOptions, space: Space) -> FZooSResolved:
         noisy = options.privacy is not None and options.privacy.noise > 0
-        return options.with_defaults(length=default_length(space.dim), memory=0.0 if noisy else 0.8)
+        memory = 0.0 if noisy else 0.8
+        return options.with_defaults(FZooSResolved, length=default_length(space.dim), memory=memory)
 
     @classmethod
-    def hosting_memory(cls, options: FederationOptions, space: Space) -> int:
-        assert isinstance(options, FZooSOptions)
+    def hosting_memory(cls, options: FZooSResolved, space: Space) -> int:
         tried = 2 * options.candidates + options.neighbours + options.transfer_neighbours + 2 * options.archive
         return 8 * (space.dim * (options.features + tried) + options.features * options.transfer_neighbours)
 
@@ -338,7 +346,7 @@ class FZooS(Federation[FZooSOptions]):
     def mean(
         self, state: FederationState, phase: Phase, name: str, told: Sequence[Contribution], weights: Vector
     ) -> tuple[Vector, Mapping[str, Vector]]:
-        fade, now = self.options.memory or 0.0, state.round
+        fade, now = self.options.memory, state.round
         if not fade:
             return super().mean(state, phase, name, told, weights)
         clients = {c: (known.weight, known.counted.get(phase.name, -1)) for c, known in state.clients.items()}

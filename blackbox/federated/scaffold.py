@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 
 from blackbox.federation.coordinator import FederationState, weighted_mean
-from blackbox.federation.descent import Descent, DescentOptions, DescentParticipant, DescentState
+from blackbox.federation.descent import Descent, DescentOptions, DescentParticipant, DescentResolved, DescentState
 from blackbox.federation.methods import federated
 from blackbox.federation.options import Phase
 from blackbox.federation.payloads import Broadcast, Contribution
@@ -37,7 +37,11 @@ class ScaffoldOptions(DescentOptions):
     estimate of its own at the new x (I, count + 1 more evaluations and a second phase)."""
 
 
-class ScaffoldParticipant(DescentParticipant[ScaffoldOptions]):
+class ScaffoldResolved(DescentResolved, ScaffoldOptions):
+    """The options with every default filled in."""
+
+
+class ScaffoldParticipant(DescentParticipant[ScaffoldResolved]):
     """Local descent along corrected gradients."""
 
     def begin(self, state: DescentState, broadcast: Broadcast) -> DescentState:
@@ -76,10 +80,11 @@ class ScaffoldParticipant(DescentParticipant[ScaffoldOptions]):
 
 
 @federated("scaffold")
-class Scaffold(Descent[ScaffoldOptions]):
+class Scaffold(Descent[ScaffoldResolved]):
     """Local descent with control variates against the drift of participants that differ (arXiv:1910.06378)."""
 
     Options = ScaffoldOptions
+    Resolved = ScaffoldResolved
     Participant = ScaffoldParticipant
 
     def make_phases(self) -> tuple[Phase, ...]:

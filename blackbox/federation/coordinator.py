@@ -34,6 +34,7 @@ from blackbox.federation.payloads import (
 )
 from blackbox.records import Stop, Vector
 from blackbox.rng import Key
+from blackbox.slices import WHOLE, Slicer
 from blackbox.space import Space
 from blackbox.validation import invalid, pointer
 
@@ -111,7 +112,17 @@ class Federation(ABC, Generic[O]):
     """As that of an algorithm; it speaks for the participants' machine too."""
     State: ClassVar[type[FederationState]] = FederationState
     Options: ClassVar[type[FederationOptions]]
+    """What people write."""
+    Resolved: ClassVar[type[Any]]
+    """What `resolve` makes of it, as in `blackbox.algorithm`: O. Left out it is `Options`."""
     Participant: ClassVar[type[Participant[Any, Any]]]
+    slicer: Slicer = WHOLE
+    """Who computes the parts of large sums; whoever builds the coordinator may set another."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "Options" in vars(cls) and "Resolved" not in vars(cls):
+            cls.Resolved = cls.Options
 
     def __init__(self, space: Space, options: O, key: Key, stated: Mapping[str, Any] | None = None) -> None:
         self.space = space
@@ -125,12 +136,16 @@ class Federation(ABC, Generic[O]):
     # -- what a method says
 
     @classmethod
-    def resolve(cls, options: O, space: Space) -> O:
-        """Options with every default that depends on the problem filled in. The result is stored with the study."""
-        return options
+    def resolve(cls, options: Any, space: Space) -> O:
+        """What people wrote (`Options`) with every default that depends on the problem filled in (`Resolved`).
+
+        The result is stored with the study. Resolved options resolve to themselves.
+        """
+        resolved: O = options
+        return resolved
 
     @classmethod
-    def hosting_memory(cls, options: FederationOptions, space: Space) -> int:
+    def hosting_memory(cls, options: O, space: Space) -> int:
         """Estimate of the bytes that one participant's machine needs; a service that is to host it refuses what does
         not fit."""
         return 128 * space.dim
@@ -314,7 +329,7 @@ class Federation(ABC, Generic[O]):
             update = Update(version, state.round, travels)
         else:
             update = Update(version, state.round, None, travels, self.direction_noise())
-        x = apply(state.x, update, self.key, self.space)
+        x = apply(state.x, update, self.key, self.space, self.slicer)
         return replace(state, x=x, version=version, update=update, memory=memory)
 
     def _closed(
@@ -366,9 +381,7 @@ class Federation(ABC, Generic[O]):
             "bytes_down": float(state.bytes_down[0]),
         }
         if state.update is not None:
-            sent = state.update.move if state.update.move is not None else state.update.coefficients
-            assert sent is not None
-            found["update_norm"] = norm(sent) / self.options.server_rate
+            found["update_norm"] = norm(state.update.numbers) / self.options.server_rate
         privacy = self.options.privacy
         if privacy is not None and privacy.noise > 0 and state.clients:
             found["epsilon_coordinator"] = self.epsilon_coordinator(state)

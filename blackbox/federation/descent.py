@@ -62,6 +62,13 @@ class DescentOptions(FederationOptions):
         return schedule
 
 
+class DescentResolved(DescentOptions):
+    """The options with every default filled in."""
+
+    directions: Family
+    stepper: AnyStepper
+
+
 class ScalarOptions(DescentOptions):
     """Options of the methods that can also send coefficients of named directions."""
 
@@ -115,7 +122,7 @@ class DescentState:
 
 NOTHING = np.empty(0)
 MAX_RATE = 1e8
-O = TypeVar("O", bound=DescentOptions)  # noqa: E741 -- as in blackbox.algorithm
+O = TypeVar("O", bound=DescentResolved)  # noqa: E741 -- as in blackbox.algorithm
 
 
 def sends_scalars(options: DescentOptions) -> bool:
@@ -127,11 +134,11 @@ class Descent(Federation[O]):
     """A coordinator of local descents: one phase, "local"."""
 
     @classmethod
-    def resolve(cls, options: O, space: Space) -> O:
+    def resolve(cls, options: DescentOptions, space: Space) -> O:
         scalars = sends_scalars(options)
-        return options.with_defaults(
-            directions="normal" if scalars else default_family(space.dim), stepper=ClipUp() if scalars else Adam()
-        )
+        family, stepper = ("normal", ClipUp()) if scalars else (default_family(space.dim), Adam())
+        resolved: O = options.with_defaults(cls.Resolved, directions=family, stepper=stepper)
+        return resolved
 
     def make_phases(self) -> tuple[Phase, ...]:
         if sends_scalars(self.options):
@@ -139,8 +146,7 @@ class Descent(Federation[O]):
         return (Phase("local", {"delta": self.space.dim}),)
 
     @classmethod
-    def hosting_memory(cls, options: FederationOptions, space: Space) -> int:
-        assert isinstance(options, DescentOptions)
+    def hosting_memory(cls, options: O, space: Space) -> int:
         return 8 * space.dim * (16 + 4 * min(options.count, space.dim))
 
     def direction_noise(self) -> Literal["normal", "rademacher"]:
@@ -171,7 +177,6 @@ class DescentParticipant(Participant[O, DescentState], Generic[O]):
     def begin(self, state: DescentState, broadcast: Broadcast) -> DescentState:
         d, options = self.space.dim, self.options
         n = options.local_steps * options.count if self.scalars else d
-        assert options.stepper is not None
         rate = min(max(options.rate(broadcast.round), 0.0), MAX_RATE)
         begun = replace(
             state,
@@ -187,7 +192,6 @@ class DescentParticipant(Participant[O, DescentState], Generic[O]):
         return self.probe(begun)
 
     def learn(self, state: DescentState, values: Vector) -> DescentState:
-        assert self.options.stepper is not None
         gradient = self.gradient(state, values)
         if not self.scalars:
             state = replace(state, slope=state.slope + gradient)
@@ -212,7 +216,6 @@ class DescentParticipant(Participant[O, DescentState], Generic[O]):
     def directions(self) -> Directions:
         """Private directions, or where scalars are sent the shared ones."""
         options, dim = self.options, self.space.dim
-        assert options.directions is not None
         key = (self.key if self.scalars else self.private).stream(DIRECTIONS)
         return Directions(options.directions, key, dim, min(options.count, dim))
 
@@ -260,7 +263,7 @@ class DescentParticipant(Participant[O, DescentState], Generic[O]):
         """(d,) sum of coefficient times shared direction."""
         kind = "rademacher" if self.options.directions == "rademacher" else "normal"
         terms = [Term(DIRECTIONS, round, lane, c, kind) for lane, c in enumerate(coefficients.tolist()) if c]
-        return recipe.weighted_noise_sum(terms, self.key, self.space.dim)
+        return recipe.weighted_noise_sum(terms, self.key, self.space.dim, slicer=self.slicer)
 
 
-__all__ = ["Descent", "DescentOptions", "DescentParticipant", "DescentState", "ScalarOptions"]
+__all__ = ["Descent", "DescentOptions", "DescentParticipant", "DescentResolved", "DescentState", "ScalarOptions"]

@@ -25,6 +25,7 @@ from blackbox.federation.payloads import (
 )
 from blackbox.options import parse_options
 from blackbox.rng import Key
+from blackbox.slices import WHOLE, Slicer
 from blackbox.space import Space
 from blackbox.validation import invalid, pointer
 
@@ -112,20 +113,34 @@ def resolve_options(name: str, space: Space, raw: Mapping[str, Any]) -> Federati
     return resolved
 
 
-def build(name: str, space: Space, options: FederationOptions | Mapping[str, Any], key: Key) -> Federation[Any]:
-    """A coordinator. `options` may be raw or resolved."""
+def build(
+    name: str, space: Space, options: FederationOptions | Mapping[str, Any], key: Key, slicer: Slicer = WHOLE
+) -> Federation[Any]:
+    """A coordinator. `options` may be raw or resolved; `slicer` says who computes the parts of its large sums."""
     raw = options.model_dump() if isinstance(options, FederationOptions) else options
-    return lookup(name)(space, resolve_options(name, space, raw), key)
+    coordinator = lookup(name)(space, resolve_options(name, space, raw), key)
+    coordinator.slicer = slicer
+    return coordinator
 
 
 def accept(
-    invitation: Invitation | Mapping[str, Any], *, client: str, weight: float = 1.0, secret: bytes
+    invitation: Invitation | Mapping[str, Any],
+    *,
+    client: str,
+    weight: float = 1.0,
+    secret: bytes,
+    slicer: Slicer = WHOLE,
 ) -> Participant[Any, Any]:
-    """The participant that an invitation asks for; see `Participant` for the other parameters."""
+    """The participant that an invitation asks for; see `Participant` for the other parameters.
+
+    `slicer` says who computes the parts of its large sums.
+    """
     told = invitation if isinstance(invitation, Invitation) else Invitation.from_json(invitation)
     space = Space.from_json(told.space)
     options = resolve_options(told.method, space, told.options)
-    participant = lookup(told.method).Participant
-    return participant(
-        space, options, Key.from_hex(told.key), client=client, weight=weight, secret=secret, terms=told.terms
+    key = Key.from_hex(told.key)
+    participant = lookup(told.method).Participant(
+        space, options, key, client=client, weight=weight, secret=secret, terms=told.terms
     )
+    participant.slicer = slicer
+    return participant

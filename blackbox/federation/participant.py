@@ -27,6 +27,7 @@ from blackbox.federation.payloads import (
 )
 from blackbox.records import Matrix, Vector
 from blackbox.rng import Key
+from blackbox.slices import WHOLE, Slicer
 from blackbox.space import Space
 
 O = TypeVar("O", bound=FederationOptions)  # noqa: E741 -- as in blackbox.algorithm
@@ -66,6 +67,8 @@ def idle(dim: int) -> Work:
 class ParticipantState(Protocol):
     """A frozen dataclass with the field `work`."""
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
     @property
     def work(self) -> Work: ...
 
@@ -89,6 +92,8 @@ class Participant(ABC, Generic[O, S]):
     """
 
     State: ClassVar[type[Any]]
+    slicer: Slicer = WHOLE
+    """Who computes the parts of large sums; whoever builds the participant may set another."""
 
     def __init__(
         self, space: Space, options: O, key: Key, *, client: str, weight: float = 1.0, secret: bytes, terms: str
@@ -235,5 +240,4 @@ class Participant(ABC, Generic[O, S]):
 
 
 def _with_work(state: S, work: Work) -> S:
-    changed: S = replace(state, work=work)  # type: ignore[type-var]
-    return changed
+    return replace(state, work=work)

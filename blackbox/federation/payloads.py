@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from blackbox import codec, recipe, rng
+from blackbox import codec, recipe, rng, slices
 from blackbox.errors import BlobNotFound, CodecError, FieldError, InvalidContribution, InvalidInput
 from blackbox.records import JSON, Term, Vector
 from blackbox.rng import Key
@@ -401,17 +401,20 @@ class Update:
     noise: str = "normal"
 
     @property
+    def numbers(self) -> Floats:
+        """The move or the coefficients, whichever is there."""
+        return next(vector for vector in (self.move, self.coefficients) if vector is not None)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the raw numbers."""
-        return sum(v.nbytes for v in (self.move, self.coefficients) if v is not None)
+        return int(self.numbers.nbytes)
 
     def to_json(self) -> dict[str, Any]:
         """JSON: {"version", "round", "move"} or {"version", "round", "noise", "stream", "coefficients"}."""
-        head = {"version": self.version, "round": self.round}
+        head, written = {"version": self.version, "round": self.round}, _written(self.numbers)
         if self.move is not None:
-            return {**head, "move": _written(self.move)}
-        assert self.coefficients is not None
-        written = _written(self.coefficients)
+            return {**head, "move": written}
         return {**head, "noise": self.noise, "stream": str(DIRECTIONS), "coefficients": written}
 
     @classmethod
@@ -441,7 +444,7 @@ class _UpdateJson(Described):
             yield FieldError("/move", "one_of", "exactly one of move and coefficients must be there")
 
 
-def apply(x: Vector, update: Update, key: Key, space: Space) -> Vector:
+def apply(x: Vector, update: Update, key: Key, space: Space, slicer: slices.Slicer = slices.WHOLE) -> Vector:
     """x after one update, bit for bit the same on every machine: sums of products in a fixed order, no matrix product.
 
     Parameters
@@ -449,16 +452,16 @@ def apply(x: Vector, update: Update, key: Key, space: Space) -> Vector:
     x : (d,) float64 of version `update.version - 1`.
     key : the study's key.
     space : bounded coordinates are cut to [0, 1].
+    slicer : who computes the parts of a large sum.
     """
     if update.move is not None:
         moved = x + update.move
     else:
-        assert update.coefficients is not None
         terms = [
             Term(DIRECTIONS, update.round, lane, float(c), update.noise)
-            for lane, c in enumerate(update.coefficients.tolist())
+            for lane, c in enumerate(update.numbers.tolist())
         ]
-        moved = x + recipe.weighted_noise_sum(terms, key, space.dim)
+        moved = x + recipe.weighted_noise_sum(terms, key, space.dim, slicer=slicer)
     return project(moved, space)
 
 

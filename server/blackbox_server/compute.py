@@ -23,6 +23,10 @@ T = TypeVar("T")
 class Computer(Protocol):
     """Runs one work of an algorithm."""
 
+    @property
+    def slicer(self) -> slices.Slicer:
+        """Who computes the parts of large sums; studies are opened with it."""
+
     async def run(self, work: Callable[[], T], seconds: float) -> T:
         """The work's answer.
 
@@ -81,6 +85,10 @@ class Threads:
     inline_seconds : expected time up to which handing over would cost more than it saves.
     n_slices : threads among which the update of one large vector is cut; 0 takes one per core.
     cluster : computes these parts instead, with as many workers as it says; closed with this.
+
+    Attributes
+    ----------
+    slicer : gives the parts of large sums to those threads, or to the cluster.
     """
 
     def __init__(
@@ -91,17 +99,13 @@ class Threads:
         n_slices = n_slices or len(os.sched_getaffinity(0))
         self._threads = ThreadPoolExecutor(n_slices, thread_name_prefix="slice")
         self._cluster = cluster
-        self._n_parts = 2 * (n_slices if cluster is None else cluster.n_workers)
-        self._slices = Slices(self._threads if cluster is None else cluster)
+        n_parts = 2 * (n_slices if cluster is None else cluster.n_workers)
+        self.slicer = slices.Slicer(Slices(self._threads if cluster is None else cluster), n_parts)
 
     async def run(self, work: Callable[[], T], seconds: float) -> T:
         if seconds < self._inline_seconds:
             return work()
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._in_parts, work)
-
-    def _in_parts(self, work: Callable[[], T]) -> T:
-        with slices.using(self._slices, self._n_parts):
-            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

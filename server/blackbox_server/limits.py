@@ -99,7 +99,7 @@ def within_memory(settings: Settings, resolved: Resolved, space: Space) -> None:
         estimate = 128 * space.dim
     else:
         cls = lookup(resolved.algorithm)
-        estimate = cls.memory(parse_options(cls.Options, resolved.options), space)
+        estimate = cls.memory(parse_options(cls.Resolved, resolved.options), space)
     if estimate <= settings.max_algorithm_bytes:
         return
     fitting = [name for name in registry() if _fits(settings, registry()[name], space)]
@@ -118,7 +118,7 @@ def within_hosting(settings: Settings, resolved: Resolved, space: Space) -> None
     ------
     TooLarge
     """
-    stored = stored_algorithm(resolved)
+    stored = stored_algorithm(resolved, space)
     if stored.cls is None or stored.options is None:
         return  # nothing will be run, as the study itself says
     estimate = stored.cls.hosting_memory(stored.options, space)

@@ -302,7 +302,7 @@ class Service:
         """
         found = self._studies.get(study)
         if found is None:
-            found = Open(await self.drive(open_study(study)), Line(), Line())
+            found = Open(await self.drive(open_study(study, self._computer.slicer)), Line(), Line())
             found = self._studies.setdefault(study, found)  # another request may have been faster
             if len(self._studies) > self.settings.open_studies:
                 self._studies.popitem(last=False)

@@ -686,8 +686,9 @@ class AlgorithmContract:
     def test_resolved_options_stay_as_they_are(self, case: Case) -> None:
         options = case.options
         stored = json.loads(json.dumps(options.model_dump(mode="json"), allow_nan=False))
-        again = parse_options(case.method.Options, stored)
+        again = parse_options(case.method.Resolved, stored)
         assert again == options
+        assert isinstance(options, case.method.Options)
         assert case.method.resolve(again, case.problem.space) == options
         assert case.method.memory(options, case.problem.space) > 0
 

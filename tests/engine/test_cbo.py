@@ -14,7 +14,7 @@ import pytest
 
 from blackbox import codec
 from blackbox.algorithm import build, lookup, resolve_options
-from blackbox.algorithms.cbo import Cbo, CboOptions, CboState, alpha_of_size, effective_size, weights
+from blackbox.algorithms.cbo import Cbo, CboResolved, CboState, alpha_of_size, effective_size, weights
 from blackbox.records import NOTHING_PENDING, Matrix, Pending, Results, Vector, dense
 from blackbox.rng import Key, normals
 from blackbox.space import Choice, Integer, Real, Space
@@ -304,7 +304,7 @@ def test_it_recommends_the_best_point_told_or_the_consensus() -> None:
 
 def test_defaults_depend_on_the_dimension_and_are_resolved_once() -> None:
     assert lookup("cbo") is Cbo
-    assert resolve_options("cbo", BOX, {}) == CboOptions(members=23, noise=0.85)
+    assert resolve_options("cbo", BOX, {}) == CboResolved(members=23, noise=0.85)
     assert make(diffusion="isotropic").options.noise == pytest.approx(0.8 * math.sqrt(0.4 / 3))
     assert make(Space({"x": Numbers(dim=500)})).options.members == 100
 

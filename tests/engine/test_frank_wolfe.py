@@ -1,13 +1,16 @@
-"""Mixtures of atoms and the search along segments: by loops and formulas."""
+"""Mixtures of atoms, the search along segments and the rules that move an iterate: by loops and formulas."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from blackbox.frank_wolfe import MOST_ATOMS, Mixture, Search, least_on_segment, most_atoms
+from blackbox.frank_wolfe import MOST_ATOMS, Mixture, Search, ZoFrankWolfeState, least_on_segment, most_atoms
+from blackbox.frank_wolfe.rules import RULES, RuleName
+from blackbox.schedules import Constant
 
 NAN = math.nan
 CORNERS = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
@@ -117,3 +120,37 @@ def test_further_lanes_halve_the_lengths_and_the_best_pair_of_neighbours_counts(
     assert 1 / 32 < after.mixture.point[1] < 1 / 8
     in_vain = search.after(np.array([1.0, 0.0, 2.0]), v, 0.0, note[:3], values[:3])
     assert (in_vain.mixture.point[1], in_vain.reach[0]) == (0.0, 1 / 32)
+
+
+# rules
+
+
+def after_a_gradient(w: np.ndarray, vertex: np.ndarray, value: float | None) -> ZoFrankWolfeState:
+    state = ZoFrankWolfeState.at(w, np.zeros(0), np.zeros(0, dtype=np.int64), Search.at(w))
+    return replace(state, t=1, gradient=w - vertex, vertex=vertex, value=value)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_ends_on_the_way_to_the_vertex_and_asks_for_the_next_gradient(rule: RuleName) -> None:
+    w, vertex = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    chosen, state = RULES[rule](Constant(value=0.5)), after_a_gradient(w, vertex, 1.0)
+    places, note = chosen.candidates(state, np.arange(3))
+    shares = (places - w) @ (vertex - w) / 2
+    np.testing.assert_allclose(places, w + shares[:, None] * (vertex - w))
+    assert (shares > 0).all()
+    assert (shares <= 1).all()
+    after = chosen.decided(state, note, np.array([0.5, 0.6, 0.7]))
+    assert after.phase == "gradient"
+    assert 0 < after.w[1] <= 1
+    np.testing.assert_allclose(after.w.sum(), 1)
+
+
+def test_only_rules_that_look_need_values_and_a_search_one_to_compare_with() -> None:
+    w, vertex = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    needs = {
+        (name, value): rule(Constant(value=0.5)).need(after_a_gradient(w, vertex, value))
+        for name, rule in RULES.items()
+        for value in (None, 1.0)
+    }
+    looking = {("monotone", None): 1, ("monotone", 1.0): 1, ("search", None): 0, ("search", 1.0): 2}
+    assert needs == {("open", None): 0, ("open", 1.0): 0, **looking}

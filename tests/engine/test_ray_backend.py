@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import blackbox
-from blackbox import backends, slices
+from blackbox import backends
 from blackbox.backends import WorkerLost
 from blackbox.backends.ray_cluster import ClusterUnreachable, Fleet, RayBackend, RaySlices, Session
 from blackbox.backends.ray_cluster import backend as ray_backend
@@ -27,6 +27,7 @@ from blackbox.backends.ray_cluster import session as ray_session
 from blackbox.effects import perform
 from blackbox.errors import InvalidInput
 from blackbox.records import NOTHING_PENDING
+from blackbox.slices import Slicer
 from blackbox.store import MemoryStore
 from blackbox.study import Study, create
 from tests.engine import objectives_for_processes as objectives
@@ -363,8 +364,7 @@ def test_updates_are_cut_over_the_cluster_to_the_same_digest(cluster: Session) -
     with closing(RaySlices()) as tasks:
         assert tasks.n_workers == 2
         for n_parts in (1, 3):
-            with slices.using(tasks, n_parts, worth=0):
-                assert digest_after_two_steps() == expected
+            assert digest_after_two_steps(slicer=Slicer(tasks, n_parts, worth=0)) == expected
 
 
 @pytest.mark.slow

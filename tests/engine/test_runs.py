@@ -14,7 +14,7 @@ from blackbox import codec
 from blackbox.algorithm import lookup, resolve_options
 from blackbox.records import Matrix, Results
 from blackbox.rng import Key
-from blackbox.runs import N_HISTORY, REASONS, SPREAD, Run, RunOptions, Runs, Shape, Values, largest_popsize
+from blackbox.runs import N_HISTORY, REASONS, SPREAD, Run, RunResolved, Runs, Shape, Values, largest_popsize
 from blackbox.space import Space
 from blackbox.space import Vector as Vectors
 from blackbox.store import MemoryStore
@@ -29,7 +29,7 @@ FREE = Space({"x": Vectors(dim=D, init=3.0)})
 
 def runs_of(space: Space = FREE, **options: Any) -> Runs:
     resolved = resolve_options("cma_es", space, {"popsize": 8, **options})
-    assert isinstance(resolved, RunOptions)
+    assert isinstance(resolved, RunResolved)
     return Runs(space, resolved, Key.from_seed(3).stream(0))
 
 
@@ -150,7 +150,7 @@ def test_ipop_doubles_the_population_each_time() -> None:
         assert (run.regime, run.sigma, run.began, run.index) == ("large", 0.3, step, len(sizes))
         assert run.max_steps == int(100 + 150 * (D + 3) ** 2 / math.sqrt(run.popsize))
     assert sizes == [16, 32, 64, 128]
-    assert largest_popsize(runs.options, D) == 128
+    assert largest_popsize(runs.options) == 128
 
 
 def test_bipop_gives_small_runs_the_evaluations_of_the_large_ones() -> None:

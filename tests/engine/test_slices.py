@@ -13,12 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blackbox import codec, slices
+import blackbox
+from blackbox import codec, federation, slices
 from blackbox import recipe as recipes
 from blackbox.algorithm import build, resolve_options
 from blackbox.errors import InvalidInput
 from blackbox.records import NOTHING_PENDING, Results, Term
 from blackbox.rng import Key
+from blackbox.slices import WHOLE, Slicer
 from blackbox.space import Space, Vector
 
 DIM = 5 * slices.ALIGN + 77
@@ -38,10 +40,10 @@ class Counting(slices.Inline):
         return iter([function(item) for item in self.parts])
 
 
-def digest_after_two_steps(stepper: str = "adam") -> str:
+def digest_after_two_steps(stepper: str = "adam", slicer: Slicer = WHOLE) -> str:
     """Of the state of an evolution strategy in many dimensions."""
     options = {"population": POPULATION, "stepper": {"type": stepper}, "weight_decay": 0.01}
-    method = build("openai_es", SPACE, resolve_options("openai_es", SPACE, options), KEY)
+    method = build("openai_es", SPACE, resolve_options("openai_es", SPACE, options), KEY, slicer=slicer)
     state = method.init()
     for step in range(2):
         points = method.ask(state, range(POPULATION), NOTHING_PENDING)
@@ -66,16 +68,15 @@ def test_a_cut_covers_every_coordinate_once_and_is_aligned(start: int, count: in
 def test_the_state_has_the_same_digest_for_any_number_of_parts(n_parts: int, stepper: str) -> None:
     expected = digest_after_two_steps(stepper)
     counting = Counting()
-    with slices.using(counting, n_parts, worth=0):
-        assert digest_after_two_steps(stepper) == expected
+    assert digest_after_two_steps(stepper, Slicer(counting, n_parts, worth=0)) == expected
     assert len(counting.parts) == min(n_parts, 6)  # there are six aligned pieces
 
 
 @pytest.mark.parametrize("n_parts", [1, 3, 16])
 def test_threads_give_the_same_digest(n_parts: int) -> None:
     expected = digest_after_two_steps()
-    with ThreadPoolExecutor(2) as threads, slices.using(threads, n_parts, worth=0):
-        assert digest_after_two_steps() == expected
+    with ThreadPoolExecutor(2) as threads:
+        assert digest_after_two_steps(slicer=Slicer(threads, n_parts, worth=0)) == expected
 
 
 @pytest.mark.slow
@@ -83,8 +84,7 @@ def test_processes_give_the_same_digest() -> None:
     expected = digest_after_two_steps()
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as processes:
         for n_parts in (1, 3, 16):
-            with slices.using(processes, n_parts, worth=0):
-                assert digest_after_two_steps() == expected
+            assert digest_after_two_steps(slicer=Slicer(processes, n_parts, worth=0)) == expected
 
 
 def test_factors_and_slices_of_slices_are_cut_too() -> None:
@@ -94,8 +94,9 @@ def test_factors_and_slices_of_slices_are_cut_too() -> None:
     start, count = 12_345, 3 * slices.ALIGN
     expected = recipes.weighted_noise_sum(terms, KEY, DIM, {name: factor})[start : start + count]
     counting = Counting()
-    with slices.using(counting, 4, worth=0):
-        found = recipes.weighted_noise_sum(terms, KEY, DIM, {name: factor}.__getitem__, start=start, count=count)
+    found = recipes.weighted_noise_sum(
+        terms, KEY, DIM, {name: factor}.__getitem__, start=start, count=count, slicer=Slicer(counting, 4, worth=0)
+    )
     assert found.tobytes() == expected.tobytes()
     assert counting.parts[0][0] == start
     assert counting.parts[-1][1] == start + count
@@ -104,11 +105,10 @@ def test_factors_and_slices_of_slices_are_cut_too() -> None:
 
 def test_small_sums_are_not_handed_out() -> None:
     counting = Counting()
-    with slices.using(counting, 4):
-        recipes.weighted_noise_sum([Term(0, 0, 0, 1.0)], KEY, 1000)
+    recipes.weighted_noise_sum([Term(0, 0, 0, 1.0)], KEY, 1000, slicer=Slicer(counting, 4))
     assert counting.parts == []
-    with pytest.raises(InvalidInput, match="n_parts"), slices.using(counting, 0):
-        pass
+    with pytest.raises(InvalidInput, match="n_parts"):
+        Slicer(counting, 0)
 
 
 def test_an_error_in_a_part_is_the_error_of_the_update() -> None:
@@ -116,6 +116,34 @@ def test_an_error_in_a_part_is_the_error_of_the_update() -> None:
         def map(self, function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterable[Any]:
             raise OSError("no machine")
 
-    with pytest.raises(OSError, match="no machine"), slices.using(Failing(), 2, worth=0):
-        recipes.weighted_noise_sum([Term(0, 0, 0, 1.0)], KEY, DIM)
-    assert len(recipes.weighted_noise_sum([Term(0, 0, 0, 1.0)], KEY, 10)) == 10  # and nothing stays behind
+    with pytest.raises(OSError, match="no machine"):
+        recipes.weighted_noise_sum([Term(0, 0, 0, 1.0)], KEY, DIM, slicer=Slicer(Failing(), 2, worth=0))
+
+
+@pytest.mark.parametrize("method", ["openai_es", "pgpe", "ars"])
+def test_a_study_hands_its_slicer_to_the_method(method: str) -> None:
+    def recommended(slicer: Slicer) -> bytes:
+        space = {"w": Vector(dim=2 * slices.ALIGN, init=1.0)}
+        found = blackbox.minimize(lambda w: float((w**2).mean()), space, method, budget=40, slicer=slicer)
+        return bytes(found.recommended.tobytes())
+
+    counting = Counting()
+    assert recommended(Slicer(counting, 2, worth=0)) == recommended(WHOLE)
+    assert counting.parts == [(0, slices.ALIGN), (slices.ALIGN, 2 * slices.ALIGN)]
+
+
+def test_coordinators_and_participants_of_rounds_cut_their_sums_too() -> None:
+    def moved(slicer: Slicer) -> bytes:
+        space = Space({"w": Vector(dim=2 * slices.ALIGN)})
+        options = {"payload": "scalars", "count": 2, "local_steps": 1}
+        coordinator = federation.build("fedzo", space, options, KEY, slicer)
+        participant = federation.accept(coordinator.invitation(), client="ann", secret=b"s" * 16, slicer=slicer)
+        own = participant.start(participant.init(), coordinator.broadcast(coordinator.init()))
+        own = participant.tell(own, (participant.ask(own) - 1).mean(axis=1))
+        return bytes(
+            own.z.tobytes() + coordinator.tell(coordinator.init(), [participant.contribution(own)]).x.tobytes()
+        )
+
+    both = Counting()
+    assert moved(Slicer(both, 2, worth=0)) == moved(WHOLE)
+    assert both.parts == [(0, slices.ALIGN), (slices.ALIGN, 2 * slices.ALIGN)]

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blackbox.algorithms.zo_frank_wolfe import GIVE_UP, ZoFrankWolfe, ZoFrankWolfeState
+from blackbox.algorithms.zo_frank_wolfe import ZoFrankWolfe, ZoFrankWolfeState
 from blackbox.directions import Directions
 from blackbox.errors import IncompatibleProblem, InvalidOptions
 from blackbox.frank_wolfe import bracket
+from blackbox.frank_wolfe.rules import GIVE_UP
+from blackbox.frank_wolfe.schemes import Chords
 from blackbox.records import NOTHING_PENDING
 from blackbox.regions import L1Ball
 from blackbox.rng import Key
@@ -187,7 +189,8 @@ def test_chords_to_vertices_agree_with_the_memory() -> None:
         slope, centre = f.gradient(state.w), method.ask(state, [0], NOTHING_PENDING).vectors
         assert centre is not None
         np.testing.assert_array_equal(centre[0], state.w)
-        chords = method._chords(state, np.array([lane - 1 for lane in lanes if lane]))
+        assert isinstance(method.scheme, Chords)
+        chords = method.scheme.chords(state, np.array([lane - 1 for lane in lanes if lane]))
         if 0 not in lanes:  # without the base only differences of values are known
             chords = chords - chords.mean(axis=0)
         np.testing.assert_allclose(chords @ after.memory, chords @ slope, atol=1e-4)

@@ -49,15 +49,17 @@ def test_a_large_sum_is_cut_among_threads_to_the_same_bits_and_its_time_is_that_
         def close(self) -> None:
             seen.append("closed")
 
-    work = partial(recipe.weighted_noise_sum, TERMS, KEY, DIM)
-    expected, alone = timed(work)
+    def work(slicer: slices.Slicer) -> Callable[[], Any]:
+        return partial(timed, partial(recipe.weighted_noise_sum, TERMS, KEY, DIM, slicer=slicer))
+
+    expected, alone = work(slices.WHOLE)()
     for n_slices in (1, 3):
         with closing(Threads(1, 0.0, n_slices)) as computer:
-            found, seconds = asyncio.run(computer.run(partial(timed, work), 1.0))
+            found, seconds = asyncio.run(computer.run(work(computer.slicer), 1.0))
         assert found.tobytes() == expected.tobytes()
         assert seconds > 0.2 * alone  # waiting for one's own parts is work
     with closing(Threads(1, 0.0, 1, Listening())) as computer:
-        found, seconds = asyncio.run(computer.run(partial(timed, work), 1.0))
+        found, seconds = asyncio.run(computer.run(work(computer.slicer), 1.0))
     assert np.array_equal(found, expected)
     assert len(seen) == 5
     assert seen[-1] == "closed"

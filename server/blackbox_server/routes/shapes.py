@@ -16,6 +16,7 @@ from blackbox import log
 from blackbox.leases import Lease, Outcome
 from blackbox.recipe import seed_encoded
 from blackbox.recipe import to_json as recipe_to_json
+from blackbox.space import Space
 from blackbox.spec import Resolved, stored_algorithm
 from blackbox.store import EventRow, LateRow, PointRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
 from blackbox.study import Asked, Study
@@ -35,6 +36,13 @@ def at(seconds: float | None) -> datetime | None:
 def resolved_of(text: str) -> Resolved:
     """The resolved spec of a study; parsed once."""
     return Resolved.model_validate_json(text)
+
+
+@lru_cache(maxsize=1024)
+def notes_of(text: str) -> tuple[str, ...]:
+    """What this release has to say of a study's algorithm; looked at once."""
+    resolved = resolved_of(text)
+    return tuple(stored_algorithm(resolved, Space.from_json(resolved.spec.space)).notes(resolved.algorithm))
 
 
 # Studies --------------------------------------------------------------------------------------------------------------
@@ -74,7 +82,7 @@ def study_json(head: StudyHead, row: StudyRow) -> dict[str, Any]:
     warnings = []
     if affordable is not None and affordable < 5 and row.step == 0:
         warnings.append(f"the budget pays for {affordable} generations of {size}; adaptive methods need more")
-    warnings += stored_algorithm(resolved).notes(resolved.algorithm)
+    warnings += notes_of(head.resolved)
     return {
         "id": head.id,
         "name": head.name,

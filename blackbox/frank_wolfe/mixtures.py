@@ -1,15 +1,14 @@
-"""Pure pieces of Frank-Wolfe methods: mixtures of atoms, a search along segments, a bracket of the gap."""
+"""Points as mixtures of atoms, and a search along the segments on which weight can move between them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from blackbox.records import Ints, Matrix, Vector
 
-__all__ = ["Mixture", "Search", "bracket", "least_on_segment", "most_atoms"]
+__all__ = ["MOST_ATOMS", "Mixture", "Search", "least_on_segment", "most_atoms"]
 
 SAME = 1e-9
 """Atoms that differ by less, relative to the largest coordinate, are one."""
@@ -212,41 +211,3 @@ class _Segment:
 def most_atoms(dim: int) -> int:
     """How many atoms of `dim` numbers a search remembers."""
     return max(2, min(MOST_ATOMS, MOST_NUMBERS // dim))
-
-
-def bracket(x: Vector, lmo: Callable[[Vector], Vector], a: Matrix, b: Matrix) -> tuple[float, float, float, float]:
-    """Two numbers whose means enclose the Frank-Wolfe gap G = max_{v in C} <grad f(x), x - v>.
-
-    With the means g_a, g_b of two independent halves, v(g) the oracle's answer and g = (g_a + g_b) / 2::
-
-        low = (<g_b, x - v(g_a)> + <g_a, x - v(g_b)>) / 2      E low <= G: a vertex is judged by the other half
-        up  = <g, x - v(g)>                                    E up  >= G: the maximum is convex in g
-
-    Parameters
-    ----------
-    x : (d,) a point of the set C.
-    lmo : the set's linear oracle.
-    a, b : (n, d) and (m, d) independent estimates of the gradient without bias, n, m >= 2.
-
-    Returns
-    -------
-    low, up, and their standard errors from a jackknife over the rows.
-    """
-
-    def ends(g_a: Vector, g_b: Vector, share: float) -> tuple[float, float]:
-        g = share * g_a + (1 - share) * g_b
-        low = 0.5 * (g_b @ (x - lmo(g_a)) + g_a @ (x - lmo(g_b)))
-        return float(low), float(g @ (x - lmo(g)))
-
-    n, m = len(a), len(b)
-    g_a, g_b = a.mean(axis=0), b.mean(axis=0)
-    low, up = ends(g_a, g_b, n / (n + m))
-    left_out = np.array(
-        [ends((n * g_a - row) / (n - 1), g_b, (n - 1) / (n + m - 1)) for row in a]
-        + [ends(g_a, (m * g_b - row) / (m - 1), n / (n + m - 1)) for row in b]
-    )
-    # Two samples: each half has its own jackknife variance.
-    variance = np.zeros(2)
-    for part in (left_out[:n], left_out[n:]):
-        variance += (len(part) - 1) / len(part) * np.square(part - part.mean(axis=0)).sum(axis=0)
-    return low, up, float(np.sqrt(variance[0])), float(np.sqrt(variance[1]))
