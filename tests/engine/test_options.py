@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from blackbox import federation
 from blackbox.algorithm import lookup, registry
 from blackbox.errors import InvalidOptions
 from blackbox.options import Field, Options, parse_options
@@ -49,5 +50,9 @@ def test_a_default_that_was_not_given_is_missed() -> None:
 
 def test_a_method_that_fills_in_nothing_stores_what_was_written() -> None:
     assert lookup("random_search").Resolved is lookup("random_search").Options
-    for name, method in registry().items():
+
+
+def test_resolved_options_of_every_method_are_those_that_were_written_in_the_same_order() -> None:
+    for name, method in {**registry(), **federation.registry()}.items():
+        assert issubclass(method.Resolved, method.Options)
         assert list(method.Resolved.model_fields) == list(method.Options.model_fields), name

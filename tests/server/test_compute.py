@@ -12,10 +12,18 @@ from typing import Any
 
 import numpy as np
 from blackbox_server.compute import Threads, timed
+from blackbox_server.metrics import Metrics
+from blackbox_server.routes.http import Exchange
+from blackbox_server.service import Service, timing
+from blackbox_server.settings import Settings
 
 from blackbox import recipe, slices
+from blackbox.effects import perform
+from blackbox.leases import Report
 from blackbox.records import Term
 from blackbox.rng import Key
+from blackbox.store import MemoryStore
+from blackbox.study import create
 
 DIM = 4 * slices.ALIGN + 5
 TERMS = [Term(0, 0, lane, 1.0 + lane) for lane in range(40)]
@@ -32,22 +40,26 @@ def test_short_works_run_in_place_and_long_ones_in_a_thread() -> None:
         assert asyncio.run(computer.run(where, 0.1)).startswith("compute")
 
 
+class Listening:
+    """Two workers that take a while, and note where each part is computed."""
+
+    n_workers = 2
+
+    def __init__(self, seen: list[str]) -> None:
+        self.seen = seen
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterator[Any]:
+        for item in items:
+            time.sleep(0.02)
+            self.seen.append(where())
+            yield function(item)
+
+    def close(self) -> None:
+        self.seen.append("closed")
+
+
 def test_a_large_sum_is_cut_among_threads_to_the_same_bits_and_its_time_is_that_of_the_step() -> None:
     seen: list[str] = []
-
-    class Listening:
-        """Two workers that take a while."""
-
-        n_workers = 2
-
-        def map(self, function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterator[Any]:
-            for item in items:
-                time.sleep(0.02)
-                seen.append(where())
-                yield function(item)
-
-        def close(self) -> None:
-            seen.append("closed")
 
     def work(slicer: slices.Slicer) -> Callable[[], Any]:
         return partial(timed, partial(recipe.weighted_noise_sum, TERMS, KEY, DIM, slicer=slicer))
@@ -58,9 +70,33 @@ def test_a_large_sum_is_cut_among_threads_to_the_same_bits_and_its_time_is_that_
             found, seconds = asyncio.run(computer.run(work(computer.slicer), 1.0))
         assert found.tobytes() == expected.tobytes()
         assert seconds > 0.2 * alone  # waiting for one's own parts is work
-    with closing(Threads(1, 0.0, 1, Listening())) as computer:
+    with closing(Threads(1, 0.0, 1, Listening(seen))) as computer:
         found, seconds = asyncio.run(computer.run(work(computer.slicer), 1.0))
     assert np.array_equal(found, expected)
     assert len(seen) == 5
     assert seen[-1] == "closed"
     assert seconds >= 0.08
+
+
+def test_the_steps_of_a_study_of_the_service_are_cut() -> None:
+    seen: list[str] = []
+    store = MemoryStore()
+    spec = {
+        "name": "large",
+        "space": {"w": {"type": "vector", "dim": DIM}},
+        "algorithm": {"name": "openai_es", "options": {"population": 34}},
+    }
+    head, _ = perform(store, create("mine", spec, 0.0))
+
+    async def one_step(service: Service) -> int:
+        opened = await service.open(head.id, "mine")
+        asked = await service.drive(opened.study.ask(now=0.0, count=34))
+        reports = [Report(lease.trial.number, lease.token, value=float(i)) for i, lease in enumerate(asked.leases)]
+        await service.drive(opened.study.tell(reports, now=1.0))
+        await service.advance(opened)
+        return perform(store, opened.study.row()).step
+
+    with closing(Threads(1, 0.0, 1, Listening(seen))) as computer:
+        timing.set(Exchange())
+        assert asyncio.run(one_step(Service(Settings(), store, computer, Metrics()))) == 1
+    assert [name.partition("_")[0] for name in seen] == ["compute"] * 4 + ["closed"]
