@@ -290,7 +290,9 @@ class Editing(Reading):
             newest = yield from self._newest(row, at)
             snapshot = None if newest is None else newest[0]
         elif self.traits.encoding == "recipe" or self.stored.cls is None:
-            rebuilt = yield from self._rebuilt(row)
+            rebuilt, n_lost = yield from self._rebuilt(row)
+            if n_lost:
+                words.append(f"{n_lost} results are left out, whose points this release cannot build from recipes")
         if words:
             resolved = resolved.model_copy(update={"reason": "; ".join(filter(None, [resolved.reason, *words]))})
         head = new_head(self.head.project, resolved, spec_hash(spec), now, parent=self.id)

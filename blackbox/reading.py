@@ -96,9 +96,11 @@ class Reading:
 
     def changed(self, words: str) -> AlgorithmChanged:
         """The error of who needs a state that this release cannot compute."""
+        way = "fork it to continue with an algorithm of this release"
+        if self.resolved.federated or self.resolved.hosted is not None:
+            way = "finish it with the release that began it, or start another one from its recommended point"
         return AlgorithmChanged(
-            f"the study cannot go on as it is: {words}",
-            hint="everything in it can be read and told; fork it to continue with an algorithm of this release",
+            f"the study cannot go on as it is: {words}", hint=f"everything that is stored can be read; {way}"
         )
 
     def algorithm(self, row: StudyRow, step: int | None = None) -> Algorithm[Any, Any]:
@@ -248,9 +250,9 @@ class Reading:
         self.algorithm(row)
         return list(log.replay(self._algorithms, state, records, told, self.maximize))
 
-    def _rebuilt(self, row: StudyRow) -> Steps[dict[int, bytes]]:
-        """Internal points of told recipes, by number. Their bases are long dropped; a replay makes them again. Points
-        whose bases this release makes differently are left out."""
+    def _rebuilt(self, row: StudyRow) -> Steps[tuple[dict[int, bytes], int]]:
+        """Internal points of told recipes, by number. Their bases are long dropped; a replay makes them again. How many
+        are missing, because this release makes their bases differently, comes with them."""
         records, told = yield Read(partial(history.stretch, study=self.id, first=0, before=row.step))
         everything: list[log.Told] = yield Read(partial(history.results, study=self.id, after_seq=0, upto_seq=row.seq))
         if (size := len(everything) * self.space.dim * 8) > MAX_REBUILT_BYTES:
@@ -274,13 +276,13 @@ class Reading:
             for number, (point, blobs) in kept.items():
                 with suppress(BlobNotFound):
                     vectors[number] = self.vector(point, blobs).astype("<f8").tobytes()
-            return vectors
+            return vectors, len(everything) - len(vectors)
         state = self.algorithm(row, 0).init()
         take(0, state)
         with suppress(Exception) if self.stored.revised else nullcontext():  # it may choke on another's results
             for record, after, _ in log.replay(self._algorithms, state, records, told, self.maximize):
                 take(record.step + 1, after)
-        return vectors
+        return vectors, len(everything) - len(vectors)
 
     def archive(self) -> Steps[tuple[Archive, list[int]]]:
         """All told points with what is known of their values, and the number of the first trial of each.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from blackbox import federation
 from blackbox.algorithm import _registered as algorithms
 from blackbox.algorithm import lookup, registry
-from blackbox.effects import perform
+from blackbox.cli.commands import app
 from blackbox.federation.methods import _registered as methods
-from blackbox.kinds import open_study
 from blackbox.options import Field, known_options
 from tests.server.conftest import assert_problem
 from tests.upgrades.releases import renamed, revised, stricter, without_option
 from tests.upgrades.test_upgrades import Left, close, left_by
-from tests.upgrades.write import Rounds, evaluate, objective, post, says
+from tests.upgrades.write import FOLDER, Rounds, evaluate, numerics, objective, post, says
 
 LOST_STATES = "DELETE FROM snapshots"
 
@@ -283,7 +284,8 @@ def test_a_study_whose_algorithm_is_gone_is_read_told_and_forked(
         fork = post(
             server, study, "fork", {"name": "other", "algorithm": "auto" if name == "region" else "random_search"}
         )
-        assert "best" in fork
+        assert ("results are left out" in (fork["algorithm"]["reason"] or "")) == (name == "recipes")
+        assert fork["best"] is not None
         if left.studies[name]["state"] != "COMPLETED":
             evaluate(server, fork["id"], 2)
 
@@ -302,7 +304,15 @@ def test_rounds_that_forgot_their_past_and_cannot_read_their_state_say_so(statel
     everything_is_read(stateless, "forgetful")
 
 
-def test_a_replay_in_the_engine_does_not_need_a_server(left: Left) -> None:
-    store = left.server.app.state.service.store
-    study = perform(store, open_study(left.id("group")))
-    assert study.stored.notes("cma_es") == []
+def test_the_command_line_says_how_far_a_replay_agrees(release: Any, tmp_path: Path) -> None:
+    database = shutil.copy(FOLDER / "v0_1_0.sqlite", tmp_path / "blackbox.db")
+    told = json.loads((FOLDER / "v0_1_0.json").read_text())
+    arguments = ["replay", told["studies"]["members"]["id"], "--database", str(database)]
+    same = CliRunner().invoke(app, arguments)
+    if told["numerics"] == numerics():
+        assert (same.exit_code, same.stdout.split(" in ")[0]) == (0, "17 steps replayed")
+    release(revised(lookup("cbo"), lambda state: replace(state, alpha=2.0 * state.alpha)))
+    other = CliRunner().invoke(app, arguments)
+    assert other.exit_code == 1
+    assert "it was computed by revision 1 of cbo, this release has revision 2" in other.output
+    assert "the first 0 of 17 steps are equal, step 0 differs" in other.output

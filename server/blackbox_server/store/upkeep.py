@@ -254,14 +254,17 @@ def backup(path_or_url: str | Path, target: str | Path) -> Health:
 
 def _publish(draft: Path, target: Path) -> None:
     """Give a file its name, if nobody has it, once its content is on the disk."""
-    for path, name in ((draft, None), (target.parent, target)):
-        if name is not None:
-            os.link(draft, name)
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    _sync(draft)
+    os.link(draft, target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _existing(path_or_url: str | Path) -> Path:
