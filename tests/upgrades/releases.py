@@ -45,6 +45,7 @@ def renamed(cls: Any, field: str, name: str) -> Any:
     class Renamed(cls):  # type: ignore[misc]
         __doc__ = cls.__doc__
         Options = cls.Options
+        Resolved = cls.Resolved
         State = state_class
 
         def init(self) -> Any:
@@ -64,17 +65,24 @@ def renamed(cls: Any, field: str, name: str) -> Any:
 
 def without_option(cls: Any, option: str) -> Any:
     """The algorithm without an option: what its default did it always does."""
-    kept = {name: (field.annotation, field) for name, field in cls.Options.model_fields.items() if name != option}
-    options_class = pydantic.create_model(cls.Options.__name__, __base__=Options, **kept)
+
+    def shortened(model: type[Options]) -> Any:
+        kept: Any = {name: (field.annotation, field) for name, field in model.model_fields.items() if name != option}
+        return pydantic.create_model(model.__name__, __base__=Options, **kept)
 
     class Without(cls):  # type: ignore[misc]
         __doc__ = cls.__doc__
         State = cls.State
 
         def __init__(self, space: Any, options: Any, *more: Any) -> None:
-            super().__init__(space, cls.Options(**options.model_dump()), *more)
+            super().__init__(space, cls.Resolved(**options.model_dump()), *more)
 
-    Without.Options = options_class
+        @classmethod
+        def resolve(cls_, options: Any, space: Any) -> Any:
+            full = cls.resolve(cls.Options(**options.model_dump()), space)
+            return cls_.Resolved(**full.model_dump(exclude={option}))
+
+    Without.Options, Without.Resolved = shortened(cls.Options), shortened(cls.Resolved)
     return Without
 
 
@@ -84,6 +92,7 @@ def revised(cls: Any, change: Callable[[Any], Any] = lambda state: state) -> Any
     class Revised(cls):  # type: ignore[misc]
         __doc__ = cls.__doc__
         Options = cls.Options
+        Resolved = cls.Resolved
         State = cls.State
         revision = cls.revision + 1
 
@@ -100,5 +109,6 @@ def stricter(cls: Any, option: str, field: Any) -> Any:
         __doc__ = cls.__doc__
         State = cls.State
         Options = pydantic.create_model(cls.Options.__name__, __base__=cls.Options, **{option: field})
+        Resolved = pydantic.create_model(cls.Resolved.__name__, __base__=cls.Resolved, **{option: field})
 
     return Stricter

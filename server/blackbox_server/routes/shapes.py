@@ -38,13 +38,6 @@ def resolved_of(text: str) -> Resolved:
     return Resolved.model_validate_json(text)
 
 
-@lru_cache(maxsize=1024)
-def notes_of(text: str) -> tuple[str, ...]:
-    """What this release has to say of a study's algorithm; looked at once."""
-    resolved = resolved_of(text)
-    return tuple(stored_algorithm(resolved, Space.from_json(resolved.spec.space)).notes(resolved.algorithm))
-
-
 # Studies --------------------------------------------------------------------------------------------------------------
 
 
@@ -82,7 +75,8 @@ def study_json(head: StudyHead, row: StudyRow) -> dict[str, Any]:
     warnings = []
     if affordable is not None and affordable < 5 and row.step == 0:
         warnings.append(f"the budget pays for {affordable} generations of {size}; adaptive methods need more")
-    warnings += notes_of(head.resolved)
+    stored = stored_algorithm(resolved, Space.from_json(spec.space))
+    warnings += stored.notes(resolved.algorithm)
     return {
         "id": head.id,
         "name": head.name,
