@@ -24,10 +24,10 @@ vertices   a memory that is corrected, in the least squares sense, to agree with
 
 The step rule says what the oracle's answer becomes: open takes the step as above; monotone looks first whether the
 value grows (Carderera, Besancon, Pokutta 2021, arXiv:2105.13913); search takes the best point along two segments. Those
-two evaluate candidates in a phase of their own, and so does the certificate of the gap. `blackbox.frank_wolfe` has the
+two evaluate candidates in a phase of their own, and so does the certificate of the gap. `toolbox.frank_wolfe` has the
 schemes, the rules and the certificate; here one of each is composed.
 
-Probes stay inside the set (`blackbox.feasible`): they surround a centre that is w_t moved towards an inner point by a
+Probes stay inside the set (`toolbox.feasible`): they surround a centre that is w_t moved towards an inner point by a
 thousandth by default. w_t itself is what is recommended: a mixture of few vertices.
 """
 
@@ -41,19 +41,19 @@ import numpy as np
 import pydantic
 
 from blackbox.algorithm import Algorithm, Traits, algorithm
-from blackbox.directions import Directions, Family, default_family
 from blackbox.errors import InvalidOptions
-from blackbox.estimators import STEEPEST, Difference, Estimator, bounded_radius
-from blackbox.feasible import Room
-from blackbox.frank_wolfe import Certificate, ZoFrankWolfeState
-from blackbox.frank_wolfe.rules import RULES, RuleName
-from blackbox.frank_wolfe.schemes import SCHEMES, SchemeName, Tools
 from blackbox.options import Field, Options
 from blackbox.records import Ints, Pending, Points, Results, Stop, Vector, dense
 from blackbox.regions import Region
 from blackbox.rng import Key
-from blackbox.schedules import AnySchedule, Constant, Power
 from blackbox.space import Space
+from blackbox.toolbox.directions import Directions, Family, default_family
+from blackbox.toolbox.estimators import STEEPEST, Difference, Estimator, bounded_radius
+from blackbox.toolbox.feasible import Room
+from blackbox.toolbox.frank_wolfe import Certificate, ZoFrankWolfeState
+from blackbox.toolbox.frank_wolfe.rules import RULES, RuleName
+from blackbox.toolbox.frank_wolfe.schemes import SCHEMES, SchemeName, Tools
+from blackbox.toolbox.schedules import AnySchedule, Constant, Power
 
 __all__ = ["ZoFrankWolfe", "ZoFrankWolfeOptions", "ZoFrankWolfeState"]
 

@@ -32,9 +32,9 @@ from blackbox.federation.payloads import (
     norm,
     project,
 )
+from blackbox.recipes.slices import WHOLE, Slicer
 from blackbox.records import Stop, Vector
 from blackbox.rng import Key
-from blackbox.slices import WHOLE, Slicer
 from blackbox.space import Space
 from blackbox.validation import invalid, pointer
 

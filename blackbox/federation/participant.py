@@ -25,9 +25,9 @@ from blackbox.federation.payloads import (
     Floats,
     Privacy,
 )
+from blackbox.recipes.slices import WHOLE, Slicer
 from blackbox.records import Matrix, Vector
 from blackbox.rng import Key
-from blackbox.slices import WHOLE, Slicer
 from blackbox.space import Space
 
 O = TypeVar("O", bound=FederationOptions)  # noqa: E741 -- as in blackbox.algorithm

@@ -9,7 +9,7 @@ from blackbox.algorithm import Algorithm, lookup, registry, why_not
 from blackbox.errors import BlackboxError, FieldError, TooLarge
 from blackbox.options import parse_options
 from blackbox.space import Space
-from blackbox.spec import Resolved, stored_algorithm
+from blackbox.study.spec import Resolved, stored_algorithm
 from blackbox_server.settings import Settings
 
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from blackbox.frank_wolfe import MOST_ATOMS, Mixture, Search, ZoFrankWolfeState, least_on_segment, most_atoms
-from blackbox.frank_wolfe.rules import RULES, RuleName
-from blackbox.schedules import Constant
+from blackbox.toolbox.frank_wolfe import MOST_ATOMS, Mixture, Search, ZoFrankWolfeState, least_on_segment, most_atoms
+from blackbox.toolbox.frank_wolfe.rules import RULES, RuleName
+from blackbox.toolbox.schedules import Constant
 
 NAN = math.nan
 CORNERS = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])

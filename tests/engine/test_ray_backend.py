@@ -24,12 +24,12 @@ from blackbox.backends import WorkerLost
 from blackbox.backends.ray_cluster import ClusterUnreachable, Fleet, RayBackend, RaySlices, Session
 from blackbox.backends.ray_cluster import backend as ray_backend
 from blackbox.backends.ray_cluster import session as ray_session
-from blackbox.effects import perform
 from blackbox.errors import InvalidInput
+from blackbox.recipes.slices import Slicer
 from blackbox.records import NOTHING_PENDING
-from blackbox.slices import Slicer
-from blackbox.store import MemoryStore
-from blackbox.study import Study, create
+from blackbox.study.effects import perform
+from blackbox.study.memory import MemoryStore
+from blackbox.study.trials import Study, create
 from tests.engine import objectives_for_processes as objectives
 from tests.engine.test_slices import digest_after_two_steps
 

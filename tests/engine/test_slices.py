@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import blackbox
-from blackbox import codec, federation, slices
-from blackbox import recipe as recipes
+from blackbox import codec, federation, recipes
 from blackbox.algorithm import build, resolve_options
 from blackbox.errors import InvalidInput
+from blackbox.recipes import slices
+from blackbox.recipes.slices import WHOLE, Slicer
 from blackbox.records import NOTHING_PENDING, Results, Term
 from blackbox.rng import Key
-from blackbox.slices import WHOLE, Slicer
 from blackbox.space import Space, Vector
 
 DIM = 5 * slices.ALIGN + 77

@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 
 from blackbox.algorithms.zo_frank_wolfe import ZoFrankWolfe, ZoFrankWolfeState
-from blackbox.directions import Directions
 from blackbox.errors import IncompatibleProblem, InvalidOptions
-from blackbox.frank_wolfe import bracket
-from blackbox.frank_wolfe.rules import GIVE_UP
-from blackbox.frank_wolfe.schemes import Chords
 from blackbox.records import NOTHING_PENDING
 from blackbox.regions import L1Ball
 from blackbox.rng import Key
 from blackbox.space import Space, Vector
+from blackbox.toolbox.directions import Directions
+from blackbox.toolbox.frank_wolfe import bracket
+from blackbox.toolbox.frank_wolfe.rules import GIVE_UP
+from blackbox.toolbox.frank_wolfe.schemes import Chords
 from tests.contracts.algorithm import DOMAINS, AlgorithmContract, Case, cases, home
 from tests.contracts.algorithm import ball as sphere_in_ball
 from tests.engine.zeroth_order import LeastSquares, ball, step, told

@@ -17,13 +17,14 @@ from blackbox_server.routes.http import Exchange
 from blackbox_server.service import Service, timing
 from blackbox_server.settings import Settings
 
-from blackbox import recipe, slices
-from blackbox.effects import perform
-from blackbox.leases import Report
+from blackbox import recipes
+from blackbox.recipes import slices
 from blackbox.records import Term
 from blackbox.rng import Key
-from blackbox.store import MemoryStore
-from blackbox.study import create
+from blackbox.study.effects import perform
+from blackbox.study.leases import Report
+from blackbox.study.memory import MemoryStore
+from blackbox.study.trials import create
 
 DIM = 4 * slices.ALIGN + 5
 TERMS = [Term(0, 0, lane, 1.0 + lane) for lane in range(40)]
@@ -62,7 +63,7 @@ def test_a_large_sum_is_cut_among_threads_to_the_same_bits_and_its_time_is_that_
     seen: list[str] = []
 
     def work(slicer: slices.Slicer) -> Callable[[], Any]:
-        return partial(timed, partial(recipe.weighted_noise_sum, TERMS, KEY, DIM, slicer=slicer))
+        return partial(timed, partial(recipes.weighted_noise_sum, TERMS, KEY, DIM, slicer=slicer))
 
     expected, alone = work(slices.WHOLE)()
     for n_slices in (1, 3):

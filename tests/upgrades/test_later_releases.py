@@ -18,7 +18,7 @@ from blackbox import federation
 from blackbox.algorithm import _registered as algorithms
 from blackbox.algorithm import lookup, registry
 from blackbox.cli.commands import app
-from blackbox.federation.methods import _registered as methods
+from blackbox.federation.method import _registered as methods
 from blackbox.options import Field, known_options
 from tests.server.conftest import assert_problem
 from tests.upgrades.releases import renamed, revised, stricter, without_option

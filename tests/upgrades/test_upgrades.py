@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blackbox.effects import perform
-from blackbox.kinds import open_study
+from blackbox.study.effects import perform
+from blackbox.study.kinds import open_study
 from tests.server.conftest import Server
 from tests.upgrades.write import FOLDER, Rounds, evaluate, numerics, objective, post, says, serving
 

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from blackbox.errors import InvalidInput, StoreUnavailable
-from blackbox.spec import Resolved
+from blackbox.study.spec import Resolved
 from blackbox_server.store import migrations
 from blackbox_server.store.sql import BEST, BUSY_SECONDS, database_path, lock
 
