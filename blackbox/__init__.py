@@ -11,7 +11,7 @@ from blackbox.algorithm import Algorithm, Traits, algorithm, registry
 from blackbox.errors import BlackboxError
 from blackbox.minimize import minimize, run
 from blackbox.options import Field, Options
-from blackbox.records import Pending, Points, Recipe, Results, Stop, Term, dense
+from blackbox.records import Dense, Pending, Points, Recipe, Recipes, Results, Stop, Structured, Term, dense
 from blackbox.rng import Key
 from blackbox.space import Choice, Integer, Real, Space, Vector
 from blackbox.study.effects import perform
@@ -22,6 +22,7 @@ __all__ = [
     "Algorithm",
     "BlackboxError",
     "Choice",
+    "Dense",
     "Field",
     "Integer",
     "Key",
@@ -31,9 +32,11 @@ __all__ = [
     "Points",
     "Real",
     "Recipe",
+    "Recipes",
     "Results",
     "Space",
     "Stop",
+    "Structured",
     "Study",
     "Term",
     "Traits",

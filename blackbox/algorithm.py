@@ -46,7 +46,8 @@ class Traits:
 
     Attributes
     ----------
-    encoding : "dense" points are vectors; "recipe" points are a base and noise addresses.
+    encoding : "dense" points are vectors; "recipe" points are a base and noise addresses; "structured" points are
+        canonical JSON of parameters that are no numbers (text, permutations, ...).
     members : lanes are members that persist, each in at most one flight; a step closes at every result.
     sequential : needs value k before it can name point k + 1.
     uses_pending : `ask` depends on what is in flight.
@@ -57,7 +58,7 @@ class Traits:
     max_dim : largest internal dimension, or None.
     """
 
-    encoding: Literal["dense", "recipe"] = "dense"
+    encoding: Literal["dense", "recipe", "structured"] = "dense"
     members: bool = False
     sequential: bool = False
     uses_pending: bool = False
@@ -160,8 +161,8 @@ class Algorithm(ABC, Generic[O, S]):
         """The next state. `step` grows by one, also when `results` is empty (a step closed without results)."""
 
     @abstractmethod
-    def recommend(self, state: S) -> Vector:
-        """(d,) the internal point we would deploy now."""
+    def recommend(self, state: S) -> Vector | str:
+        """(d,) the internal point we would deploy now; of a structured method, its canonical JSON."""
 
     @abstractmethod
     def metrics(self, state: S) -> Mapping[str, float]:

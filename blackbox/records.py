@@ -6,9 +6,10 @@ of an algorithm's distribution; a *lane* is one point of a step.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,22 +47,18 @@ class Recipe:
     terms: tuple[Term, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Points:
-    """What `ask` returns for k lanes.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What the three kinds of points have in common, for k lanes.
 
     Attributes
     ----------
-    vectors : (k, d) internal points of a dense method, else None.
-    recipes : k recipes of a recipe method, else None.
     note : (k, m) int64, private to the method: stored on the trial and given back with the result.
     payload : k JSON values the evaluator gets beside the point, or empty.
     replicates : k numbers of the evaluation, where a point is asked again, or empty. Another number is another
         `eval_seed`, and equal numbers within a step share one.
     """
 
-    vectors: Matrix | None
-    recipes: tuple[Recipe, ...] | None
     note: Ints
     payload: tuple[JSON, ...] = ()
     replicates: tuple[int, ...] = ()
@@ -69,21 +66,83 @@ class Points:
     def __len__(self) -> int:
         return len(self.note)
 
-    def take(self, rows: Ints | list[int]) -> Points:
+    def take(self, rows: Ints | list[int]) -> Self:
         """The given rows, in the given order."""
         index = np.asarray(rows, dtype=np.int64)
-        return Points(
-            vectors=None if self.vectors is None else self.vectors[index],
-            recipes=None if self.recipes is None else tuple(self.recipes[i] for i in index),
+        return replace(
+            self,
+            **self._picked(index),
             note=self.note[index],
             payload=tuple(self.payload[i] for i in index) if self.payload else (),
             replicates=tuple(self.replicates[i] for i in index) if self.replicates else (),
         )
 
+    def _picked(self, index: Ints) -> dict[str, Any]:
+        raise NotImplementedError
 
-def dense(vectors: Matrix, note: Ints | None = None) -> Points:
+
+@dataclass(frozen=True, slots=True)
+class Dense(_Asked):
+    """Points as numbers.
+
+    Attributes
+    ----------
+    vectors : (k, d) internal points.
+    """
+
+    vectors: Matrix
+
+    def _picked(self, index: Ints) -> dict[str, Any]:
+        return {"vectors": self.vectors[index]}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipes(_Asked):
+    """Points as sums of noise.
+
+    Attributes
+    ----------
+    recipes : k recipes.
+    """
+
+    recipes: tuple[Recipe, ...]
+
+    def _picked(self, index: Ints) -> dict[str, Any]:
+        return {"recipes": tuple(self.recipes[i] for i in index)}
+
+
+@dataclass(frozen=True, slots=True)
+class Structured(_Asked):
+    """Points that are no vectors: text, permutations, subsets, sequences, programs.
+
+    Attributes
+    ----------
+    candidates : k canonical JSON texts, each an object of all parameters by name. Equal candidates are equal texts.
+    """
+
+    candidates: tuple[str, ...]
+
+    def _picked(self, index: Ints) -> dict[str, Any]:
+        return {"candidates": tuple(self.candidates[i] for i in index)}
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """k sha256 of the candidates, 64 hexadecimal digits each."""
+        return tuple(hashlib.sha256(candidate.encode()).hexdigest() for candidate in self.candidates)
+
+
+Points: TypeAlias = Dense | Recipes | Structured
+"""What `ask` returns for k lanes, and `tell` gets back: of one kind, that of the method's `Traits.encoding`."""
+
+
+def no_note(k: int) -> Ints:
+    """(k, 0) int64: the note of a method that keeps none."""
+    return np.empty((k, 0), dtype=np.int64)
+
+
+def dense(vectors: Matrix, note: Ints | None = None) -> Dense:
     """Points of a dense method; without a note, an empty one."""
-    return Points(vectors, None, np.empty((len(vectors), 0), dtype=np.int64) if note is None else note)
+    return Dense(vectors, note=no_note(len(vectors)) if note is None else note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +201,23 @@ class Results:
     @property
     def vectors(self) -> Matrix:
         """(n, d) the points of a dense method."""
-        if self.points.vectors is None:
-            raise TypeError("these results carry recipes, not vectors")
+        if not isinstance(self.points, Dense):
+            raise TypeError(f"these results carry {type(self.points).__name__} points, not vectors")
         return self.points.vectors
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """n recipes, the points of a recipe method."""
+        if not isinstance(self.points, Recipes):
+            raise TypeError(f"these results carry {type(self.points).__name__} points, not recipes")
+        return self.points.recipes
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """n canonical JSON texts, the points of a structured method."""
+        if not isinstance(self.points, Structured):
+            raise TypeError(f"these results carry {type(self.points).__name__} points, not structured candidates")
+        return self.points.candidates
 
     def take(self, rows: Ints | list[int]) -> Results:
         """The given rows, in the given order."""

@@ -126,7 +126,7 @@ class Ars(Algorithm[ArsResolved, ArsState]):
 
     def tell(self, state: ArsState, results: Results) -> ArsState:
         state = replace(state, seen=state.seen.plus(results.extra))
-        recipes = results.points.recipes
+        recipes = results.recipes
         finite = results.scalar[np.isfinite(results.scalar)]
         if not recipes or not len(finite):
             return replace(state, step=state.step + 1)

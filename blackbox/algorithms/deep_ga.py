@@ -32,7 +32,7 @@ from blackbox.algorithm import Algorithm, Traits, algorithm
 from blackbox.errors import FieldError
 from blackbox.options import Field, Options
 from blackbox.recipes import digest, materialise
-from blackbox.records import Matrix, Pending, Points, Recipe, Results, Term, Vector
+from blackbox.records import Matrix, Pending, Points, Recipe, Recipes, Results, Term, Vector
 from blackbox.rng import Key, uniform
 from blackbox.space import Space
 from blackbox.toolbox import perturbations
@@ -216,7 +216,7 @@ class DeepGa(Algorithm[DeepGaResolved, DeepGaState]):
             n = len(state.candidates)
             candidates = self._genomes(state.candidates)
             asked = tuple(Recipe(state.digest, candidates[int(lane) % n]) for lane in lanes)
-            return Points(None, asked, note, replicates=tuple(1 + int(lane) // n for lane in lanes))
+            return Recipes(asked, note=note, replicates=tuple(1 + int(lane) // n for lane in lanes))
         sigma = self._sigma(state)
         children = []
         for lane in lanes:
@@ -224,7 +224,7 @@ class DeepGa(Algorithm[DeepGaResolved, DeepGaState]):
             parent = state.parents.genome(int(chance * len(state.parents)), self.options.noise)
             own = Term(self.stream, state.step, int(lane), sigma, self.options.noise)
             children.append(Recipe(state.digest, (*parent, own)))
-        return Points(None, tuple(children), note)
+        return Recipes(tuple(children), note=note)
 
     def _sigma(self, state: DeepGaState) -> float:
         first = self.options.initial_sigma if state.generation == 0 else None
@@ -244,7 +244,7 @@ class DeepGa(Algorithm[DeepGaResolved, DeepGaState]):
         if not len(results):
             return state
         state, did = self._noted(state, results)
-        genomes = [self._on_this_base(state, asked) for asked in results.points.recipes or ()]
+        genomes = [self._on_this_base(state, asked) for asked in results.recipes]
         lost = sum(genome is None for genome in genomes)
         rows = [i for i, value in enumerate(results.scalar) if math.isfinite(value) and genomes[i] is not None]
         state = replace(state, extinct=state.extinct + lost)

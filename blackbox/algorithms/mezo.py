@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from blackbox.algorithm import Algorithm, Traits, algorithm
 from blackbox.options import Field, Options
 from blackbox.recipes import digest, weighted_noise_sum
-from blackbox.records import Pending, Points, Recipe, Results, Term, Vector
+from blackbox.records import Pending, Points, Recipe, Recipes, Results, Term, Vector
 from blackbox.rng import CHUNK
 from blackbox.space import Space
 from blackbox.toolbox import perturbations
@@ -114,7 +114,7 @@ class Mezo(Algorithm[MezoResolved, MezoState]):
             Recipe(state.digest, (Term(self.stream, state.step, i, sign * c, self.options.noise),))
             for i, sign in note.tolist()
         )
-        return Points(None, recipes, note)
+        return Recipes(recipes, note=note)
 
     def tell(self, state: MezoState, results: Results) -> MezoState:
         if not len(results):

@@ -147,7 +147,7 @@ class OpenAiEs(Algorithm[OpenAiEsResolved, OpenAiEsState]):
 
     def tell(self, state: OpenAiEsState, results: Results) -> OpenAiEsState:
         state = self._noted(state, results)
-        k, recipes = len(results), results.points.recipes
+        k, recipes = len(results), results.recipes
         if k < 2 or not recipes or not np.isfinite(results.scalar).any():  # no ranking, nothing to learn
             return replace(state, step=state.step + 1)
         weights = centred_ranks(results.scalar) / k

@@ -164,7 +164,7 @@ class Pgpe(Algorithm[PgpeResolved, PgpeState]):
 
     def tell(self, state: PgpeState, results: Results) -> PgpeState:
         state = replace(self._noted(state, results), step=state.step + 1)
-        k, recipes = len(results), results.points.recipes
+        k, recipes = len(results), results.recipes
         if k < 2 or not recipes or not np.isfinite(results.scalar).any():  # no ranking, nothing to learn
             return state
         weights = (centred_ranks(results.scalar) / k).tolist()

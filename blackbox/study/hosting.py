@@ -32,7 +32,7 @@ from blackbox.federation import Broadcast, FederationOptions, Invitation, Partic
 from blackbox.federation.participant import ParticipantState
 from blackbox.options import Options
 from blackbox.recipes.slices import WHOLE, Slicer
-from blackbox.records import Pending, Points, Results, Vector
+from blackbox.records import Pending, Points, Results, Vector, dense
 from blackbox.rng import Key
 from blackbox.study import history, leases, log
 from blackbox.study.effects import Compute, Read, Steps
@@ -124,7 +124,7 @@ class Host(Algorithm[FederationOptions, HostedState]):
         points = self.machine.ask(state.own)
         # A study computes whole tiles of lanes; those behind the last row are never handed out.
         rows = np.array([points[lane] if lane < len(points) else state.x for lane in lanes])
-        return Points(rows.reshape(len(lanes), self.space.dim), None, np.empty((len(lanes), 0), dtype=np.int64))
+        return dense(rows.reshape(len(lanes), self.space.dim))
 
     def tell(self, state: HostedState, results: Results) -> HostedState:
         own, x, settled = state.own, state.x, state.settled
@@ -163,8 +163,7 @@ def _said(broadcast: Broadcast) -> tuple[dict[str, Any], bytes, bytes]:
 def _heard(results: Results, row: int) -> Broadcast:
     """The broadcast of a row; its vectors are checked against their digests."""
     raw = cast(dict[str, Any], results.extra[row]["broadcast"])
-    assert results.points.vectors is not None
-    vectors = {raw["vectors"]["x"]["sha256"]: results.points.vectors[row]}
+    vectors = {raw["vectors"]["x"]["sha256"]: results.vectors[row]}
     rest, at = results.points.note[row].astype("<i8").tobytes(), 0
     for name, told in sorted(raw["vectors"].items()):
         if name != "x":

@@ -17,7 +17,7 @@ import numpy as np
 from blackbox import codec
 from blackbox.algorithm import Algorithm
 from blackbox.recipes import from_json as recipe_from_json
-from blackbox.records import Points, Results
+from blackbox.records import Dense, Points, Recipes, Results, Structured
 from blackbox.study.rows import COMPLETED, FAILED, INFEASIBLE, STOPPED, PointRow, StepRow, TrialRow
 
 Told = tuple[TrialRow, PointRow]
@@ -60,13 +60,13 @@ def batch(algorithm: Algorithm[Any, Any], state: Any, told: Sequence[Told], maxi
     return Results(
         step=np.array([trial.step for trial, _ in rows], dtype=np.int64),
         lane=np.array([trial.lane for trial, _ in rows], dtype=np.int64),
-        points=points_of([point for _, point in rows], algorithm.space.dim, algorithm.traits.encoding == "recipe"),
+        points=points_of([point for _, point in rows], algorithm.space.dim, algorithm.traits.encoding),
         values=values,
         extra=tuple(json.loads(trial.extra) if trial.extra else {} for trial, _ in rows),
     )
 
 
-def points_of(rows: Sequence[PointRow], dim: int, recipes: bool) -> Points:
+def points_of(rows: Sequence[PointRow], dim: int, encoding: str) -> Points:
     """The stored points as the arrays they were asked as."""
     width = max((len(row.note) for row in rows), default=0) // 8
     note = np.zeros((len(rows), width), dtype=np.int64)
@@ -75,12 +75,14 @@ def points_of(rows: Sequence[PointRow], dim: int, recipes: bool) -> Points:
             note[i] = np.frombuffer(row.note, dtype="<i8")
     payload = tuple(json.loads(row.payload) if row.payload else None for row in rows)
     kept = payload if any(item is not None for item in payload) else ()
-    if recipes:
-        return Points(None, tuple(recipe_from_json(json.loads(row.recipe or "{}")) for row in rows), note, kept)
+    if encoding == "recipe":
+        return Recipes(tuple(recipe_from_json(json.loads(row.recipe or "{}")) for row in rows), note=note, payload=kept)
+    if encoding == "structured":
+        return Structured(tuple(row.params or "{}" for row in rows), note=note, payload=kept)
     vectors = np.empty((len(rows), dim))
     for i, row in enumerate(rows):
         vectors[i] = np.frombuffer(row.vector or b"", dtype="<f8")
-    return Points(vectors, None, note, kept)
+    return Dense(vectors, note=note, payload=kept)
 
 
 def named(point: PointRow) -> tuple[str, ...]:

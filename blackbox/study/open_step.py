@@ -11,7 +11,7 @@ from pydantic_core import to_json
 
 from blackbox.algorithm import Algorithm
 from blackbox.recipes import to_json as recipe_to_json
-from blackbox.records import Pending, Points
+from blackbox.records import Dense, Pending, Points, Recipes
 from blackbox.space import Space
 from blackbox.study import log
 from blackbox.study.reading import contents, plain
@@ -86,16 +86,21 @@ class Turn:
 def prepared(space: Space, points: Points) -> list[Prepared]:
     """Points as bytes and JSON."""
     ready = []
-    vectors = any(parameter.type == "vector" for _, parameter in space.items())
+    has_vectors = any(parameter.type == "vector" for _, parameter in space.items())
     for i in range(len(points)):
-        vector = None if points.vectors is None else points.vectors[i]
-        recipe = None if points.recipes is None else canonical(recipe_to_json(points.recipes[i]))
-        params = None
-        if vector is not None and space.dim <= PARAMS_STORED_UPTO:
-            params = to_json(plain(space.decode(vector)) if vectors else space.decode(vector)).decode()
+        vector = recipe = params = None
+        if isinstance(points, Dense):
+            vector = points.vectors[i].astype("<f8", copy=False).tobytes()
+            if space.dim <= PARAMS_STORED_UPTO:
+                decoded = space.decode(points.vectors[i])
+                params = to_json(plain(decoded) if has_vectors else decoded).decode()
+        elif isinstance(points, Recipes):
+            recipe = canonical(recipe_to_json(points.recipes[i]))
+        else:
+            params = points.candidates[i]
         ready.append(
             Prepared(
-                None if vector is None else vector.astype("<f8", copy=False).tobytes(),
+                vector,
                 recipe,
                 params,
                 points.note[i].astype("<i8", copy=False).tobytes(),

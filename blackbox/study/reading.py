@@ -31,6 +31,7 @@ from blackbox.errors import (
 )
 from blackbox.options import Options
 from blackbox.recipes import PrefixCache, materialise
+from blackbox.recipes import from_json as recipe_from_json
 from blackbox.recipes.slices import WHOLE, Slicer
 from blackbox.records import JSON, Recipe, Vector
 from blackbox.rng import Key
@@ -294,15 +295,16 @@ class Reading:
         Raises
         ------
         IncompatibleProblem
-            For a study whose points are recipes: they are not kept as numbers.
+            For a study whose points are recipes or structured: they are not kept as numbers.
         """
         told: list[log.Told] = []
         if self.traits.encoding == "dense":
             row = yield from self.row()
             told = yield Read(partial(history.results, study=self.id, after_seq=0, upto_seq=row.seq))
-        if self.traits.encoding == "recipe" or any(point.vector is None for _, point in told):
+        if self.traits.encoding != "dense" or any(point.vector is None for _, point in told):
+            kind = "structured" if self.traits.encoding == "structured" else "recipes"
             raise IncompatibleProblem(
-                f"the points of {self.resolved.algorithm} are recipes, which are not compared as numbers",
+                f"the points of {self.resolved.algorithm} are {kind}, which are not compared as numbers",
                 hint="the best trial and the recommended point are there all the same",
             )
         late = yield Read(lambda tx: tx.late(self.id, 0, history.MAX_SEQ))
@@ -333,17 +335,17 @@ class Reading:
         """(d,) float64 internal point of a trial."""
         if point.vector is not None:
             return np.frombuffer(point.vector, dtype="<f8").copy()
-        recipe = log.points_of([point], self.space.dim, True).recipes
-        assert recipe is not None
+        recipe = self.recipe(point)
+        if recipe is None:
+            raise IncompatibleProblem(f"trial t_{point.number} asks a structured point, which is not a vector")
         vectors = {name: np.frombuffer(content, dtype="<f4") for name, content in (blobs or {}).items()}
-        return materialise(recipe[0], self.key, self.space.dim, vectors, cache=self.prefixes).astype(np.float64)
+        return materialise(recipe, self.key, self.space.dim, vectors, cache=self.prefixes).astype(np.float64)
 
     def recipe(self, point: PointRow) -> Recipe | None:
         """The recipe of a point, if it is one."""
         if point.recipe is None:
             return None
-        recipes = log.points_of([point], self.space.dim, True).recipes
-        return recipes[0] if recipes else None
+        return recipe_from_json(json.loads(point.recipe))
 
     def points(self, numbers: Sequence[int]) -> Steps[dict[int, tuple[PointRow, dict[str, bytes]]]]:
         """Points of trials, each with those vectors by digest that its recipe is made of and that are still kept."""
@@ -376,7 +378,8 @@ class Reading:
         """The open step, the parameters the method would deploy now, and what their evaluation gets beside them."""
         row, state = yield from self.state()
         algorithm = self.algorithm(row)
-        params = self.space.decode(np.asarray(algorithm.recommend(state), dtype=np.float64))
+        point = algorithm.recommend(state)
+        params = json.loads(point) if isinstance(point, str) else self.space.decode(np.asarray(point, np.float64))
         return row.step, params, algorithm.payload(state)
 
     def metrics(self) -> Steps[dict[str, float]]:

@@ -112,11 +112,12 @@ class PointRow:
     study: str
     number: int
     vector: bytes | None
-    """(d,) float64, little-endian; None for a recipe."""
+    """(d,) float64, little-endian; None for a recipe and a structured point."""
     recipe: str | None
     """Canonical JSON of a recipe."""
     params: str | None
-    """JSON of the decoded parameters; None where only the recipe is sent."""
+    """JSON of the decoded parameters, which is all there is of a structured point; None where only the recipe is sent,
+    or the point is large."""
     note: bytes = b""
     """int64, little-endian."""
     payload: str | None = None

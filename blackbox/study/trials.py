@@ -477,9 +477,7 @@ class Study(Editing):
         note = np.empty((len(trials), 0), dtype=np.int64)
         if self.traits.uses_pending:
             stored = tx.points(self.id, [trial.number for trial in trials])
-            points = log.points_of(
-                [stored[trial.number] for trial in trials], self.space.dim, self.traits.encoding == "recipe"
-            )
+            points = log.points_of([stored[trial.number] for trial in trials], self.space.dim, self.traits.encoding)
             note = points.note
         return Pending(
             np.array([trial.step for trial in trials], dtype=np.int64),

@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from blackbox.records import JSON, Points, Recipe, Term
+from blackbox.records import JSON, Recipe, Recipes, Term, no_note
 from blackbox.space import Space
 from blackbox.toolbox.schedules import Schedule
 
@@ -55,7 +55,7 @@ def moved(base: NDArray[np.float32], move: NDArray[np.floating]) -> NDArray[np.f
     return np.clip(after, -FARTHEST, FARTHEST, out=after)
 
 
-def mirrored(base: str, first: Term, lanes: Sequence[int], payload: JSON = None) -> Points:
+def mirrored(base: str, first: Term, lanes: Sequence[int], payload: JSON = None) -> Recipes:
     """The points of the given lanes, on both sides of a base vector.
 
     Parameters
@@ -69,7 +69,7 @@ def mirrored(base: str, first: Term, lanes: Sequence[int], payload: JSON = None)
         scale = -first.scale if lane % 2 else first.scale
         recipes.append(Recipe(base, (Term(first.stream, first.step, int(lane) // 2, scale, first.kind, first.weight),)))
     payloads = () if payload is None else (payload,) * len(recipes)
-    return Points(None, tuple(recipes), np.empty((len(recipes), 0), dtype=np.int64), payloads)
+    return Recipes(tuple(recipes), note=no_note(len(recipes)), payload=payloads)
 
 
 def weighted(recipes: Sequence[Recipe], weights: Sequence[float], *, signed: bool = True) -> list[Term]:

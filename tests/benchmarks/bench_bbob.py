@@ -69,7 +69,6 @@ def solve(
     while used < budget and method.stopped(state) is None:
         lanes = np.arange(method.need(state))
         points = method.ask(state, range(len(lanes)), NOTHING_PENDING)
-        assert points.vectors is not None
         where = np.array([space.decode(x)["x"] for x in points.vectors]) if box else points.vectors
         values = np.asarray(function.evaluate(where))
         hits = (values <= target).nonzero()[0]

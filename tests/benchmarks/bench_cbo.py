@@ -45,7 +45,6 @@ def make(seed: int) -> Cbo:
 
 
 def results(step: list[int], lane: list[int], points: Points, f: Objective) -> Results:
-    assert points.vectors is not None
     return Results(np.array(step), np.array(lane), points, f(points.vectors)[:, None])
 
 

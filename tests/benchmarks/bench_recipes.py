@@ -36,7 +36,7 @@ def generation() -> Results:
 def candidate() -> list[str]:
     """One candidate: what travels, and what it costs to rebuild it where theta is."""
     state = METHOD.tell(METHOD.init(), generation())
-    (asked,) = METHOD.ask(state, [POPULATION - 1], NOTHING_PENDING).recipes or ()
+    (asked,) = METHOD.ask(state, [POPULATION - 1], NOTHING_PENDING).recipes
     blobs = {state.digest: state.theta}
     numpy = np.random.Generator(np.random.Philox(1))
     out, noise, wide = np.empty(DIM, dtype=np.float32), np.empty(DIM, dtype=np.float32), np.empty(DIM)
@@ -65,7 +65,7 @@ def candidate() -> list[str]:
 def update() -> list[str]:
     """A generation's update, whole, against the noise sum in it and against moving memory."""
     state, results = METHOD.init(), generation()
-    asked = [term for one in results.points.recipes or () for term in one.terms]
+    asked = [term for one in results.points.recipes for term in one.terms]
     terms = [replace(term, scale=float(i)) for i, term in enumerate(asked)]  # so that no pair cancels
     source = np.ones(1 << 25, dtype=np.float32)
     target = np.empty_like(source)

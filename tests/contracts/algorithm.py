@@ -27,7 +27,7 @@ from blackbox.algorithm import Algorithm, lookup, why_not
 from blackbox.options import Options, parse_options
 from blackbox.recipes import materialise
 from blackbox.recipes import to_json as recipe_to_json
-from blackbox.records import NOTHING_PENDING, Pending, Points, Results, Vector, dense
+from blackbox.records import NOTHING_PENDING, Dense, Pending, Points, Recipes, Results, Vector, dense
 from blackbox.regions import L1Ball, L2Ball, Simplex
 from blackbox.rng import Key
 from blackbox.space import Choice, Integer, Real, Space
@@ -269,32 +269,32 @@ class Loop:
 
 def internal(algorithm: Method, state: Any, points: Points) -> np.ndarray:
     """(k, d) the internal points, recipes materialised."""
-    if points.vectors is not None:
+    if isinstance(points, Dense):
         return points.vectors
+    assert isinstance(points, Recipes)
     blobs, dim = algorithm.blobs(state), algorithm.space.dim
     vectors = np.empty((len(points), dim))
-    for i, recipe in enumerate(points.recipes or ()):
+    for i, recipe in enumerate(points.recipes):
         vectors[i] = materialise(recipe, algorithm.key, dim, blobs)
     return vectors
 
 
 def joined(parts: Sequence[Points]) -> Points:
     """Rows of several points, one below the other."""
-    recipes = [part.recipes for part in parts if part.recipes is not None]
-    vectors = [part.vectors for part in parts if part.vectors is not None]
-    return Points(
-        np.concatenate(vectors) if vectors else None,
-        tuple(recipe for rows in recipes for recipe in rows) if recipes else None,
-        np.concatenate([part.note for part in parts]),
-        tuple(item for part in parts for item in part.payload),
-    )
+    note = np.concatenate([part.note for part in parts])
+    payload = tuple(item for part in parts for item in part.payload)
+    vectors = [part.vectors for part in parts if isinstance(part, Dense)]
+    if vectors:
+        return Dense(np.concatenate(vectors), note=note, payload=payload)
+    recipes = [part.recipes for part in parts if isinstance(part, Recipes)]
+    return Recipes(tuple(recipe for rows in recipes for recipe in rows), note=note, payload=payload)
 
 
 def nothing(algorithm: Method) -> Results:
     """The results of a step that was closed without any."""
     none, note = np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.int64)
     recipes = algorithm.traits.encoding == "recipe"
-    points = Points(None, (), note) if recipes else dense(np.empty((0, algorithm.space.dim)), note)
+    points = Recipes((), note=note) if recipes else dense(np.empty((0, algorithm.space.dim)), note)
     return Results(none, none, points, np.empty((0, 1)))
 
 
@@ -322,8 +322,8 @@ def some_lanes(algorithm: Method, state: Any, n: int) -> list[int]:
 
 def bytes_of(points: Points) -> bytes:
     """Everything about points, so that equal bytes are equal points."""
-    recipes = None if points.recipes is None else [recipe_to_json(recipe) for recipe in points.recipes]
-    parts = [b"" if points.vectors is None else points.vectors.astype("<f8").tobytes()]
+    recipes = [recipe_to_json(recipe) for recipe in points.recipes] if isinstance(points, Recipes) else None
+    parts = [points.vectors.astype("<f8").tobytes() if isinstance(points, Dense) else b""]
     parts += [json.dumps([recipes, points.payload, points.note.tolist()]).encode()]
     return b"|".join(parts)
 

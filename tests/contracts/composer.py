@@ -131,7 +131,6 @@ class TwoArms(Algorithm[TwoArmsOptions, TwoArmsState]):
             at = STRIDE * (state.step - state.opened[i])
             own_lanes = [at + int(lanes[row]) for row in rows]
             points = arm.ask(own, own_lanes, NOTHING_PENDING)
-            assert points.vectors is not None
             vectors[rows] = points.vectors
             for row, lane, note in zip(rows, own_lanes, points.note.tolist(), strict=True):
                 notes[row] = [i, own.step, lane, *note]

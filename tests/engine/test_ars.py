@@ -40,7 +40,7 @@ def make(dim: int = 6, init: float = 1.0, stream: int = 0, key: Key = KEY, **opt
 def built(method: Ars, state: ArsState, points: Points) -> np.ndarray:
     """(k, d) float64 points of recipes."""
     blobs = {state.digest: state.theta}
-    rows = [recipes.materialise(r, method.key, method.space.dim, blobs) for r in points.recipes or ()]
+    rows = [recipes.materialise(r, method.key, method.space.dim, blobs) for r in points.recipes]
     return np.array(rows, dtype=np.float64).reshape(len(rows), method.space.dim)
 
 
@@ -330,7 +330,6 @@ def golden_run() -> dict[str, Any]:
     for t in range(20):
         lanes = [lane for lane in range(10) if lane % 5 != t % 5]
         points = method.ask(state, lanes, NOTHING_PENDING)
-        assert points.recipes is not None
         rows = built(method, state, points).tolist()
         values = [math.fsum((j + 1) * v * v for j, v in enumerate(row)) for row in rows]
         extra = tuple({"sums": {"count": 1, "total": row[:2], "squares": [row[0] ** 2, row[1] ** 2]}} for row in rows)

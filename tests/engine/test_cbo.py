@@ -397,7 +397,6 @@ def test_truncated_noise_has_the_published_phase_diagram(
         state = method.init()
         for step in range(5001):
             points = method.ask(state, lanes, NOTHING_PENDING)
-            assert points.vectors is not None
             values = f(points.vectors)[:, None]
             state = method.tell(state, Results(np.full(100, step), np.arange(100), points, values))
             if step % 100 == 0 and method.stopped(state):  # a cloud of this size stays on its side of 0.1

@@ -22,7 +22,7 @@ from blackbox.algorithm import lookup, resolve_options
 from blackbox.algorithms.deep_ga import DeepGa, DeepGaState, default_parents, default_sigma
 from blackbox.errors import InvalidInput, InvalidOptions
 from blackbox.recipes import PrefixCache, materialise, pack, to_json
-from blackbox.records import NOTHING_PENDING, Points, Recipe, Results
+from blackbox.records import NOTHING_PENDING, Points, Recipe, Recipes, Results, no_note
 from blackbox.rng import Key, normal, rademacher, uniform
 from blackbox.space import Space, Vector
 from blackbox.study.effects import perform
@@ -44,7 +44,7 @@ def make(dim: int = 6, key: Key = KEY, **options: Any) -> DeepGa:
 def built(method: DeepGa, state: DeepGaState, points: Points) -> np.ndarray:
     """(k, d) float32 points of recipes."""
     blobs = {state.digest: state.base}
-    return np.array([materialise(r, method.key, method.space.dim, blobs) for r in points.recipes or ()])
+    return np.array([materialise(r, method.key, method.space.dim, blobs) for r in points.recipes])
 
 
 def results(state: DeepGaState, lanes: list[int], points: Points, values: Any, behaviours: Any = ()) -> Results:
@@ -111,20 +111,20 @@ def test_a_child_is_its_parent_and_one_term() -> None:
     method = make(population=10, parents=3, sigma=0.25)
     state = told(method, method.init(), [float(lane % 4) for lane in range(10)])
     points = method.ask(state, range(40), NOTHING_PENDING)
-    parents = {r.terms[:-1] for r in points.recipes or ()}
+    parents = {r.terms[:-1] for r in points.recipes}
     assert len(parents) == 3
-    for lane, child in enumerate(points.recipes or ()):
+    for lane, child in enumerate(points.recipes):
         own = child.terms[-1]
         assert (own.stream, own.step, own.lane, own.scale, own.kind) == (0, 1, lane, 0.25, "normal")
         assert child.base == state.digest
-    assert len(pack((points.recipes or ())[0])) == 38 + 2 * 34
+    assert len(pack(points.recipes[0])) == 38 + 2 * 34
 
 
 def test_sigma_follows_the_generation() -> None:
     method = make(population=4, sigma={"type": "exponential", "start": 0.8, "factor": 0.5}, initial_sigma=3.0)
     state, seen = method.init(), []
     for _ in range(4):
-        (asked,) = method.ask(state, [0], NOTHING_PENDING).recipes or ()
+        (asked,) = method.ask(state, [0], NOTHING_PENDING).recipes
         seen.append(asked.terms[-1].scale)
         state = told(method, state, [1.0, 2.0, 3.0, 4.0])
     assert seen == [3.0, 0.4, 0.2, 0.1]
@@ -138,7 +138,7 @@ def test_candidates_are_evaluated_again_and_the_best_mean_is_the_elite() -> None
     state = told(method, method.init(), [3.0, 1.0, 2.0, math.nan, 0.5, 9.0])
     assert (state.validating, state.generation, method.need(state), method.oldest(state)) == (True, 0, 9, 1)
     points = method.ask(state, range(12), NOTHING_PENDING)
-    assert [r.terms[-1].lane for r in points.recipes or ()] == [4, 1, 2] * 4  # best first, in turn
+    assert [r.terms[-1].lane for r in points.recipes] == [4, 1, 2] * 4  # best first, in turn
     assert points.replicates == (1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4)
     # lane 4 was lucky; of candidate 1 (lane 2) one evaluation is lost, and one of the extra ones replaces it
     lanes = [0, 1, 2, 3, 4, 5, 6, 8, 11]
@@ -150,7 +150,7 @@ def test_candidates_are_evaluated_again_and_the_best_mean_is_the_elite() -> None
     # next generation: the elite takes the last place, and loses its title on new evidence
     state = told(method, state, [8.0, 7.0, 6.0, 5.0, 4.0, 3.0])
     points = method.ask(state, range(3), NOTHING_PENDING)
-    assert [(r.terms[-1].step, r.terms[-1].lane) for r in points.recipes or ()] == [(2, 5), (2, 4), (0, 1)]
+    assert [(r.terms[-1].step, r.terms[-1].lane) for r in points.recipes] == [(2, 5), (2, 4), (0, 1)]
     state = told(method, state, [4.0, 3.0, 50.0])
     assert state.elite_value == 3.0
     assert method._genomes(state.elite)[0][-1].lane == 4
@@ -242,7 +242,7 @@ def test_two_lineages_that_never_meet_are_cut_at_the_limit() -> None:
     state = told(method, method.init(), list(range(20)), [[0.0]] * 20)
     for _ in range(200):
         points = method.ask(state, range(20), NOTHING_PENDING)
-        genomes = [r.terms for r in points.recipes or ()]
+        genomes = [r.terms for r in points.recipes]
         assert max(map(len, genomes)) <= 20
         families = {genome[:-1] for genome in genomes}
         first = {next(i for i, genome in enumerate(genomes) if genome[:-1] == family) for family in families}
@@ -261,7 +261,7 @@ def test_the_first_parent_is_never_the_one_that_dies_out() -> None:
     elite = method.recommend(state)
     for step in range(300):
         points = method.ask(state, range(8), NOTHING_PENDING)
-        n_terms = [len(r.terms) for r in points.recipes or ()]
+        n_terms = [len(r.terms) for r in points.recipes]
         assert max(n_terms) <= 16
         values = [-float(n) for n in n_terms]  # the longest genomes are selected
         state = method.tell(state, results(state, list(range(8)), points, values))
@@ -294,15 +294,15 @@ def test_late_children_of_the_base_before_are_recognised_or_given_up() -> None:
     state = method.tell(state, results(state, [0, 1, 2, 3], before.take([0, 1, 2, 3]), [4.0, 3.0, 1.0, 2.0]))
     assert (state.rebased, lengths(state)) == (1, [0])  # the only parent is the new base
     asked = method.ask(state, range(6), NOTHING_PENDING)
-    late_points = Points(None, ((before.recipes or ())[5], *(asked.recipes or ())[:3]), before.take([0, 1, 2, 3]).note)
+    late_points = Recipes((before.recipes[5], *asked.recipes[:3]), note=before.take([0, 1, 2, 3]).note)
     late = Results(np.array([0, 1, 1, 1]), np.array([5, 0, 1, 2]), late_points, np.array([[0.1], [2.0], [3.0], [4.0]]))
     after = method.tell(state, late)
     assert (after.best, after.extinct) == (0.1, 1), "a child of the base before, off this line: only its value counts"
-    old, parent = state, (asked.recipes or ())[0]
+    old, parent = state, asked.recipes[0]
     state = method.tell(state, results(state, [0, 1, 2, 3], asked.take([0, 1, 2, 3]), [0.5, 0.6, 0.7, 0.8]))
     assert (state.dropped_from, lengths(state)) == (parent.base, [0])
-    child = Recipe(parent.base, (*parent.terms, (asked.recipes or ())[4].terms[-1]))  # of this line, on the base before
-    late_points = Points(None, (child,), np.empty((1, 0), dtype=np.int64))
+    child = Recipe(parent.base, (*parent.terms, asked.recipes[4].terms[-1]))  # of this line, on the base before
+    late_points = Recipes((child,), note=no_note(1))
     after = method.tell(state, Results(np.array([1]), np.array([4]), late_points, np.array([[0.01]])))
     assert (after.extinct, after.elite_value) == (0, 0.01)
     np.testing.assert_array_equal(method.recommend(after), built(method, old, late_points)[0])
@@ -389,7 +389,7 @@ def evaluations_to_the_goal(seed: int, weight: float, budget: int = 4500) -> int
     for used in range(50, budget + 1, 50):
         points = method.ask(state, lanes, NOTHING_PENDING)
         blobs = {state.digest: state.base}
-        x = [materialise(r, method.key, maze.DIM, blobs, cache=cache) for r in points.recipes or ()]
+        x = [materialise(r, method.key, maze.DIM, blobs, cache=cache) for r in points.recipes]
         distances, ends = maze.walk(np.array(x))
         if distances.min() < maze.AT_GOAL:
             return used
@@ -464,7 +464,7 @@ def asks_until(method: DeepGa, lost: float, seed: int) -> int:
     lane = 0
     cache = PrefixCache()
     while state.best is None or state.best > 0.05 * method.space.dim:
-        (asked,) = method.ask(state, [lane], NOTHING_PENDING).recipes or ()
+        (asked,) = method.ask(state, [lane], NOTHING_PENDING).recipes
         x = materialise(asked, method.key, method.space.dim, {state.digest: state.base}, cache=cache)
         out.append((state.step, lane, asked, float(np.square(x.astype(float)).sum())))
         asks, lane = asks + 1, lane + 1
@@ -476,7 +476,7 @@ def asks_until(method: DeepGa, lost: float, seed: int) -> int:
         if len(waiting) >= method.need(state):
             waiting.sort(key=lambda item: item[:2])
             steps, lanes, recipes, values = zip(*waiting, strict=True)
-            points = Points(None, recipes, np.empty((len(recipes), 0), dtype=np.int64))
+            points = Recipes(recipes, note=no_note(len(recipes)))
             state = method.tell(
                 state, Results(np.array(steps), np.array(lanes), points, np.array(values).reshape(-1, 1))
             )
@@ -512,7 +512,7 @@ def golden_run() -> dict[str, Any]:
         state = method.tell(state, results(state, lanes, points, values, [row[:2] for row in x]))
         steps.append(
             {
-                "asked": to_json((points.recipes or ())[0])["ops"],
+                "asked": to_json(points.recipes[0])["ops"],
                 "base": [float(v) for v in state.base],
                 "elite_value": state.elite_value,
                 "novelty": state.novelty,

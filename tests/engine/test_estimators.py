@@ -62,7 +62,6 @@ def test_a_gradient_by_plain_loops(family: Family, difference: Difference) -> No
     x = np.linspace(-1, 1, d)
     estimator = Estimator(Directions(family, KEY, d, q), difference, q)
     points = estimator.plan(x, step, range(estimator.need), r)
-    assert points.vectors is not None
     estimate = estimator.reduce(step, points.note, np.array([f(row) for row in points.vectors]), r)
     terms = []
     for i in range(q):
@@ -87,7 +86,6 @@ def test_d_orthogonal_directions_give_the_gradient_of_a_quadratic(family: Family
     estimator = Estimator(Directions(family, KEY, d, d), "central", d)
     x = np.ones(d)
     points = estimator.plan(x, 0, range(2 * d), 0.5)
-    assert points.vectors is not None
     values = np.array([0.5 * row @ h @ row + b @ row for row in points.vectors])
     off = np.linalg.norm(estimator.reduce(0, points.note, values, 0.5).gradient - (h @ x + b))
     assert (off < 1e-12) == (family in ("coordinate", "orthogonal"))
@@ -113,7 +111,6 @@ def test_lost_results_leave_the_mean_where_it_was(family: Family, difference: Di
     found = []
     for step in range(n):
         points = estimator.plan(x, step, range(estimator.need), r)
-        assert points.vectors is not None
         v = points.vectors
         values = 0.5 * np.einsum("ni,ij,nj->n", v, h, v) + v @ b + 10.0
         values[chance.random(len(values)) < 0.5] = NAN
@@ -133,7 +130,6 @@ def test_half_pairs_cost_less_against_midpoints_than_they_would_against_one_anot
     errors = []
     for step in range(300):
         points = estimator.plan(x, step, range(2 * q), 1e-3)
-        assert points.vectors is not None
         values = 1e3 + points.vectors @ slope
         values[1] = NAN
         whole = estimator.reduce(step, points.note, 1e3 + points.vectors @ slope, 1e-3).gradient
@@ -148,7 +144,6 @@ def test_the_error_is_that_of_the_mean_over_directions() -> None:
     squares, claimed = [], []
     for step in range(n):
         points = estimator.plan(np.zeros(d), step, range(2 * q), 0.1)
-        assert points.vectors is not None
         estimate = estimator.reduce(step, points.note, points.vectors @ slope, 0.1)
         assert estimate.error is not None
         squares.append(np.square(estimate.gradient - slope).sum())

@@ -35,7 +35,7 @@ def make(dim: int = 5, **options: Any) -> Mezo:
 
 def built(method: Mezo, state: MezoState, points: Points) -> np.ndarray:
     blobs = {state.digest: state.theta}
-    rows = [recipes.materialise(r, method.key, method.space.dim, blobs) for r in points.recipes or ()]
+    rows = [recipes.materialise(r, method.key, method.space.dim, blobs) for r in points.recipes]
     return np.array(rows, dtype=np.float64).reshape(len(rows), method.space.dim)
 
 
@@ -56,7 +56,6 @@ def test_a_candidate_is_theta_and_one_seed() -> None:
     method = make(radius=0.1)
     state = told(method, method.init(), [0, 1])
     points = method.ask(state, range(6), NOTHING_PENDING)
-    assert points.recipes is not None
     for lane, asked in enumerate(points.recipes):
         (term,) = asked.terms
         assert (term.stream, term.step, term.lane, term.scale) == (0, 1, lane // 2, -0.1 if lane % 2 else 0.1)
@@ -64,7 +63,7 @@ def test_a_candidate_is_theta_and_one_seed() -> None:
     x = built(method, state, points)
     np.testing.assert_allclose((x[::2] + x[1::2]) / 2, np.tile(state.theta, (3, 1)), atol=1e-6)
     wide = make(dim=1_000_000)
-    (one,) = wide.ask(wide.init(), [3], NOTHING_PENDING).recipes or ()
+    (one,) = wide.ask(wide.init(), [3], NOTHING_PENDING).recipes
     assert len(recipes.pack(one)) < 100
 
 

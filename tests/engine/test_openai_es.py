@@ -43,7 +43,7 @@ def make(dim: int = 6, init: float = 1.0, stream: int = 0, space: Space | None =
 def built(method: OpenAiEs, state: OpenAiEsState, points: Points) -> np.ndarray:
     """(k, d) float64 points of recipes."""
     blobs = {state.digest: state.theta}
-    rows = [recipes.materialise(r, method.key, method.space.dim, blobs) for r in points.recipes or ()]
+    rows = [recipes.materialise(r, method.key, method.space.dim, blobs) for r in points.recipes]
     return np.array(rows, dtype=np.float64).reshape(len(rows), method.space.dim)
 
 
@@ -84,7 +84,6 @@ def test_two_lanes_of_a_pair_mirror_each_other_around_theta() -> None:
     method = make(sigma=0.1)
     state = told(method, method.init(), [0, 1, 2, 3], [1.0, 2.0, 3.0, 4.0])
     points = method.ask(state, range(10), NOTHING_PENDING)
-    assert points.recipes is not None
     for lane, asked in enumerate(points.recipes):
         (term,) = asked.terms
         assert (term.stream, term.step, term.lane, term.scale) == (0, 1, lane // 2, -0.1 if lane % 2 else 0.1)
@@ -97,7 +96,7 @@ def test_two_lanes_of_a_pair_mirror_each_other_around_theta() -> None:
 
 def test_a_candidate_of_a_million_parameters_is_a_few_bytes() -> None:
     method = make(dim=1_000_000)
-    (asked,) = method.ask(method.init(), [77], NOTHING_PENDING).recipes or ()
+    (asked,) = method.ask(method.init(), [77], NOTHING_PENDING).recipes
     assert len(recipes.pack(asked)) < 100
     assert len(json.dumps(recipes.to_json(asked), separators=(",", ":"))) < 250
 
@@ -207,7 +206,7 @@ def test_the_noise_that_was_asked_is_what_counts() -> None:
     points = asked_of.ask(state, lanes, NOTHING_PENDING)
     results = Results(np.zeros(4, dtype=np.int64), np.array(lanes), points, np.array(values).reshape(4, 1))
     np.testing.assert_array_equal(teller.tell(state, results).theta, asked_of.tell(state, results).theta)
-    (mine,) = teller.ask(state, [0], NOTHING_PENDING).recipes or ()
+    (mine,) = teller.ask(state, [0], NOTHING_PENDING).recipes
     assert mine.terms[0].stream == 9
 
 
@@ -276,7 +275,7 @@ def test_sigma_and_learning_rate_follow_their_schedules() -> None:
     state = method.init()
     moves = []
     for t in range(4):
-        (asked,) = method.ask(state, [0], NOTHING_PENDING).recipes or ()
+        (asked,) = method.ask(state, [0], NOTHING_PENDING).recipes
         assert asked.terms[0].scale == method.metrics(state)["sigma"] == 0.8 * 0.5**t
         after = told(method, state, list(range(8)), [float((i * 5) % 8) for i in range(8)])
         moves.append(float(np.abs(after.theta - state.theta).max()))
@@ -415,7 +414,6 @@ def golden_run() -> dict[str, Any]:
     for t in range(20):
         lanes = [lane for lane in range(10) if lane % 5 != t % 5]
         points = method.ask(state, lanes, NOTHING_PENDING)
-        assert points.recipes is not None
         values = [
             math.fsum((j + 1) * v * v for j, v in enumerate(row)) for row in built(method, state, points).tolist()
         ]

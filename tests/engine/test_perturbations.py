@@ -35,7 +35,7 @@ def test_two_lanes_lie_on_both_sides_of_the_base(scale: float) -> None:
     points = mirrored(name, Term(2, 9, 0, scale), LANES)
     assert points.note.shape == (len(LANES), 0)
     assert points.payload == ()
-    for lane, asked in zip(LANES, points.recipes or (), strict=True):
+    for lane, asked in zip(LANES, points.recipes, strict=True):
         noise = normal(KEY.stream(2), 9, lane // 2, DIM)
         found = materialise(asked, KEY, DIM, {name: base})
         np.testing.assert_allclose(found, base + (-scale if lane % 2 else scale) * noise, rtol=1e-6)
@@ -44,14 +44,14 @@ def test_two_lanes_lie_on_both_sides_of_the_base(scale: float) -> None:
 def test_every_lane_gets_the_payload_the_kind_of_noise_and_the_factor() -> None:
     points = mirrored("base", Term(0, 1, 0, 1.0, "rademacher", "factor"), [4, 5], {"seen": 1})
     assert points.payload == ({"seen": 1},) * 2
-    (first,), (second,) = (asked.terms for asked in points.recipes or ())
+    (first,), (second,) = (asked.terms for asked in points.recipes)
     assert first == Term(0, 1, 2, 1.0, "rademacher", "factor")
     assert second == Term(0, 1, 2, -1.0, "rademacher", "factor")
 
 
 def test_what_was_told_is_summed_on_the_side_where_it_was_asked() -> None:
     weights = [0.5, -0.25, 0.125, 0.0, -1.0]
-    recipes = mirrored("base", Term(2, 9, 0, 0.1, weight="factor"), LANES).recipes or ()
+    recipes = mirrored("base", Term(2, 9, 0, 0.1, weight="factor"), LANES).recipes
     for signed in (True, False):
         expected = np.zeros(DIM)
         for lane, w in zip(LANES, weights, strict=True):

@@ -43,7 +43,7 @@ def make(dim: int = 6, init: float = 1.0, stream: int = 0, key: Key = KEY, **opt
 def built(method: Pgpe, state: PgpeState, points: Points) -> np.ndarray:
     """(k, d) float64 points of recipes."""
     blobs = method.blobs(state)
-    rows = [recipes.materialise(r, method.key, method.space.dim, blobs) for r in points.recipes or ()]
+    rows = [recipes.materialise(r, method.key, method.space.dim, blobs) for r in points.recipes]
     return np.array(rows, dtype=np.float64).reshape(len(rows), method.space.dim)
 
 
@@ -78,7 +78,6 @@ def test_a_pair_mirrors_around_mu_at_the_scale_of_each_coordinate() -> None:
     np.testing.assert_allclose((x[::2] + x[1::2]) / 2, np.tile(state.mu, (5, 1)), atol=1e-6)
     expected = state.mu + state.stdev * np.array([noise(1, i, 6) for i in range(5)])
     np.testing.assert_allclose(x[::2], expected, atol=1e-6)
-    assert points.recipes is not None
     for lane, asked in enumerate(points.recipes):
         (term,) = asked.terms
         assert (term.step, term.lane, term.scale) == (1, lane // 2, -1.0 if lane % 2 else 1.0)
@@ -87,7 +86,7 @@ def test_a_pair_mirrors_around_mu_at_the_scale_of_each_coordinate() -> None:
 
 def test_a_candidate_of_a_million_parameters_is_a_few_bytes() -> None:
     method = make(dim=1_000_000)
-    (asked,) = method.ask(method.init(), [77], NOTHING_PENDING).recipes or ()
+    (asked,) = method.ask(method.init(), [77], NOTHING_PENDING).recipes
     assert len(recipes.pack(asked)) == 104
 
 
@@ -364,7 +363,6 @@ def golden_run() -> dict[str, Any]:
     for t in range(20):
         lanes = [lane for lane in range(10) if lane % 5 != t % 5]
         points = method.ask(state, lanes, NOTHING_PENDING)
-        assert points.recipes is not None
         rows = built(method, state, points).tolist()
         values = [math.fsum((j + 1) * v * v for j, v in enumerate(row)) for row in rows]
         extra = tuple({"sums": {"count": 1, "total": row[:2], "squares": [v * v for v in row[:2]]}} for row in rows)

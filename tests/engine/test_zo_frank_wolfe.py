@@ -99,7 +99,6 @@ def test_fewer_results_count_for_less() -> None:
     for lanes, used in (([0, 1, 2], 2), ([1, 2, 3, 4, 5], 5), ([0, 9], 1)):
         after = told(method, state, lanes, f)
         points = method.ask(state, lanes, NOTHING_PENDING)
-        assert points.vectors is not None
         estimate = method.estimator.reduce(2, points.note, f(points.vectors), method._radius(state))
         assert len(estimate) == used
         rho = 4 / (method.directions.second_moment(used) ** (1 / 3) * 10 ** (2 / 3))
@@ -131,7 +130,6 @@ def test_every_point_is_feasible_and_the_best_vertex_is_found(rule: str, region:
     inside, slope, state = method.region, np.array([1.0, -2.0, 0.5, 3.0, -1.0]), method.init()
     for _ in range(120):
         points = method.ask(state, range(method.need(state) + 3), NOTHING_PENDING)
-        assert points.vectors is not None
         assert all(inside.contains(row) for row in points.vectors)
         assert inside.contains(state.w)
         state = step(method, state, lambda x: x @ slope)
@@ -239,7 +237,6 @@ def test_idle_workers_try_the_next_halvings() -> None:
     method = make(4, step_rule="monotone", count=2)
     state = confirming(method)
     points = method.ask(state, range(4), NOTHING_PENDING)
-    assert points.vectors is not None
     k = 1 - 1e-3
     gamma = 2 / 2
     for lane in range(4):
@@ -324,7 +321,6 @@ def test_lost_candidates_are_replaced_by_shorter_ones() -> None:
     state = step(method, method.init(), lambda x: 1 + 0 * x[:, 0])
     assert (state.phase, method.need(state)) == ("search", 2)
     points = method.ask(state, range(4), NOTHING_PENDING)
-    assert points.vectors is not None
     way = state.vertex - state.w
     for lane in range(4):
         w = state.w + 0.25 / 2**lane * way

@@ -28,7 +28,6 @@ def ball(d: int, **region: Any) -> Space:
 def told(method: Method, state: Any, lanes: Sequence[int], f: Objective) -> Any:
     """The state after the given lanes of the open step."""
     points = method.ask(state, lanes, NOTHING_PENDING)
-    assert points.vectors is not None
     n = len(lanes)
     return method.tell(
         state, Results(np.full(n, state.step), np.array(lanes, dtype=np.int64), points, f(points.vectors).reshape(n, 1))
