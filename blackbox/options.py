@@ -13,10 +13,10 @@ from copy import deepcopy
 from typing import Any, TypeVar
 
 import pydantic
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from blackbox.errors import InvalidOptions
-from blackbox.validation import field_errors, invalid
+from blackbox.validation import Model, field_errors, invalid
 
 __all__ = ["Field", "Options", "known_options", "parse_options"]
 
@@ -24,12 +24,8 @@ M = TypeVar("M", bound=pydantic.BaseModel)
 R = TypeVar("R", bound="Options")
 
 
-class Options(pydantic.BaseModel):
+class Options(Model):
     """Base of all algorithm options."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, strict=False
-    )
 
     def with_defaults(self, resolved: type[R], **defaults: Any) -> R:
         """These options as `resolved`, with each field that is still None set to the given value.

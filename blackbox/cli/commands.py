@@ -368,6 +368,7 @@ def algorithms(
 ) -> None:
     """The registered methods."""
     from blackbox.algorithm import lookup, registry
+    from blackbox.validation import descriptions
 
     with failing_politely():
         if name is None:
@@ -385,7 +386,7 @@ def algorithms(
         for option, field in cls.Options.model_fields.items():
             default = "by problem" if field.default is None else _short(field.default)
             kind = str(getattr(field.annotation, "__name__", field.annotation)).replace("typing.", "")
-            table.add_row(option, kind, default, field.description or "")
+            table.add_row(option, kind, default, descriptions(cls.Options).get(option, ""))
         console.print(table)
 
 

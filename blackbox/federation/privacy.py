@@ -14,8 +14,8 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import scipy  # its parts are imported when first used
 from numpy.typing import NDArray
-from scipy.special import gammaln, logsumexp, ndtri
 
 from blackbox.records import Vector
 
@@ -43,7 +43,7 @@ def gaussian(secret: bytes, address: str, n: int) -> Vector:
     """
     raw = hashlib.shake_256(len(secret).to_bytes(8, "little") + secret + address.encode()).digest(8 * n)
     words = np.frombuffer(raw, "<u8")
-    noise: Vector = ndtri(((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52)
+    noise: Vector = scipy.special.ndtri(((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52)
     return noise
 
 
@@ -66,9 +66,9 @@ def _rdp_sampled(rate: float, noise: float, orders: tuple[int, ...]) -> tuple[fl
     found = []
     for a in orders:
         k = np.arange(a + 1, dtype=np.float64)
-        binomial = gammaln(a + 1) - gammaln(k + 1) - gammaln(a - k + 1)
+        binomial = scipy.special.gammaln(a + 1) - scipy.special.gammaln(k + 1) - scipy.special.gammaln(a - k + 1)
         terms = binomial + (a - k) * math.log1p(-rate) + k * math.log(rate) + k * (k - 1) / (2 * noise * noise)
-        found.append(max(float(logsumexp(terms)), 0.0) / (a - 1))
+        found.append(max(float(scipy.special.logsumexp(terms)), 0.0) / (a - 1))
     return tuple(found)
 
 

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic import Field, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -25,13 +25,9 @@ from blackbox.algorithms import auto
 from blackbox.errors import FieldError, IncompatibleProblem, InvalidInput, InvalidOptions, UnknownAlgorithm, nearest
 from blackbox.options import Options, known_options, parse_options
 from blackbox.space import Parameter, Space
-from blackbox.validation import field_errors, invalid
+from blackbox.validation import Model, field_errors, invalid
 
 MAX_SAFE_INTEGER = 2**53
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class _ParameterSchema:
@@ -42,14 +38,14 @@ class _ParameterSchema:
         return handler(pydantic.TypeAdapter(Parameter).core_schema)
 
 
-class AlgorithmChoice(_Model):
+class AlgorithmChoice(Model):
     name: str = "auto"
     """A name from the registry, or `auto`."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of that algorithm; what is left out gets the default that fits the problem."""
 
 
-class Budget(_Model):
+class Budget(Model):
     evaluations: Annotated[int, Field(ge=1, le=MAX_SAFE_INTEGER)] | None = None
     """Told results after which the study completes. None: no limit."""
     max_cost: Annotated[float, Field(gt=0)] | None = None
@@ -65,7 +61,7 @@ class Budget(_Model):
         return value
 
 
-class LeaseDefaults(_Model):
+class LeaseDefaults(Model):
     default_seconds: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     """How long a worker may keep a trial without renewing. auto: three times the 95th percentile of evaluation times,
     at least 60 s; 600 s until five results are in."""
@@ -77,12 +73,12 @@ class LeaseDefaults(_Model):
     """Lapsed leases after which a trial is FAILED."""
 
 
-class Parallelism(_Model):
+class Parallelism(Model):
     max_leased: int = Field(256, ge=1, le=1_000_000)
     """Leases out at once; further asks get an empty answer with reason `parallelism_cap`."""
 
 
-class Rounds(_Model):
+class Rounds(Model):
     """How a federated study is run; other studies do not look at it."""
 
     min_joined: int = Field(1, ge=1, le=1_000_000)
@@ -95,7 +91,7 @@ class Rounds(_Model):
     that were used are forgotten, and a replay begins at the newest snapshot."""
 
 
-class StudySpec(_Model):
+class StudySpec(Model):
     """A study as people write it."""
 
     name: str = Field(min_length=1, max_length=200)
@@ -129,7 +125,7 @@ class StudySpec(_Model):
         return str(value)
 
 
-class Hosted(_Model):
+class Hosted(Model):
     """That a study is a participant of a federated one, whose machine runs where the study is kept."""
 
     study: str
@@ -142,7 +138,7 @@ class Hosted(_Model):
     """Noise key of the federated study, hexadecimal: with method, options and space it makes the invitation."""
 
 
-class Resolved(_Model):
+class Resolved(Model):
     """A spec with everything decided: this is what the study stores and replays from."""
 
     spec: StudySpec

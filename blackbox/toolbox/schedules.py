@@ -10,8 +10,9 @@ import math
 from abc import ABC, abstractmethod
 from typing import Annotated, Any, Literal, TypeAlias
 
-import pydantic
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from blackbox.validation import Model
 
 __all__ = [
     "AnySchedule",
@@ -26,10 +27,8 @@ __all__ = [
 ]
 
 
-class Schedule(pydantic.BaseModel, ABC):
+class Schedule(Model, ABC):
     """A function of the step."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     @abstractmethod
     def __call__(self, t: int) -> float:

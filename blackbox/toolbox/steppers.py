@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
-import pydantic
 from numpy.typing import DTypeLike, NDArray
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from blackbox.records import Vector
+from blackbox.validation import Model
 
 __all__ = ["BLOCK", "SGD", "Adam", "AnyStepper", "ClipUp", "Momentum", "Stepper", "StepperState", "norm", "square_sums"]
 
@@ -51,10 +51,8 @@ class StepperState:
         return replace(self, velocity=self.velocity[start:stop], square=self.square[start:stop])
 
 
-class Stepper(pydantic.BaseModel, ABC):
+class Stepper(Model, ABC):
     """A first-order update rule."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     @abstractmethod
     def init(self, dim: int, dtype: DTypeLike = np.float64) -> StepperState:
