@@ -8,15 +8,15 @@
 """
 
 from blackbox.algorithm import Algorithm, Traits, algorithm, registry
-from blackbox.effects import perform
 from blackbox.errors import BlackboxError
 from blackbox.minimize import minimize, run
 from blackbox.options import Field, Options
 from blackbox.records import Pending, Points, Recipe, Results, Stop, Term, dense
 from blackbox.rng import Key
 from blackbox.space import Choice, Integer, Real, Space, Vector
-from blackbox.store import MemoryStore
-from blackbox.study import Study, create
+from blackbox.study.effects import perform
+from blackbox.study.memory import MemoryStore
+from blackbox.study.trials import Study, create
 
 __all__ = [
     "Algorithm",

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from blackbox.errors import FieldError, IncompatibleProblem, UnknownAlgorithm, nearest
 from blackbox.options import Options, parse_options
-from blackbox.recipe import digest
+from blackbox.recipes import digest
 from blackbox.records import JSON, Pending, Points, Results, Stop, Vector
 from blackbox.rng import Key
 from blackbox.space import Space

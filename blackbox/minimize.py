@@ -14,14 +14,15 @@ import numpy as np
 
 from blackbox import backends
 from blackbox.backends import Backend
-from blackbox.effects import perform
 from blackbox.errors import InvalidInput, InvalidSpace
-from blackbox.leases import Lease, Report
-from blackbox.recipe import pack
-from blackbox.side_data import behaviour_of, sums_of
+from blackbox.recipes import pack
 from blackbox.space import Parameter, Space
-from blackbox.store import ACTIVE, COMPLETED, FAILED, MemoryStore, PointRow, Store
-from blackbox.study import Asked, Study, create
+from blackbox.study.effects import perform
+from blackbox.study.leases import Lease, Report
+from blackbox.study.memory import MemoryStore
+from blackbox.study.rows import ACTIVE, COMPLETED, FAILED, PointRow, Store
+from blackbox.study.side_data import behaviour_of, sums_of
+from blackbox.study.trials import Asked, Study, create
 
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult  # half a second to import: only when a result is made
@@ -51,7 +52,7 @@ def minimize(
     fn : the objective, or its name as "module:function". It gets a dict of parameters, or, where `space` is a list of
         bounds or one vector, a (d,) array. It returns a number, or
         ``{"value": number, "behaviour": [...], "sums": {...}}`` with one or both of the latter (see
-        `blackbox.side_data`). NaN and infinities mean that the point cannot be evaluated; an exception ends the run.
+        `study.side_data`). NaN and infinities mean that the point cannot be evaluated; an exception ends the run.
     space : a `Space`, the parameters of one by name (objects or their JSON), or a list of (low, high).
     method : a registered algorithm, or `auto`.
     budget : most evaluations.

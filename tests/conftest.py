@@ -7,7 +7,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 
-from blackbox.store import MemoryStore
+from blackbox.study.memory import MemoryStore
 
 
 @pytest.fixture(params=["memory", "sqlite"])

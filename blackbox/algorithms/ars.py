@@ -23,16 +23,17 @@ import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
-from blackbox import perturbations, recipe, statistics, steppers
 from blackbox.algorithm import Algorithm, Traits, algorithm
 from blackbox.errors import FieldError
 from blackbox.options import Field, Options
+from blackbox.recipes import digest, weighted_noise_sum
 from blackbox.records import JSON, Ints, Pending, Points, Results, Term, Vector
 from blackbox.rng import Key
-from blackbox.schedules import Constant, PositiveSchedule
 from blackbox.space import Space
-from blackbox.statistics import Moments
-from blackbox.values import lower
+from blackbox.toolbox import observations, perturbations, steppers
+from blackbox.toolbox.observations import Moments
+from blackbox.toolbox.schedules import Constant, PositiveSchedule
+from blackbox.toolbox.values import lower
 
 
 class ArsOptions(Options):
@@ -65,7 +66,7 @@ class ArsState:
     ----------
     step : steps closed.
     theta : (d,) float32, the centre and the base of the open step's recipes.
-    digest : name of theta, see `recipe.digest`.
+    digest : name of theta, see `digest`.
     best : lowest value told so far, or None.
     mean, spread : mean and standard deviation of the values that counted in the last step that had some, or None.
     move_norm : norm of the last move of theta; 0 before the first one.
@@ -109,7 +110,7 @@ class Ars(Algorithm[ArsOptions, ArsState]):
     def init(self) -> ArsState:
         theta = perturbations.centre(self.space)
         seen = Moments.zero(self.options.observations)
-        return ArsState(0, theta, recipe.digest(theta), None, None, None, 0.0, seen)
+        return ArsState(0, theta, digest(theta), None, None, None, 0.0, seen)
 
     def need(self, state: ArsState) -> int:
         return 2 * self.options.directions
@@ -144,16 +145,16 @@ class Ars(Algorithm[ArsOptions, ArsState]):
         rate = perturbations.rate(self.options.learning_rate, state.step - 1)
         weights = (centred * (2 / len(kept))).tolist()
         terms = perturbations.weighted([recipes[row] for row in kept], weights)
-        move = -rate * recipe.weighted_noise_sum(terms, self.key, self.space.dim)
+        move = -rate * weighted_noise_sum(terms, self.key, self.space.dim)
         theta = perturbations.moved(state.theta, move)
         move_norm = steppers.norm(steppers.square_sums(move))
-        return replace(state, theta=theta, digest=recipe.digest(theta), move_norm=move_norm)
+        return replace(state, theta=theta, digest=digest(theta), move_norm=move_norm)
 
     def recommend(self, state: ArsState) -> Vector:
         return state.theta.astype(np.float64)
 
     def lacks(self, extra: Mapping[str, Any]) -> FieldError | None:
-        return statistics.lack(extra, self.options.observations)
+        return observations.lack(extra, self.options.observations)
 
     def payload(self, state: ArsState) -> JSON:
         return state.seen.payload()

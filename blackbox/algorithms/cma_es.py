@@ -14,15 +14,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.linalg.lapack import dsyevd
 
-from blackbox import evolution
 from blackbox.algorithm import Traits, algorithm
 from blackbox.errors import NumericalError
-from blackbox.evolution import SIGMA_RANGE, TINY
 from blackbox.records import Matrix, Pending, Points, Results, Vector, dense
-from blackbox.restarting import Restarting
 from blackbox.rng import normals
-from blackbox.runs import MAX_CONDITION, Run, RunOptions, Shape, Values, largest_popsize
 from blackbox.space import Space
+from blackbox.toolbox import evolution
+from blackbox.toolbox.evolution import SIGMA_RANGE, TINY
+from blackbox.toolbox.restarting import Restarting
+from blackbox.toolbox.runs import MAX_CONDITION, Run, RunOptions, Shape, Values, largest_popsize
 
 TILE = 8  # lanes per product of `ask`: BLAS gives one row alone other last bits than the same row among others
 SCALE_RANGE = (1e-20, 1e20)  # of the largest eigenvalue; outside, the scale moves from C to sigma

@@ -11,9 +11,9 @@ With `validations` V > 0 a generation has two steps: after the children, the C b
 place) are asked V times each, and the one with the best mean is the elite; else the elite is the best point ever told.
 
 With `novelty` w > 0 points are ordered by (1 - w) rank(value) + w rank(-novelty), where novelty is the mean distance
-of a point's behaviour to the k nearest ones in the archive and among the other points of the step (`blackbox.novelty`).
+of a point's behaviour to the k nearest ones in the archive and among the other points of the step (`toolbox.novelty`).
 
-Genomes stay short by *re-basing* (`blackbox.genomes`): first terms that all parents share become the new base vector.
+Genomes stay short by *re-basing* (`toolbox.genomes`): first terms that all parents share become the new base vector.
 Where lineages stay apart, `max_terms` is kept by giving some of them up; their share is a metric.
 """
 
@@ -28,17 +28,18 @@ import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
-from blackbox import perturbations, recipe
 from blackbox.algorithm import Algorithm, Traits, algorithm
 from blackbox.errors import FieldError
-from blackbox.genomes import Genome, Genomes, coalesced
-from blackbox.novelty import behaviours, novelty, remembering
 from blackbox.options import Field, Options
+from blackbox.recipes import digest, materialise
 from blackbox.records import Matrix, Pending, Points, Recipe, Results, Term, Vector
 from blackbox.rng import Key, uniform
-from blackbox.schedules import Constant, PositiveSchedule
 from blackbox.space import Space
-from blackbox.values import centred_ranks, lower, lowest_and_median, order
+from blackbox.toolbox import perturbations
+from blackbox.toolbox.genomes import Genome, Genomes, coalesced
+from blackbox.toolbox.novelty import behaviours, novelty, remembering
+from blackbox.toolbox.schedules import Constant, PositiveSchedule
+from blackbox.toolbox.values import centred_ranks, lower, lowest_and_median, order
 
 
 class DeepGaOptions(Options):
@@ -93,7 +94,7 @@ class DeepGaState:
     generation : generations closed.
     validating : whether the open step evaluates the candidates again.
     base : (d,) float32, the base of the open step's recipes.
-    digest : name of the base, see `recipe.digest`.
+    digest : name of the base, see `digest`.
     dropped : one genome, on the base before: the terms that made this base of it. Late children are recognised by it.
     dropped_from : digest of the base before, or "".
     parents : genomes that have children, best first; while validating, the best children. One empty genome at first.
@@ -169,7 +170,7 @@ class DeepGa(Algorithm[DeepGaOptions, DeepGaState]):
             generation=0,
             validating=False,
             base=base,
-            digest=recipe.digest(base),
+            digest=digest(base),
             dropped=none,
             dropped_from="",
             parents=alone,
@@ -325,7 +326,7 @@ class DeepGa(Algorithm[DeepGaOptions, DeepGaState]):
         return replace(
             state,
             base=base,
-            digest=recipe.digest(base),
+            digest=digest(base),
             dropped=Genomes.of([shared]),
             dropped_from=state.digest,
             parents=Genomes.of([genome[cut:] for genome in kin]),
@@ -335,7 +336,7 @@ class DeepGa(Algorithm[DeepGaOptions, DeepGaState]):
         )
 
     def _point(self, state: DeepGaState, genome: Genome) -> NDArray[np.float32]:
-        return recipe.materialise(Recipe(state.digest, genome), self.key, self.space.dim, {state.digest: state.base})
+        return materialise(Recipe(state.digest, genome), self.key, self.space.dim, {state.digest: state.base})
 
     # values and behaviours
 

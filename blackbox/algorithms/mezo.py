@@ -9,7 +9,7 @@ arXiv:2305.17333, an SPSA (Spall 1992) whose direction is a seed. With z_i the n
 
 The update is made piece by piece, each noise drawn again, so it needs theta and a constant; a run is its log of
 numbers. The evaluator's point is theta + c z, built from theta: no rounding is left behind, unlike adding, subtracting
-twice and adding in place. Of a half pair that was lost the other half counts, see `blackbox.estimators`.
+twice and adding in place. Of a half pair that was lost the other half counts, see `blackbox.toolbox.estimators`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from blackbox import perturbations, recipe
 from blackbox.algorithm import Algorithm, Traits, algorithm
-from blackbox.estimators import differences, roles
 from blackbox.options import Field, Options
-from blackbox.perturbations import FARTHEST
+from blackbox.recipes import digest, weighted_noise_sum
 from blackbox.records import Pending, Points, Recipe, Results, Term, Vector
 from blackbox.rng import CHUNK, Key
-from blackbox.schedules import AnySchedule, Constant, PositiveSchedule
 from blackbox.space import Space
+from blackbox.toolbox import perturbations
+from blackbox.toolbox.estimators import differences, roles
+from blackbox.toolbox.perturbations import FARTHEST
+from blackbox.toolbox.schedules import AnySchedule, Constant, PositiveSchedule
 
 
 class MezoOptions(Options):
@@ -59,7 +60,7 @@ class MezoState:
     ----------
     step : steps closed.
     theta : (d,) float32, the base of the open step's recipes.
-    digest : name of theta, see `recipe.digest`.
+    digest : name of theta, see `digest`.
     value : F at theta, the mean of the last step's midpoints, or None.
     slope : root mean square of the p_i of the last step that had some.
     """
@@ -95,7 +96,7 @@ class Mezo(Algorithm[MezoOptions, MezoState]):
 
     def init(self) -> MezoState:
         theta = perturbations.centre(self.space)
-        return MezoState(0, theta, recipe.digest(theta), None, 0.0)
+        return MezoState(0, theta, digest(theta), None, 0.0)
 
     def need(self, state: MezoState) -> int:
         return 2 * self.options.count
@@ -127,7 +128,7 @@ class Mezo(Algorithm[MezoOptions, MezoState]):
         return MezoState(
             step=state.step + 1,
             theta=theta,
-            digest=recipe.digest(theta),
+            digest=digest(theta),
             value=state.value if p.value is None else p.value,
             slope=float(np.sqrt(np.square(p.slope).mean())),
         )
@@ -148,7 +149,7 @@ class Mezo(Algorithm[MezoOptions, MezoState]):
         d, moved = len(theta), np.empty_like(theta)
         for a in range(0, d, CHUNK):
             piece = theta[a : a + CHUNK].astype(np.float64)
-            piece -= recipe.weighted_noise_sum(terms, self.key, d, start=a, count=len(piece)) + decay * piece
+            piece -= weighted_noise_sum(terms, self.key, d, start=a, count=len(piece)) + decay * piece
             moved[a : a + CHUNK] = np.clip(piece, -FARTHEST, FARTHEST)
         return moved
 

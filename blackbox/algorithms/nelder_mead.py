@@ -1,7 +1,7 @@
 """Nelder-Mead: a simplex that reflects, expands, contracts and shrinks; needs no more than comparisons of values.
 
 Nelder and Mead (1965), doi:10.1093/comjnl/7.4.308; coefficients for many dimensions: Gao and Han (2012),
-doi:10.1007/s10589-010-9329-3. The solver is SciPy's, turned round by `blackbox.inversion`. With the worst vertex x_w
+doi:10.1007/s10589-010-9329-3. The solver is SciPy's, turned round by `toolbox.inversion`. With the worst vertex x_w
 and the centroid x_c of the others::
 
     reflect   x_c + (x_c - x_w)               expand   x_c + chi (x_c - x_w)
@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blackbox.algorithm import Algorithm, Traits, algorithm
-from blackbox.inversion import Finished, Inversion
 from blackbox.options import Field, Options
 from blackbox.records import Matrix, Pending, Points, Results, Stop, Vector, dense
 from blackbox.rng import Key
 from blackbox.space import Space
-from blackbox.values import barrier
+from blackbox.toolbox.inversion import Finished, Inversion
+from blackbox.toolbox.values import barrier
 
 FARTHEST = 1e100
 

@@ -14,7 +14,7 @@ counts one-sided: its u_l s_l eps_i alone has the right mean too, and where 30 %
 would throw away 30 % of the results as well.
 
 Policies want observations at a common scale. With `observations` the evaluators tell sums of what they saw, and the
-payload of the next step's points carries mean and standard deviation (section 3 of the paper; `blackbox.statistics`).
+payload of the next step's points carries mean and standard deviation (section 3 of the paper; `toolbox.observations`).
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from blackbox import perturbations, recipe, statistics, steppers
 from blackbox.algorithm import Algorithm, Traits, algorithm
 from blackbox.errors import FieldError
 from blackbox.options import Field, Options
-from blackbox.perturbations import default_population
+from blackbox.recipes import digest, weighted_noise_sum
 from blackbox.records import JSON, Pending, Points, Results, Stop, Term, Vector
 from blackbox.rng import Key
-from blackbox.schedules import Constant, PositiveSchedule
 from blackbox.space import Space
-from blackbox.statistics import Moments
-from blackbox.steppers import Adam, AnyStepper, StepperState
-from blackbox.values import centred_ranks, lower, lowest_and_median
+from blackbox.toolbox import observations, perturbations, steppers
+from blackbox.toolbox.observations import Moments
+from blackbox.toolbox.perturbations import default_population
+from blackbox.toolbox.schedules import Constant, PositiveSchedule
+from blackbox.toolbox.steppers import Adam, AnyStepper, StepperState
+from blackbox.toolbox.values import centred_ranks, lower, lowest_and_median
 
 
 class OpenAiEsOptions(Options):
@@ -74,7 +75,7 @@ class OpenAiEsState:
     ----------
     step : steps closed.
     theta : (d,) float32, the centre and the base of the open step's recipes.
-    digest : name of theta, see `recipe.digest`.
+    digest : name of theta, see `digest`.
     stepper : moments of the stepper, float32.
     best : lowest value told so far, or None.
     median : upper median of the finite values of the last step that had some, or None.
@@ -127,7 +128,7 @@ class OpenAiEs(Algorithm[OpenAiEsOptions, OpenAiEsState]):
         theta = perturbations.centre(self.space)
         stepper = self.options.stepper.init(self.space.dim, np.float32)
         seen = Moments.zero(self.options.observations)
-        return OpenAiEsState(0, theta, recipe.digest(theta), stepper, None, None, None, 0, 0.0, 0.0, seen)
+        return OpenAiEsState(0, theta, digest(theta), stepper, None, None, None, 0, 0.0, 0.0, seen)
 
     def need(self, state: OpenAiEsState) -> int:
         return self.population
@@ -148,7 +149,7 @@ class OpenAiEs(Algorithm[OpenAiEsOptions, OpenAiEsState]):
         if self.divides_by_sigma:
             weights /= self._sigma(state.step)
         terms = perturbations.weighted(recipes, weights.tolist())  # u_l s_l
-        g = recipe.weighted_noise_sum(terms, self.key, self.space.dim)
+        g = weighted_noise_sum(terms, self.key, self.space.dim)
         gradient_norm = steppers.norm(steppers.square_sums(g))
         if self.options.weight_decay:
             g += self.options.weight_decay * state.theta
@@ -159,7 +160,7 @@ class OpenAiEs(Algorithm[OpenAiEsOptions, OpenAiEsState]):
             state,
             step=state.step + 1,
             theta=theta,
-            digest=recipe.digest(theta),
+            digest=digest(theta),
             stepper=stepper,
             gradient_norm=gradient_norm,
             move_norm=steppers.norm(steppers.square_sums(move)),
@@ -169,7 +170,7 @@ class OpenAiEs(Algorithm[OpenAiEsOptions, OpenAiEsState]):
         return state.theta.astype(np.float64)
 
     def lacks(self, extra: Mapping[str, Any]) -> FieldError | None:
-        return statistics.lack(extra, self.options.observations)
+        return observations.lack(extra, self.options.observations)
 
     def payload(self, state: OpenAiEsState) -> JSON:
         return state.seen.payload()

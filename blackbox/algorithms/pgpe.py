@@ -26,17 +26,18 @@ import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
-from blackbox import perturbations, recipe, statistics, steppers
 from blackbox.algorithm import Algorithm, Traits, algorithm
 from blackbox.errors import FieldError
 from blackbox.options import Field, Options
-from blackbox.perturbations import default_population
+from blackbox.recipes import digest, weighted_noise_sum
 from blackbox.records import JSON, Pending, Points, Results, Term, Vector
 from blackbox.rng import Key
 from blackbox.space import Space
-from blackbox.statistics import Moments
-from blackbox.steppers import ClipUp, StepperState
-from blackbox.values import centred_ranks, lower, lowest_and_median
+from blackbox.toolbox import observations, perturbations, steppers
+from blackbox.toolbox.observations import Moments
+from blackbox.toolbox.perturbations import default_population
+from blackbox.toolbox.steppers import ClipUp, StepperState
+from blackbox.toolbox.values import centred_ranks, lower, lowest_and_median
 
 
 class PgpeOptions(Options):
@@ -84,7 +85,7 @@ class PgpeState:
     step : steps closed.
     mu : (d,) float32, the centre and the base of the open step's recipes.
     stdev : (d,) float32, standard deviations and the factor of the open step's recipes; positive.
-    names : digests of mu and stdev, see `recipe.digest`.
+    names : digests of mu and stdev, see `digest`.
     stepper : velocity of ClipUp, float32.
     best : lowest value told so far, or None.
     median : upper median of the finite values of the last step that had some, or None.
@@ -142,7 +143,7 @@ class Pgpe(Algorithm[PgpeOptions, PgpeState]):
         stdev = np.full(self.space.dim, self.options.sigma, dtype=np.float32)
         stepper = self.clipup.init(self.space.dim, np.float32)
         seen = Moments.zero(self.options.observations)
-        return PgpeState(0, mu, stdev, (recipe.digest(mu), recipe.digest(stdev)), stepper, None, None, 0.0, 0.0, seen)
+        return PgpeState(0, mu, stdev, (digest(mu), digest(stdev)), stepper, None, None, 0.0, 0.0, seen)
 
     def need(self, state: PgpeState) -> int:
         return self.population
@@ -165,7 +166,7 @@ class Pgpe(Algorithm[PgpeOptions, PgpeState]):
             return state
         weights = (centred_ranks(results.scalar) / k).tolist()
         terms = perturbations.weighted(recipes, weights)  # u_l s_l
-        g = state.stdev * recipe.weighted_noise_sum(terms, self.key, self.space.dim)
+        g = state.stdev * weighted_noise_sum(terms, self.key, self.space.dim)
         gradient_norm = steppers.norm(steppers.square_sums(g))
         stepper, move = self.clipup.step(state.stepper, g, self.rate, gradient_norm)
         mu = perturbations.moved(state.mu, move)
@@ -174,7 +175,7 @@ class Pgpe(Algorithm[PgpeOptions, PgpeState]):
             state,
             mu=mu,
             stdev=stdev,
-            names=(recipe.digest(mu), recipe.digest(stdev)),
+            names=(digest(mu), digest(stdev)),
             stepper=stepper,
             gradient_norm=gradient_norm,
             move_norm=steppers.norm(steppers.square_sums(move)),
@@ -186,7 +187,7 @@ class Pgpe(Algorithm[PgpeOptions, PgpeState]):
         if not options.stdev_learning_rate:
             return stdev
         # The weights sum to zero, so that the -1 of z^2 - 1 drops out.
-        h = recipe.weighted_noise_sum(terms, self.key, self.space.dim, square=True)
+        h = weighted_noise_sum(terms, self.key, self.space.dim, square=True)
         change = np.clip(options.stdev_learning_rate * h, -options.stdev_max_change, options.stdev_max_change)
         after: NDArray[np.float32] = (stdev * (1 - change)).astype(np.float32)
         return np.clip(after, options.stdev_min, options.stdev_max, out=after)
@@ -195,7 +196,7 @@ class Pgpe(Algorithm[PgpeOptions, PgpeState]):
         return state.mu.astype(np.float64)
 
     def lacks(self, extra: Mapping[str, Any]) -> FieldError | None:
-        return statistics.lack(extra, self.options.observations)
+        return observations.lack(extra, self.options.observations)
 
     def payload(self, state: PgpeState) -> JSON:
         return state.seen.payload()

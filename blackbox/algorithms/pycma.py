@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blackbox.algorithm import Algorithm, Traits, algorithm
-from blackbox.evolution import default_popsize
 from blackbox.options import Field, Options
 from blackbox.records import Ints, Matrix, Pending, Points, Results, Stop, Vector, dense
 from blackbox.rng import Key, normals
 from blackbox.space import Space
+from blackbox.toolbox.evolution import default_popsize
 
 N_CACHED = 4  # live objects per instance; two replicas of a study and a look back
 

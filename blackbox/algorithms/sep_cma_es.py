@@ -19,14 +19,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from blackbox import evolution
 from blackbox.algorithm import Traits, algorithm
-from blackbox.evolution import SIGMA_RANGE, TINY
 from blackbox.records import Pending, Points, Results, Vector, dense
-from blackbox.restarting import Restarting
 from blackbox.rng import normals
-from blackbox.runs import MAX_CONDITION, Run, RunOptions, Shape, Values, largest_popsize
 from blackbox.space import Space
+from blackbox.toolbox import evolution
+from blackbox.toolbox.evolution import SIGMA_RANGE, TINY
+from blackbox.toolbox.restarting import Restarting
+from blackbox.toolbox.runs import MAX_CONDITION, Run, RunOptions, Shape, Values, largest_popsize
 
 MAX_DIM = 100_000  # a point is stored and sent as d float64: 0.8 MB here; beyond, points are better recipes
 SCALE_RANGE = (1e-20, 1e20)  # of the largest variance; outside, the scale moves from v to sigma

@@ -1,7 +1,7 @@
 """Zeroth-order Adam and AdaMM: adaptive moments of an estimated gradient, then a projection.
 
 Chen, Liu, Xu, Li, Lin, Hong, Cox (2019), ZO-AdaMM, arXiv:1910.06513, and Kingma and Ba (2015), arXiv:1412.6980. With
-g_t of `blackbox.estimators`::
+g_t of `blackbox.toolbox.estimators`::
 
     m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) g^2
     adam     x <- P(x - a sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + epsilon))
@@ -21,14 +21,14 @@ from typing import Literal
 import numpy as np
 
 from blackbox.algorithm import Traits, algorithm
-from blackbox.directions import default_family
-from blackbox.estimators import default_count
 from blackbox.options import Field
-from blackbox.projected import DescentOptions, ProjectedDescent
 from blackbox.records import Vector
 from blackbox.regions import Box
-from blackbox.schedules import AnySchedule, Constant
 from blackbox.space import Space
+from blackbox.toolbox.directions import default_family
+from blackbox.toolbox.estimators import default_count
+from blackbox.toolbox.projected import DescentOptions, ProjectedDescent
+from blackbox.toolbox.schedules import AnySchedule, Constant
 
 SQUARE = 1e-7
 """v_0 of AdaMM, as in the authors' code."""

@@ -33,7 +33,7 @@ of 3e-4 after 6000 results of the least squares problem of the tests.
 `step_rule: search` is the best without noise: values at two lengths along each of two segments, a Frank-Wolfe and a
 pairwise step, are asked for at once, and the best point of the parabolas through them is taken (`frank_wolfe.Search`).
 
-Probes stay inside the set (`blackbox.feasible`): they surround a centre that is w_t moved towards an inner point by a
+Probes stay inside the set (`toolbox.feasible`): they surround a centre that is w_t moved towards an inner point by a
 thousandth by default. w_t itself is what is recommended: a mixture of few vertices.
 """
 
@@ -47,17 +47,17 @@ import numpy as np
 import pydantic
 
 from blackbox.algorithm import Algorithm, Traits, algorithm
-from blackbox.directions import Directions, Family, default_family
 from blackbox.errors import InvalidOptions
-from blackbox.estimators import STEEPEST, Difference, Estimator, bounded_radius, differences, roles
-from blackbox.feasible import Room
-from blackbox.frank_wolfe import Search, bracket, most_atoms
 from blackbox.options import Field, Options
 from blackbox.records import Ints, Matrix, Pending, Points, Results, Stop, Vector, dense
 from blackbox.regions import Region
 from blackbox.rng import Key, permutation
-from blackbox.schedules import AnySchedule, Constant, Power
 from blackbox.space import Space
+from blackbox.toolbox.directions import Directions, Family, default_family
+from blackbox.toolbox.estimators import STEEPEST, Difference, Estimator, bounded_radius, differences, roles
+from blackbox.toolbox.feasible import Room
+from blackbox.toolbox.frank_wolfe import Search, bracket, most_atoms
+from blackbox.toolbox.schedules import AnySchedule, Constant, Power
 
 Scheme = Literal["irdsa", "rdsa", "kwsa", "jaguar", "vertices"]
 SHARE_OF_ROOM = 1e-3

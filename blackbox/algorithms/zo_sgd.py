@@ -1,10 +1,10 @@
 """Zeroth-order gradient descent: a gradient estimated from values, a step, a projection.
 
 Nesterov and Spokoiny (2017), Random gradient-free minimization of convex functions, doi:10.1007/s10208-015-9296-2, with
-Gaussian directions and forward differences; here with any family and difference of `blackbox.estimators`::
+Gaussian directions and forward differences; here with any family and difference of `blackbox.toolbox.estimators`::
 
     g_t     = d / |R| sum_{i in R} y_i u_i          y_i: slope along u_i from values around x_t
-    x_{t+1} = P(x_t + delta(g_t))                   delta: sgd -a g; momentum, clipup: see `blackbox.steppers`
+    x_{t+1} = P(x_t + delta(g_t))                   delta: sgd -a g; momentum, clipup: see `blackbox.toolbox.steppers`
               P(x_t - a sign(g_t))                  sign: Liu, Chen, Chen, Hong (2019), signSGD via zeroth-order oracle
 
 P is the projection onto the region of the space, or the clip to its bounds.
@@ -19,14 +19,14 @@ import numpy as np
 from pydantic import Field as Tagged
 
 from blackbox.algorithm import Traits, algorithm
-from blackbox.directions import Directions, default_family
-from blackbox.estimators import default_count
-from blackbox.projected import DescentOptions, ProjectedDescent
 from blackbox.records import Vector
 from blackbox.rng import Key
-from blackbox.schedules import AnySchedule
 from blackbox.space import Space
-from blackbox.steppers import SGD, ClipUp, Momentum, StepperState
+from blackbox.toolbox.directions import Directions, default_family
+from blackbox.toolbox.estimators import default_count
+from blackbox.toolbox.projected import DescentOptions, ProjectedDescent
+from blackbox.toolbox.schedules import AnySchedule
+from blackbox.toolbox.steppers import SGD, ClipUp, Momentum, StepperState
 
 Stepper: TypeAlias = Annotated[SGD | Momentum | ClipUp, Tagged(discriminator="type")]
 

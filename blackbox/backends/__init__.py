@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blackbox.errors import InvalidInput, nearest
-from blackbox.recipe import materialise, unpack
+from blackbox.recipes import materialise, unpack
 from blackbox.rng import Key
 from blackbox.space import Space
 

@@ -407,8 +407,8 @@ def replay(
     """Replay a study's log and compare every state with the digest that was recorded."""
     from blackbox_server.store import SqlStore
 
-    from blackbox.effects import perform
-    from blackbox.kinds import open_study
+    from blackbox.study.effects import perform
+    from blackbox.study.kinds import open_study
 
     with failing_politely():
         if not Path(database).is_file():

@@ -21,11 +21,11 @@ Both are Moore machines without network, clock or waiting; a transport carries t
 says who takes part where participation is random; `metrics`, `recommend` and `stopped` are as in `Algorithm`.
 
 `ask` gives (k, d) internal points, row = lane, the same rows as often as it is asked; so a participant that cannot run
-this machine can be hosted: somebody else runs it and gives its points out as ordinary trials (`blackbox.hosting`).
+this machine can be hosted: somebody else runs it and gives its points out as ordinary trials (`study.hosting`).
 """
 
 from blackbox.federation.coordinator import Client, Federation, FederationState
-from blackbox.federation.methods import accept, build, federated, lookup, registry, resolve_options
+from blackbox.federation.method import accept, build, federated, lookup, registry, resolve_options
 from blackbox.federation.options import FederationOptions, Phase, PrivacyOptions
 from blackbox.federation.participant import Participant, Work
 from blackbox.federation.payloads import (

@@ -22,18 +22,18 @@ from typing import ClassVar, Generic, Literal, Self, TypeVar
 import numpy as np
 import pydantic
 
-from blackbox import recipe
-from blackbox.directions import Directions, Family, default_family
-from blackbox.estimators import Difference, bounded_radius, differences, roles
 from blackbox.federation.coordinator import Federation
 from blackbox.federation.options import FederationOptions, Phase
 from blackbox.federation.participant import Participant, Work, idle
 from blackbox.federation.payloads import DIRECTIONS, Broadcast, project
 from blackbox.options import Field
+from blackbox.recipes import weighted_noise_sum
 from blackbox.records import Ints, Term, Vector
-from blackbox.schedules import AnySchedule, Constant
 from blackbox.space import Space
-from blackbox.steppers import Adam, AnyStepper, ClipUp, StepperState
+from blackbox.toolbox.directions import Directions, Family, default_family
+from blackbox.toolbox.estimators import Difference, bounded_radius, differences, roles
+from blackbox.toolbox.schedules import AnySchedule, Constant
+from blackbox.toolbox.steppers import Adam, AnyStepper, ClipUp, StepperState
 
 
 class DescentOptions(FederationOptions):
@@ -260,7 +260,7 @@ class DescentParticipant(Participant[O, DescentState], Generic[O]):
         """(d,) sum of coefficient times shared direction."""
         kind = "rademacher" if self.options.directions == "rademacher" else "normal"
         terms = [Term(DIRECTIONS, round, lane, c, kind) for lane, c in enumerate(coefficients.tolist()) if c]
-        return recipe.weighted_noise_sum(terms, self.key, self.space.dim)
+        return weighted_noise_sum(terms, self.key, self.space.dim)
 
 
 __all__ = ["Descent", "DescentOptions", "DescentParticipant", "DescentState", "ScalarOptions"]

@@ -29,8 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from blackbox import codec, recipe, rng
+from blackbox import codec, rng
 from blackbox.errors import BlobNotFound, CodecError, FieldError, InvalidContribution, InvalidInput
+from blackbox.recipes import digest, weighted_noise_sum
 from blackbox.records import JSON, Term, Vector
 from blackbox.rng import Key
 from blackbox.space import Space
@@ -159,14 +160,14 @@ class Broadcast:
             "phase": self.phase,
             "version": self.version,
             "vectors": {
-                name: {"sha256": recipe.digest(v), "dtype": v.dtype.str, "length": len(v)}
+                name: {"sha256": digest(v), "dtype": v.dtype.str, "length": len(v)}
                 for name, v in sorted(self.vectors.items())
             },
         }
 
     def blobs(self) -> dict[str, NDArray[Any]]:
         """Digest -> vector."""
-        return {recipe.digest(vector): vector for vector in self.vectors.values()}
+        return {digest(vector): vector for vector in self.vectors.values()}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any], blobs: Blobs) -> Broadcast:
@@ -186,7 +187,7 @@ class Broadcast:
                 vector = blobs(ref.sha256) if callable(blobs) else blobs[ref.sha256]
             except KeyError:
                 raise BlobNotFound(f"no vector with sha256 {ref.sha256} is at hand for {name!r}") from None
-            if vector.shape != (ref.length,) or vector.dtype.str != ref.dtype or recipe.digest(vector) != ref.sha256:
+            if vector.shape != (ref.length,) or vector.dtype.str != ref.dtype or digest(vector) != ref.sha256:
                 raise InvalidInput(f"the vector {name!r} is not what its digest {ref.sha256} says; fetch it again")
             vectors[name] = vector
         return cls(sent.terms, sent.step, sent.round, sent.phase, sent.version, vectors)
@@ -458,7 +459,7 @@ def apply(x: Vector, update: Update, key: Key, space: Space) -> Vector:
             Term(DIRECTIONS, update.round, lane, float(c), update.noise)
             for lane, c in enumerate(update.coefficients.tolist())
         ]
-        moved = x + recipe.weighted_noise_sum(terms, key, space.dim)
+        moved = x + weighted_noise_sum(terms, key, space.dim)
     return project(moved, space)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from blackbox import codec
 from blackbox.federation.coordinator import Federation, FederationState
-from blackbox.federation.methods import accept
+from blackbox.federation.method import accept
 from blackbox.federation.payloads import Contribution, Update
 from blackbox.records import Matrix, Vector
 

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from blackbox.algorithm import registry
 from blackbox.backends.ray_cluster import RaySlices
 from blackbox.errors import BlackboxError, FieldError, InvalidInput, nearest
-from blackbox.store import Store
+from blackbox.study.rows import Store
 from blackbox_server.auth import Keyring
 from blackbox_server.compute import Threads
 from blackbox_server.metrics import Metrics

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from blackbox.errors import FieldError, InvalidInput, nearest
-from blackbox.store import KeyRow, Store, Tx
+from blackbox.study.rows import KeyRow, Store, Tx
 from blackbox_server.limits import Bucket
 from blackbox_server.problems import Forbidden, KeyNotFound, RateLimited, Unauthorized
 

@@ -1,7 +1,7 @@
 """Where algorithm steps run: in the event loop when they are short, else in a few threads.
 
 NumPy lets go of the interpreter in its long loops, so threads serve: a few for steps side by side, and others among
-which the update of one large vector is cut by coordinates (`blackbox.slices`). Where one machine is not enough, these
+which the update of one large vector is cut by coordinates (`recipes.slices`). Where one machine is not enough, these
 parts go to a Ray cluster instead; nothing else of the service knows where they run, and no bit depends on it.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
-from blackbox import slices
+from blackbox.recipes import slices
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from blackbox.algorithm import Algorithm, lookup, registry, why_not
 from blackbox.errors import BlackboxError, FieldError, TooLarge
 from blackbox.options import parse_options
 from blackbox.space import Space
-from blackbox.spec import Resolved
+from blackbox.study.spec import Resolved
 from blackbox_server.settings import Settings
 
 

@@ -22,14 +22,14 @@ from typing import Any, Generic, TypeVar, cast
 from weakref import WeakSet
 
 from blackbox import codec
-from blackbox.effects import Compute, Read, Steps, Write
 from blackbox.errors import StoreUnavailable, StudyNotFound
-from blackbox.hosting import HostedStudy, hosted_by
-from blackbox.kinds import open_study
-from blackbox.leases import Report
-from blackbox.rounds import FederatedStudy
-from blackbox.store import ACTIVE, ReplyRow, SnapshotRow, Store, StudyRow, Tx
-from blackbox.study import Asked, Study, Told, Wish
+from blackbox.study.effects import Compute, Read, Steps, Write
+from blackbox.study.hosting import HostedStudy, hosted_by
+from blackbox.study.kinds import open_study
+from blackbox.study.leases import Report
+from blackbox.study.rounds import FederatedStudy
+from blackbox.study.rows import ACTIVE, ReplyRow, SnapshotRow, Store, StudyRow, Tx
+from blackbox.study.trials import Asked, Study, Told, Wish
 from blackbox_server.compute import Computer, timed
 from blackbox_server.metrics import Metrics
 from blackbox_server.problems import IdempotencyKeyReused

@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 from blackbox.errors import StoreUnavailable
-from blackbox.store import Tx
+from blackbox.study.rows import Tx
 
 T = TypeVar("T")
 _Queued = tuple[Callable[[Tx], Any], bool, "asyncio.Future[Any]"]

@@ -28,14 +28,14 @@ ROOT = Path(__file__).parents[2]
 PAGES = (
     "README.md",
     "blackbox/README.md",
-    "blackbox/federation.md",
+    "blackbox/federation/README.md",
     "blackbox/backends/README.md",
     "blackbox/regions/README.md",
     "clients/README.md",
     "clients/python/README.md",
     "server/README.md",
     "tests/README.md",
-    *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "blackbox" / "federated").glob("*.md")),
+    *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "blackbox" / "federation" / "methods").glob("*.md")),
 )
 METHODS = ROOT / "blackbox" / "algorithms"
 METHOD_PAGES = tuple(sorted(f"blackbox/algorithms/{page.name}" for page in METHODS.glob("*.md")))

@@ -13,8 +13,7 @@ from statistics import median
 
 import numpy as np
 
-from blackbox import recipe as recipes
-from blackbox import rng
+from blackbox import recipes, rng
 from blackbox.records import Recipe, Term
 
 DIM = 1_000_000

@@ -12,8 +12,7 @@ from statistics import median
 
 import numpy as np
 
-from blackbox import codec
-from blackbox import recipe as recipes
+from blackbox import codec, recipes
 from blackbox.algorithm import build, resolve_options
 from blackbox.records import NOTHING_PENDING, Results
 from blackbox.rng import Key

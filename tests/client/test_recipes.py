@@ -27,8 +27,7 @@ from blackbox_client.recipes import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blackbox import recipe as recipes
-from blackbox import rng
+from blackbox import recipes, rng
 from blackbox.records import Recipe, Term
 
 ROOT = Path(__file__).parents[2]

@@ -24,18 +24,18 @@ import pytest
 
 from blackbox import codec
 from blackbox.algorithm import Algorithm, lookup, why_not
-from blackbox.effects import perform
-from blackbox.leases import Report
 from blackbox.options import Options, parse_options
-from blackbox.recipe import materialise
-from blackbox.recipe import to_json as recipe_to_json
+from blackbox.recipes import materialise
+from blackbox.recipes import to_json as recipe_to_json
 from blackbox.records import NOTHING_PENDING, Pending, Points, Results, Vector, dense
 from blackbox.regions import L1Ball, L2Ball, Simplex
 from blackbox.rng import Key
 from blackbox.space import Choice, Integer, Real, Space
 from blackbox.space import Vector as Vectors
-from blackbox.store import MemoryStore
-from blackbox.study import Study, create
+from blackbox.study.effects import perform
+from blackbox.study.leases import Report
+from blackbox.study.memory import MemoryStore
+from blackbox.study.trials import Study, create
 
 Method = Algorithm[Any, Any]
 
@@ -166,7 +166,7 @@ class Flight:
 
 
 class Loop:
-    """One study in memory: hands out lanes, knows what is out, closes steps as `blackbox.log` does."""
+    """One study in memory: hands out lanes, knows what is out, closes steps as `blackbox.study.log` does."""
 
     def __init__(self, algorithm: Method, objective: Callable[[Vector], float], state: Any = None) -> None:
         self.algorithm = algorithm

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from blackbox.errors import Conflict
-from blackbox.store import (
+from blackbox.study.memory import MemoryStore
+from blackbox.study.rows import (
     CANCELLED,
     COMPLETED,
     INFEASIBLE,
@@ -26,7 +27,6 @@ from blackbox.store import (
     KeyRow,
     LateRow,
     MemberRow,
-    MemoryStore,
     PointRow,
     ReplyRow,
     SnapshotRow,

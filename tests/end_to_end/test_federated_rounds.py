@@ -18,9 +18,9 @@ from blackbox_client.participant import Participant
 from blackbox_server.store import SqlStore
 
 from blackbox import federation
-from blackbox.effects import perform
-from blackbox.kinds import open_study
 from blackbox.space import Space
+from blackbox.study.effects import perform
+from blackbox.study.kinds import open_study
 from tests.end_to_end.service import PATIENCE, Service, until
 
 DIM = 20

@@ -12,12 +12,12 @@ from blackbox_client.participant import Participant
 from blackbox_server.store import SqlStore
 
 from blackbox import federation
-from blackbox.effects import perform
-from blackbox.hosting import HostedStudy
-from blackbox.kinds import open_study
-from blackbox.leases import Report
 from blackbox.space import Space
-from blackbox.study import Study
+from blackbox.study.effects import perform
+from blackbox.study.hosting import HostedStudy
+from blackbox.study.kinds import open_study
+from blackbox.study.leases import Report
+from blackbox.study.trials import Study
 from tests.end_to_end.service import PATIENCE, Command, Service, blackbox, until
 from tests.end_to_end.test_federated_rounds import SPACE, Quadratic, all_done, centralised_gap
 

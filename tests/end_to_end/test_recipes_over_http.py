@@ -13,9 +13,9 @@ import pytest
 from blackbox_client import Evaluation, StudyHandle, Trial, Worker, completed, released
 from blackbox_server.store import SqlStore
 
-from blackbox.effects import perform
-from blackbox.recipe import digest
-from blackbox.study import Study
+from blackbox.recipes import digest
+from blackbox.study.effects import perform
+from blackbox.study.trials import Study
 from tests.end_to_end.service import Service
 
 DIM = 20_000

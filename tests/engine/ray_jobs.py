@@ -15,9 +15,9 @@ import numpy as np
 
 import blackbox
 from blackbox.backends.inline import Inline
-from blackbox.effects import perform
-from blackbox.store import MemoryStore
-from blackbox.study import Study, create
+from blackbox.study.effects import perform
+from blackbox.study.memory import MemoryStore
+from blackbox.study.trials import Study, create
 
 LOSE_AFTER, COMPARE_AT = 150, 400
 PATIENCE = 150.0

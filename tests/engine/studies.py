@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from blackbox.effects import Compute, perform
-from blackbox.leases import Lease, Outcome, Report
-from blackbox.store import Store
-from blackbox.study import Asked, Study, create
+from blackbox.study.effects import Compute, perform
+from blackbox.study.leases import Lease, Outcome, Report
+from blackbox.study.rows import Store
+from blackbox.study.trials import Asked, Study, create
 
 
 def sphere(x: Any) -> float:

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blackbox.archive import Archive
 from blackbox.errors import InvalidInput
+from blackbox.study.archive import Archive
 
 
 def test_equal_points_are_replicates_and_their_statistics_are_those_of_a_plain_loop():

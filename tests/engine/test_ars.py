@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 
 import blackbox
-from blackbox import recipe
+from blackbox import recipes
 from blackbox.algorithm import lookup, resolve_options
 from blackbox.algorithms.ars import Ars, ArsState, among_the_best, standardised
 from blackbox.errors import InvalidOptions
-from blackbox.perturbations import FARTHEST
 from blackbox.records import NOTHING_PENDING, Points, Results
 from blackbox.rng import Key, normal
 from blackbox.space import Space, Vector
+from blackbox.toolbox.perturbations import FARTHEST
 from tests.contracts.algorithm import Case, Loop, box
 from tests.engine import plain_ars
 
@@ -40,7 +40,7 @@ def make(dim: int = 6, init: float = 1.0, stream: int = 0, key: Key = KEY, **opt
 def built(method: Ars, state: ArsState, points: Points) -> np.ndarray:
     """(k, d) float64 points of recipes."""
     blobs = {state.digest: state.theta}
-    rows = [recipe.materialise(r, method.key, method.space.dim, blobs) for r in points.recipes or ()]
+    rows = [recipes.materialise(r, method.key, method.space.dim, blobs) for r in points.recipes or ()]
     return np.array(rows, dtype=np.float64).reshape(len(rows), method.space.dim)
 
 

@@ -11,7 +11,7 @@ from blackbox.algorithms import auto
 from blackbox.algorithms.sep_cma_es import MAX_DIM
 from blackbox.space import Integer, Space
 from blackbox.space import Vector as Vectors
-from blackbox.spec import parse_spec, resolve
+from blackbox.study.spec import parse_spec, resolve
 
 
 def reals(dim: int) -> Space:

@@ -18,12 +18,12 @@ import pytest
 from blackbox import codec
 from blackbox.algorithm import build, resolve_options
 from blackbox.algorithms.cma_es import TILE, CmaEs, CmaEsState, decompose, tiled
-from blackbox.evolution import longest
 from blackbox.records import NOTHING_PENDING, Matrix, Results, dense
 from blackbox.rng import Key
-from blackbox.runs import MAX_CONDITION, REASONS
 from blackbox.space import Integer, Real, Space
 from blackbox.space import Vector as FreeVector
+from blackbox.toolbox.evolution import longest
+from blackbox.toolbox.runs import MAX_CONDITION, REASONS
 from tests.benchmarks.bench_cma import OBJECTIVES, Objective, pycma, seconds
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cma_es.json"

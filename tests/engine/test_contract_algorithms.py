@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from blackbox.algorithm import registry
-from blackbox.effects import perform
 from blackbox.records import NOTHING_PENDING
-from blackbox.store import QUEUED
+from blackbox.study.effects import perform
+from blackbox.study.rows import QUEUED
 from tests.contracts.algorithm import DOMAINS, AlgorithmContract, Case, assert_replays, box, cases, run_study
 from tests.contracts.algorithm import home as home_of
 from tests.contracts.composer import TwoArms, registered

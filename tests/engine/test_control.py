@@ -9,7 +9,7 @@ import pytest
 
 import blackbox
 from blackbox.rng import Key, normal
-from blackbox.statistics import FLOOR
+from blackbox.toolbox.observations import FLOOR
 from tests.engine import plain_ars
 
 gymnasium = pytest.importorskip("gymnasium", reason="the simulator is part of the extra `demo`")

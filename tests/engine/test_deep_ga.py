@@ -17,15 +17,16 @@ import numpy as np
 import pytest
 
 import blackbox
-from blackbox import codec, recipe
+from blackbox import codec
 from blackbox.algorithm import lookup, resolve_options
 from blackbox.algorithms.deep_ga import DeepGa, DeepGaState, default_parents, default_sigma
-from blackbox.effects import perform
 from blackbox.errors import InvalidInput, InvalidOptions
-from blackbox.leases import Report
+from blackbox.recipes import PrefixCache, materialise, pack, to_json
 from blackbox.records import NOTHING_PENDING, Points, Recipe, Results
 from blackbox.rng import Key, normal, rademacher, uniform
 from blackbox.space import Space, Vector
+from blackbox.study.effects import perform
+from blackbox.study.leases import Report
 from tests.contracts.algorithm import Case, assert_replays, free, new_study, run_study
 from tests.engine import maze
 
@@ -43,7 +44,7 @@ def make(dim: int = 6, key: Key = KEY, **options: Any) -> DeepGa:
 def built(method: DeepGa, state: DeepGaState, points: Points) -> np.ndarray:
     """(k, d) float32 points of recipes."""
     blobs = {state.digest: state.base}
-    return np.array([recipe.materialise(r, method.key, method.space.dim, blobs) for r in points.recipes or ()])
+    return np.array([materialise(r, method.key, method.space.dim, blobs) for r in points.recipes or ()])
 
 
 def results(state: DeepGaState, lanes: list[int], points: Points, values: Any, behaviours: Any = ()) -> Results:
@@ -116,7 +117,7 @@ def test_a_child_is_its_parent_and_one_term() -> None:
         own = child.terms[-1]
         assert (own.stream, own.step, own.lane, own.scale, own.kind) == (0, 1, lane, 0.25, "normal")
         assert child.base == state.digest
-    assert len(recipe.pack((points.recipes or ())[0])) == 38 + 2 * 34
+    assert len(pack((points.recipes or ())[0])) == 38 + 2 * 34
 
 
 def test_sigma_follows_the_generation() -> None:
@@ -383,12 +384,12 @@ def test_behaviours_of_another_length_count_as_none_and_are_counted() -> None:
 def evaluations_to_the_goal(seed: int, weight: float, budget: int = 4500) -> int | None:
     """Evaluations of the maze until a robot reaches the goal, or None."""
     method = make(maze.DIM, Key.from_seed(seed), population=50, sigma=0.2, initial_sigma=1.0, novelty=weight)
-    state, cache = method.init(), recipe.PrefixCache()
+    state, cache = method.init(), PrefixCache()
     lanes = list(range(50))
     for used in range(50, budget + 1, 50):
         points = method.ask(state, lanes, NOTHING_PENDING)
         blobs = {state.digest: state.base}
-        x = [recipe.materialise(r, method.key, maze.DIM, blobs, cache=cache) for r in points.recipes or ()]
+        x = [materialise(r, method.key, maze.DIM, blobs, cache=cache) for r in points.recipes or ()]
         distances, ends = maze.walk(np.array(x))
         if distances.min() < maze.AT_GOAL:
             return used
@@ -461,10 +462,10 @@ def asks_until(method: DeepGa, lost: float, seed: int) -> int:
     out: deque[tuple[int, int, Recipe, float]] = deque()
     waiting: list[tuple[int, int, Recipe, float]] = []
     lane = 0
-    cache = recipe.PrefixCache()
+    cache = PrefixCache()
     while state.best is None or state.best > 0.05 * method.space.dim:
         (asked,) = method.ask(state, [lane], NOTHING_PENDING).recipes or ()
-        x = recipe.materialise(asked, method.key, method.space.dim, {state.digest: state.base}, cache=cache)
+        x = materialise(asked, method.key, method.space.dim, {state.digest: state.base}, cache=cache)
         out.append((state.step, lane, asked, float(np.square(x.astype(float)).sum())))
         asks, lane = asks + 1, lane + 1
         if len(out) == 8:
@@ -511,7 +512,7 @@ def golden_run() -> dict[str, Any]:
         state = method.tell(state, results(state, lanes, points, values, [row[:2] for row in x]))
         steps.append(
             {
-                "asked": recipe.to_json((points.recipes or ())[0])["ops"],
+                "asked": to_json((points.recipes or ())[0])["ops"],
                 "base": [float(v) for v in state.base],
                 "elite_value": state.elite_value,
                 "novelty": state.novelty,

@@ -8,9 +8,9 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from blackbox.directions import Directions, Family, default_family
 from blackbox.errors import InvalidInput
 from blackbox.rng import Key, normal
+from blackbox.toolbox.directions import Directions, Family, default_family
 
 KEY = Key.from_seed(11)
 FAMILIES: tuple[Family, ...] = get_args(Family)

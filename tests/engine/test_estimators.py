@@ -8,9 +8,9 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from blackbox.directions import Directions, Family
-from blackbox.estimators import STEEPEST, Difference, Estimator, differences, roles
 from blackbox.rng import Key
+from blackbox.toolbox.directions import Directions, Family
+from blackbox.toolbox.estimators import STEEPEST, Difference, Estimator, differences, roles
 
 KEY = Key.from_seed(3)
 NAN = math.nan

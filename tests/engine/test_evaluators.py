@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from blackbox.evaluators import (
+from blackbox.study.evaluators import (
     BACKOFF_SECONDS,
     FAILURES_UNTIL_BACKOFF,
     LEARNED_EVERY,
@@ -11,7 +11,7 @@ from blackbox.evaluators import (
     Breaker,
     Durations,
 )
-from blackbox.leases import Outcome
+from blackbox.study.leases import Outcome
 
 GOOD = Outcome(1, "applied", "COMPLETED")
 REQUEUED = Outcome(1, "requeued", "QUEUED")

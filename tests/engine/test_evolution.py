@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from blackbox import evolution
 from blackbox.algorithms import cma_es, sep_cma_es
-from blackbox.evolution import Learning
 from blackbox.records import Results, dense
+from blackbox.toolbox import evolution
+from blackbox.toolbox.evolution import Learning
 
 
 def told(values: list[float], steps: list[int] | None = None, lanes: list[int] | None = None) -> Results:

@@ -7,10 +7,10 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from blackbox.directions import Directions, Family
-from blackbox.feasible import FARTHEST, Room
 from blackbox.rng import Key
 from blackbox.space import Real, Space, Vector
+from blackbox.toolbox.directions import Directions, Family
+from blackbox.toolbox.feasible import FARTHEST, Room
 
 KEY = Key.from_seed(5)
 REGIONS: list[dict[str, Any]] = [

@@ -25,10 +25,10 @@ from blackbox.errors import (
     InvalidOptions,
     UnknownAlgorithm,
 )
-from blackbox.federated.fzoos import FZooSParticipant
-from blackbox.federated.scaffold import ScaffoldParticipant
 from blackbox.federation import Broadcast, Contribution, Federation, Invitation, Update
 from blackbox.federation.descent import DescentParticipant
+from blackbox.federation.methods.fzoos import FZooSParticipant
+from blackbox.federation.methods.scaffold import ScaffoldParticipant
 from blackbox.federation.payloads import DIRECTIONS, FEATURES
 from blackbox.records import Matrix, Vector
 from blackbox.space import Choice, Integer, Real, Space

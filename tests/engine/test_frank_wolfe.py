@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from blackbox.frank_wolfe import MOST_ATOMS, Mixture, Search, least_on_segment, most_atoms
+from blackbox.toolbox.frank_wolfe import MOST_ATOMS, Mixture, Search, least_on_segment, most_atoms
 
 NAN = math.nan
 CORNERS = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from blackbox.genomes import Genome, Genomes, coalesced, shared
 from blackbox.records import Term
+from blackbox.toolbox.genomes import Genome, Genomes, coalesced, shared
 
 
 def line(*lanes: int) -> Genome:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from blackbox import codec, federation
-from blackbox.effects import Read, Write, perform
 from blackbox.errors import Conflict, IncompatibleProblem, InvalidContribution, StudyNotFound, StudyStateError
-from blackbox.hosting import HostedStudy, hosted_by
-from blackbox.kinds import kind_of, open_study
-from blackbox.leases import Report
-from blackbox.store import Store
+from blackbox.study.effects import Read, Write, perform
+from blackbox.study.hosting import HostedStudy, hosted_by
+from blackbox.study.kinds import kind_of, open_study
+from blackbox.study.leases import Report
+from blackbox.study.rows import Store
 from tests.engine.studies import Driver
 from tests.engine.test_rounds import CENTRES, Rounds, start
 

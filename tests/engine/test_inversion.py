@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from blackbox import inversion
 from blackbox.errors import InvalidInput, NonFiniteValue, ReplayMismatch, SolverFailed, SolverStalled
-from blackbox.inversion import Finished, Inversion
 from blackbox.records import Vector
-from blackbox.values import barrier
+from blackbox.toolbox import inversion
+from blackbox.toolbox.inversion import Finished, Inversion
+from blackbox.toolbox.values import barrier
 
 F = Callable[[Vector], float]
 

@@ -3,7 +3,7 @@
 import pytest
 from contracts.store import StoreContract
 
-from blackbox.store import MemoryStore
+from blackbox.study.memory import MemoryStore
 
 
 class TestMemoryStore(StoreContract):

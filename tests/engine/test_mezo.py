@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blackbox import recipe
+from blackbox import recipes
 from blackbox.algorithms.mezo import Mezo, MezoState
-from blackbox.perturbations import FARTHEST
 from blackbox.records import NOTHING_PENDING, Points, Results
 from blackbox.rng import CHUNK, Key, normal, rademacher
 from blackbox.space import Space, Vector
+from blackbox.toolbox.perturbations import FARTHEST
 from tests.contracts.algorithm import Case, free
 from tests.engine.zeroth_order import make as make_any
 
@@ -35,7 +35,7 @@ def make(dim: int = 5, **options: Any) -> Mezo:
 
 def built(method: Mezo, state: MezoState, points: Points) -> np.ndarray:
     blobs = {state.digest: state.theta}
-    rows = [recipe.materialise(r, method.key, method.space.dim, blobs) for r in points.recipes or ()]
+    rows = [recipes.materialise(r, method.key, method.space.dim, blobs) for r in points.recipes or ()]
     return np.array(rows, dtype=np.float64).reshape(len(rows), method.space.dim)
 
 
@@ -60,12 +60,12 @@ def test_a_candidate_is_theta_and_one_seed() -> None:
     for lane, asked in enumerate(points.recipes):
         (term,) = asked.terms
         assert (term.stream, term.step, term.lane, term.scale) == (0, 1, lane // 2, -0.1 if lane % 2 else 0.1)
-        assert asked.base == state.digest == recipe.digest(method.base(state))
+        assert asked.base == state.digest == recipes.digest(method.base(state))
     x = built(method, state, points)
     np.testing.assert_allclose((x[::2] + x[1::2]) / 2, np.tile(state.theta, (3, 1)), atol=1e-6)
     wide = make(dim=1_000_000)
     (one,) = wide.ask(wide.init(), [3], NOTHING_PENDING).recipes or ()
-    assert len(recipe.pack(one)) < 100
+    assert len(recipes.pack(one)) < 100
 
 
 @pytest.mark.parametrize(("noise", "draw"), [("normal", normal), ("rademacher", rademacher)])

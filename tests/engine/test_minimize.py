@@ -12,10 +12,10 @@ from blackbox import backends
 from blackbox.algorithms.random_search import RandomSearch
 from blackbox.backends import WorkerLost
 from blackbox.backends.inline import Inline
-from blackbox.effects import perform
 from blackbox.errors import InvalidInput, InvalidSpace
-from blackbox.store import MemoryStore
-from blackbox.study import Study, create
+from blackbox.study.effects import perform
+from blackbox.study.memory import MemoryStore
+from blackbox.study.trials import Study, create
 from tests.engine import objectives_for_processes as objectives
 
 

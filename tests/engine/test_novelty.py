@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from blackbox.novelty import FARTHEST, behaviours, novelty, remembering
 from blackbox.records import Results, dense
 from blackbox.rng import Key
+from blackbox.toolbox.novelty import FARTHEST, behaviours, novelty, remembering
 
 KEY = Key.from_seed(7).stream(0)
 NONE = np.empty((0, 0))

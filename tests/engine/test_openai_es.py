@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blackbox import recipe
+from blackbox import recipes
 from blackbox.algorithm import lookup, resolve_options
 from blackbox.algorithms.openai_es import OpenAiEs, OpenAiEsState
-from blackbox.effects import perform
 from blackbox.errors import InvalidOptions
-from blackbox.leases import Report
-from blackbox.perturbations import FARTHEST, default_population
 from blackbox.records import NOTHING_PENDING, Points, Results
 from blackbox.rng import Key, normal, normals, rademacher
 from blackbox.space import Real, Space, Vector
-from blackbox.store import SUPERSEDED
+from blackbox.study.effects import perform
+from blackbox.study.leases import Report
+from blackbox.study.rows import SUPERSEDED
+from blackbox.toolbox.perturbations import FARTHEST, default_population
 from tests.contracts.algorithm import Case, box, new_study
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "openai_es.json"
@@ -43,7 +43,7 @@ def make(dim: int = 6, init: float = 1.0, stream: int = 0, space: Space | None =
 def built(method: OpenAiEs, state: OpenAiEsState, points: Points) -> np.ndarray:
     """(k, d) float64 points of recipes."""
     blobs = {state.digest: state.theta}
-    rows = [recipe.materialise(r, method.key, method.space.dim, blobs) for r in points.recipes or ()]
+    rows = [recipes.materialise(r, method.key, method.space.dim, blobs) for r in points.recipes or ()]
     return np.array(rows, dtype=np.float64).reshape(len(rows), method.space.dim)
 
 
@@ -88,7 +88,7 @@ def test_two_lanes_of_a_pair_mirror_each_other_around_theta() -> None:
     for lane, asked in enumerate(points.recipes):
         (term,) = asked.terms
         assert (term.stream, term.step, term.lane, term.scale) == (0, 1, lane // 2, -0.1 if lane % 2 else 0.1)
-        assert asked.base == state.digest == recipe.digest(method.base(state))
+        assert asked.base == state.digest == recipes.digest(method.base(state))
     x = built(method, state, points)
     np.testing.assert_allclose((x[::2] + x[1::2]) / 2, np.tile(state.theta, (5, 1)), atol=1e-6)
     expected = state.theta + 0.1 * np.array([noise(1, i, 6) for i in range(5)])
@@ -98,8 +98,8 @@ def test_two_lanes_of_a_pair_mirror_each_other_around_theta() -> None:
 def test_a_candidate_of_a_million_parameters_is_a_few_bytes() -> None:
     method = make(dim=1_000_000)
     (asked,) = method.ask(method.init(), [77], NOTHING_PENDING).recipes or ()
-    assert len(recipe.pack(asked)) < 100
-    assert len(json.dumps(recipe.to_json(asked), separators=(",", ":"))) < 250
+    assert len(recipes.pack(asked)) < 100
+    assert len(json.dumps(recipes.to_json(asked), separators=(",", ":"))) < 250
 
 
 def test_random_signs_may_replace_normal_numbers() -> None:

@@ -7,12 +7,22 @@ import math
 import numpy as np
 import pytest
 
-from blackbox import recipe
-from blackbox.perturbations import FARTHEST, SIZES, centre, default_population, mirrored, moved, rate, size, weighted
+from blackbox.recipes import digest, materialise, weighted_noise_sum
 from blackbox.records import Term
 from blackbox.rng import Key, normal
-from blackbox.schedules import Constant, Linear
 from blackbox.space import Space, Vector
+from blackbox.toolbox.perturbations import (
+    FARTHEST,
+    SIZES,
+    centre,
+    default_population,
+    mirrored,
+    moved,
+    rate,
+    size,
+    weighted,
+)
+from blackbox.toolbox.schedules import Constant, Linear
 
 KEY, DIM = Key.from_seed(5), 6
 LANES = [7, 0, 1, 12, 3]
@@ -21,13 +31,13 @@ LANES = [7, 0, 1, 12, 3]
 @pytest.mark.parametrize("scale", [0.25, -0.25])
 def test_two_lanes_lie_on_both_sides_of_the_base(scale: float) -> None:
     base = np.linspace(-1, 1, DIM).astype(np.float32)
-    name = recipe.digest(base)
+    name = digest(base)
     points = mirrored(name, Term(2, 9, 0, scale), LANES)
     assert points.note.shape == (len(LANES), 0)
     assert points.payload == ()
     for lane, asked in zip(LANES, points.recipes or (), strict=True):
         noise = normal(KEY.stream(2), 9, lane // 2, DIM)
-        found = recipe.materialise(asked, KEY, DIM, {name: base})
+        found = materialise(asked, KEY, DIM, {name: base})
         np.testing.assert_allclose(found, base + (-scale if lane % 2 else scale) * noise, rtol=1e-6)
 
 
@@ -49,7 +59,7 @@ def test_what_was_told_is_summed_on_the_side_where_it_was_asked() -> None:
             expected += (-w if lane % 2 and signed else w) * noise
         terms = weighted(recipes, weights, signed=signed)
         assert all(term.weight is None for term in terms), "the factor belongs to the point, not to its noise"
-        np.testing.assert_allclose(recipe.weighted_noise_sum(terms, KEY, DIM), expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(weighted_noise_sum(terms, KEY, DIM), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_base_vector_stays_where_its_squares_are_finite() -> None:

@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blackbox import recipe
+from blackbox import recipes
 from blackbox.algorithm import lookup, resolve_options
 from blackbox.algorithms.pgpe import Pgpe, PgpeState
-from blackbox.effects import perform
 from blackbox.errors import InvalidOptions
-from blackbox.leases import Report
-from blackbox.log import factor_place
-from blackbox.perturbations import FARTHEST, default_population
 from blackbox.records import NOTHING_PENDING, Points, Results
 from blackbox.rng import Key, normal, normals
 from blackbox.space import Space, Vector
-from blackbox.store import SUPERSEDED
+from blackbox.study.effects import perform
+from blackbox.study.leases import Report
+from blackbox.study.log import factor_place
+from blackbox.study.rows import SUPERSEDED
+from blackbox.toolbox.perturbations import FARTHEST, default_population
 from tests.contracts.algorithm import Case, box, new_study
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pgpe.json"
@@ -43,7 +43,7 @@ def make(dim: int = 6, init: float = 1.0, stream: int = 0, key: Key = KEY, **opt
 def built(method: Pgpe, state: PgpeState, points: Points) -> np.ndarray:
     """(k, d) float64 points of recipes."""
     blobs = method.blobs(state)
-    rows = [recipe.materialise(r, method.key, method.space.dim, blobs) for r in points.recipes or ()]
+    rows = [recipes.materialise(r, method.key, method.space.dim, blobs) for r in points.recipes or ()]
     return np.array(rows, dtype=np.float64).reshape(len(rows), method.space.dim)
 
 
@@ -82,13 +82,13 @@ def test_a_pair_mirrors_around_mu_at_the_scale_of_each_coordinate() -> None:
     for lane, asked in enumerate(points.recipes):
         (term,) = asked.terms
         assert (term.step, term.lane, term.scale) == (1, lane // 2, -1.0 if lane % 2 else 1.0)
-        assert (asked.base, term.weight) == (recipe.digest(state.mu), recipe.digest(state.stdev)) == state.names
+        assert (asked.base, term.weight) == (recipes.digest(state.mu), recipes.digest(state.stdev)) == state.names
 
 
 def test_a_candidate_of_a_million_parameters_is_a_few_bytes() -> None:
     method = make(dim=1_000_000)
     (asked,) = method.ask(method.init(), [77], NOTHING_PENDING).recipes or ()
-    assert len(recipe.pack(asked)) == 104
+    assert len(recipes.pack(asked)) == 104
 
 
 # the update

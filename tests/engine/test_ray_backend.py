@@ -19,16 +19,17 @@ import numpy as np
 import pytest
 
 import blackbox
-from blackbox import backends, slices
+from blackbox import backends
 from blackbox.backends import WorkerLost
 from blackbox.backends.ray_cluster import ClusterUnreachable, Fleet, RayBackend, RaySlices, Session
 from blackbox.backends.ray_cluster import backend as ray_backend
 from blackbox.backends.ray_cluster import session as ray_session
-from blackbox.effects import perform
 from blackbox.errors import InvalidInput
+from blackbox.recipes import slices
 from blackbox.records import NOTHING_PENDING
-from blackbox.store import MemoryStore
-from blackbox.study import Study, create
+from blackbox.study.effects import perform
+from blackbox.study.memory import MemoryStore
+from blackbox.study.trials import Study, create
 from tests.engine import objectives_for_processes as objectives
 from tests.engine.test_slices import digest_after_two_steps
 

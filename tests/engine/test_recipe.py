@@ -14,8 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blackbox import recipe as recipes
-from blackbox import rng
+from blackbox import recipes, rng
 from blackbox.errors import BlobNotFound, CodecError, InvalidInput, NonFiniteValue
 from blackbox.records import Recipe, Term
 

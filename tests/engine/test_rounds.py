@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from blackbox import codec, federation
-from blackbox.effects import perform
 from blackbox.errors import IncompatibleProblem, InvalidContribution, LeaseUnknown, StudyStateError
 from blackbox.federation import Contribution
-from blackbox.kinds import open_study
-from blackbox.rounds import FederatedStudy
-from blackbox.store import Store
-from blackbox.study import Study, create
+from blackbox.study.effects import perform
+from blackbox.study.kinds import open_study
+from blackbox.study.rounds import FederatedStudy
+from blackbox.study.rows import Store
+from blackbox.study.trials import Study, create
 
 DIM = 4
 CENTRES = {"a": 0.2, "b": 0.4, "c": 0.6, "d": 0.8}

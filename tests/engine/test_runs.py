@@ -14,10 +14,10 @@ from blackbox import codec
 from blackbox.algorithm import lookup, resolve_options
 from blackbox.records import Matrix, Results
 from blackbox.rng import Key
-from blackbox.runs import N_HISTORY, REASONS, SPREAD, Run, RunOptions, Runs, Shape, Values, largest_popsize
 from blackbox.space import Space
 from blackbox.space import Vector as Vectors
-from blackbox.store import MemoryStore
+from blackbox.study.memory import MemoryStore
+from blackbox.toolbox.runs import N_HISTORY, REASONS, SPREAD, Run, RunOptions, Runs, Shape, Values, largest_popsize
 from tests.benchmarks.bench_bbob import solve
 from tests.contracts.algorithm import AlgorithmContract, Case, Loop, box, free
 from tests.engine.studies import start

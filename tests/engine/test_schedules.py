@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from blackbox.errors import InvalidOptions
 from blackbox.options import Options, parse_options
-from blackbox.schedules import (
+from blackbox.toolbox.schedules import (
     AnySchedule,
     Constant,
     Cosine,

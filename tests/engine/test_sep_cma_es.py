@@ -19,12 +19,12 @@ from blackbox import codec
 from blackbox.algorithm import build, resolve_options
 from blackbox.algorithms.sep_cma_es import MAX_DIM, SepCmaEs, SepCmaEsState
 from blackbox.errors import IncompatibleProblem
-from blackbox.evolution import longest
 from blackbox.records import NOTHING_PENDING, Matrix, Results, Vector, dense
 from blackbox.rng import Key
-from blackbox.runs import MAX_CONDITION
 from blackbox.space import Space
 from blackbox.space import Vector as FreeVector
+from blackbox.toolbox.evolution import longest
+from blackbox.toolbox.runs import MAX_CONDITION
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "sep_cma_es.json"
 

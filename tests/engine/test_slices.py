@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blackbox import codec, slices
-from blackbox import recipe as recipes
+from blackbox import codec, recipes
 from blackbox.algorithm import build, resolve_options
 from blackbox.errors import InvalidInput
+from blackbox.recipes import slices
 from blackbox.records import NOTHING_PENDING, Results, Term
 from blackbox.rng import Key
 from blackbox.space import Space, Vector

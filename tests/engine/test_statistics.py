@@ -12,7 +12,7 @@ import pytest
 
 import blackbox
 from blackbox.errors import InvalidInput
-from blackbox.statistics import FLOOR, Moments, lack
+from blackbox.toolbox.observations import FLOOR, Moments, lack
 
 
 def told(rows: Any) -> dict[str, Any]:

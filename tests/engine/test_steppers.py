@@ -13,8 +13,19 @@ from hypothesis import strategies as st
 from numpy.typing import DTypeLike
 from pydantic import TypeAdapter
 
-from blackbox import codec, steppers
-from blackbox.steppers import SGD, Adam, AnyStepper, ClipUp, Momentum, Stepper, StepperState, norm, square_sums
+from blackbox import codec
+from blackbox.toolbox import steppers
+from blackbox.toolbox.steppers import (
+    SGD,
+    Adam,
+    AnyStepper,
+    ClipUp,
+    Momentum,
+    Stepper,
+    StepperState,
+    norm,
+    square_sums,
+)
 
 ALL: list[Stepper] = [SGD(), Momentum(), Adam(), ClipUp()]
 each = pytest.mark.parametrize("stepper", ALL, ids=lambda stepper: stepper.type)

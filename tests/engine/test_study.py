@@ -7,7 +7,6 @@ import random
 import numpy as np
 import pytest
 
-from blackbox.effects import Read, Write, perform
 from blackbox.errors import (
     IncompatibleProblem,
     InvalidInput,
@@ -16,9 +15,10 @@ from blackbox.errors import (
     StudyStateError,
     TrialNotFound,
 )
-from blackbox.leases import Report
-from blackbox.store import MemoryStore
-from blackbox.study import Study, Wish, create
+from blackbox.study.effects import Read, Write, perform
+from blackbox.study.leases import Report
+from blackbox.study.memory import MemoryStore
+from blackbox.study.trials import Study, Wish, create
 from tests.engine.studies import Driver, sphere, start
 
 
@@ -983,7 +983,7 @@ def test_a_past_state_can_be_looked_at(store):
 
 
 def test_snapshots_are_thinned_and_a_reopened_study_continues_from_the_newest(store, monkeypatch):
-    monkeypatch.setattr("blackbox.study.SNAPSHOT_STEPS", 4)
+    monkeypatch.setattr("blackbox.study.trials.SNAPSHOT_STEPS", 4)
     d = start(store)
     d.evaluate(300)
     steps = store.read(lambda tx: tx.snapshot_steps(d.study.id, 0))

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from blackbox import surrogates
 from blackbox.errors import InvalidInput, NumericalError
 from blackbox.records import Matrix, Vector
 from blackbox.rng import Key
-from blackbox.surrogates import Kernel, KernelName, RandomFeatures
+from blackbox.toolbox import surrogates
+from blackbox.toolbox.surrogates import Kernel, KernelName, RandomFeatures
 
 KERNELS: tuple[KernelName, ...] = ("matern52", "gaussian")
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from blackbox.values import barrier, centred_ranks, lower, lowest_and_median, order, ranks, shared, utilities
+from blackbox.toolbox.values import barrier, centred_ranks, lower, lowest_and_median, order, ranks, shared, utilities
 
 quick = settings(deadline=None, max_examples=100)
 nan, inf = math.nan, math.inf

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 
 from blackbox.algorithms.zo_frank_wolfe import GIVE_UP, ZoFrankWolfe, ZoFrankWolfeState
-from blackbox.directions import Directions
 from blackbox.errors import IncompatibleProblem, InvalidOptions
-from blackbox.frank_wolfe import bracket
 from blackbox.records import NOTHING_PENDING
 from blackbox.regions import L1Ball
 from blackbox.rng import Key
 from blackbox.space import Space, Vector
+from blackbox.toolbox.directions import Directions
+from blackbox.toolbox.frank_wolfe import bracket
 from tests.contracts.algorithm import DOMAINS, AlgorithmContract, Case, cases, home
 from tests.contracts.algorithm import ball as sphere_in_ball
 from tests.engine.zeroth_order import LeastSquares, ball, step, told

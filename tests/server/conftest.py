@@ -16,7 +16,8 @@ with warnings.catch_warnings():
 from blackbox_server.app import App, create_app
 from blackbox_server.settings import Settings
 
-from blackbox.store import MemoryStore, Store
+from blackbox.study.memory import MemoryStore
+from blackbox.study.rows import Store
 
 SPACE = {"x": {"type": "float", "low": -5, "high": 5}, "y": {"type": "float", "low": -5, "high": 5}}
 NON_FINITE_HINT = (

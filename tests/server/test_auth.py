@@ -13,7 +13,7 @@ from blackbox_server.routes.http import Guarded
 from blackbox_server.settings import Settings
 
 from blackbox.errors import InvalidInput
-from blackbox.store import MemoryStore
+from blackbox.study.memory import MemoryStore
 from tests.server.conftest import SPACE, Server, assert_problem
 
 BODIES: dict[tuple[str, str], dict[str, Any]] = {

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from blackbox_server.compute import Threads, timed
 
-from blackbox import recipe, slices
+from blackbox import recipes
+from blackbox.recipes import slices
 from blackbox.records import Term
 from blackbox.rng import Key
 
@@ -49,7 +50,7 @@ def test_a_large_sum_is_cut_among_threads_to_the_same_bits_and_its_time_is_that_
         def close(self) -> None:
             seen.append("closed")
 
-    work = partial(recipe.weighted_noise_sum, TERMS, KEY, DIM)
+    work = partial(recipes.weighted_noise_sum, TERMS, KEY, DIM)
     expected, alone = timed(work)
     for n_slices in (1, 3):
         with closing(Threads(1, 0.0, n_slices)) as computer:

@@ -10,12 +10,12 @@ import time
 from blackbox_server.store import SqlStore
 from contracts.store import S, head
 
-from blackbox.store import StudyRow
+from blackbox.study.rows import StudyRow
 
 # Forks a writer for each line it reads: ten interpreters that import everything anew would take most of the time.
 NURSERY = """
 import os, sys, threading
-from blackbox.store import EventRow
+from blackbox.study.rows import EventRow
 from blackbox_server.store import SqlStore
 
 def write(round_number):

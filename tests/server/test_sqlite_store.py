@@ -16,9 +16,9 @@ from blackbox_server.store.tables import metadata
 from contracts.store import S, StoreContract, head, insert, leased, queued, tell
 from sqlalchemy import create_engine
 
-from blackbox import store as rows
 from blackbox.errors import InvalidInput, NonFiniteValue, StoreUnavailable
-from blackbox.store import CANCELLED, EventRow, LateRow, SnapshotRow, StepRow, StudyRow, TrialRow
+from blackbox.study import rows
+from blackbox.study.rows import CANCELLED, EventRow, LateRow, SnapshotRow, StepRow, StudyRow, TrialRow
 
 
 @pytest.fixture

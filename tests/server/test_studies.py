@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blackbox import recipe as recipes
-from blackbox import rng
+from blackbox import recipes, rng
 from tests.server.conftest import SPACE, Server, assert_problem
 
 THETA = {"theta": {"type": "vector", "dim": 64, "dtype": "f32"}}

@@ -16,7 +16,7 @@ from blackbox_server.writer import GroupStore, Writer
 from contracts.store import S, head, insert, queued
 
 from blackbox.errors import StoreUnavailable
-from blackbox.store import StudyRow
+from blackbox.study.rows import StudyRow
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from blackbox.backends.ray_cluster.session import Session
 
 
 class RaySlices:
-    """An executor for `blackbox.slices.using`: parts of a large update as tasks, spread over the cluster's nodes.
+    """An executor for `recipes.slices.using`: parts of a large update as tasks, spread over the cluster's nodes.
 
     A part that the cluster loses is computed here: an update never fails for want of a machine.
 

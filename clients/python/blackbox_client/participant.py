@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from blackbox import codec, federation
 from blackbox.errors import InvalidInput
-from blackbox.recipe import digest
+from blackbox.recipes import digest
 from blackbox.rng import Key
 from blackbox.space import Space
 from blackbox_client import protocol

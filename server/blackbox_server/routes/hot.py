@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from blackbox.errors import BlackboxError, FieldError, InvalidInput, TooLarge
-from blackbox.leases import Outcome, Report
-from blackbox.store import StudyRow, Tx
-from blackbox.study import Asked, Study, Wish
+from blackbox.study.leases import Outcome, Report
+from blackbox.study.rows import StudyRow, Tx
+from blackbox.study.trials import Asked, Study, Wish
 from blackbox_server import limits, schemas
 from blackbox_server.problems import IdempotencyKeyRequired, problem
 from blackbox_server.routes import shapes

@@ -5,8 +5,8 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from blackbox.effects import Steps, Write
-from blackbox.store import KeyRow, Tx
+from blackbox.study.effects import Steps, Write
+from blackbox.study.rows import KeyRow, Tx
 from blackbox_server import auth
 from blackbox_server.problems import Forbidden
 from blackbox_server.routes import shapes

@@ -13,13 +13,13 @@ from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from blackbox.effects import perform
 from blackbox.errors import BlobNotFound, FieldError, InvalidInput
-from blackbox.hosting import HostedStudy
-from blackbox.rounds import FederatedStudy
-from blackbox.rounds import Open as OpenPhase
-from blackbox.store import Tx
-from blackbox.study import Study
+from blackbox.study.effects import perform
+from blackbox.study.hosting import HostedStudy
+from blackbox.study.rounds import FederatedStudy
+from blackbox.study.rounds import Open as OpenPhase
+from blackbox.study.rows import Tx
+from blackbox.study.trials import Study
 from blackbox_server import limits, schemas
 from blackbox_server.problems import RangeNotSatisfiable
 from blackbox_server.routes import shapes

@@ -10,11 +10,11 @@ from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from blackbox.effects import perform
 from blackbox.errors import FieldError, IncompatibleProblem, InvalidContribution, InvalidInput, RoundNotFound
 from blackbox.federation import Contribution, ContributionJson
-from blackbox.rounds import FederatedStudy
-from blackbox.rounds import Open as OpenPhase
+from blackbox.study.effects import perform
+from blackbox.study.rounds import FederatedStudy
+from blackbox.study.rounds import Open as OpenPhase
 from blackbox_server import limits
 from blackbox_server.routes import shapes
 from blackbox_server.routes.http import (

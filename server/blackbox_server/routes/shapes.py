@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import orjson
 
-from blackbox import log
-from blackbox.leases import Lease, Outcome
-from blackbox.recipe import seed_encoded
-from blackbox.recipe import to_json as recipe_to_json
-from blackbox.spec import Resolved
-from blackbox.store import EventRow, LateRow, PointRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
-from blackbox.study import Asked, Study
+from blackbox.recipes import seed_encoded
+from blackbox.recipes import to_json as recipe_to_json
+from blackbox.study import log
+from blackbox.study.leases import Lease, Outcome
+from blackbox.study.rows import EventRow, LateRow, PointRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
+from blackbox.study.spec import Resolved
+from blackbox.study.trials import Asked, Study
 from blackbox_server.problems import problem
 from blackbox_server.service import LARGE_DIM, Service
 

@@ -9,13 +9,13 @@ from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from blackbox import study as engine
-from blackbox.effects import Steps
 from blackbox.errors import InvalidInput
 from blackbox.space import Space
-from blackbox.spec import StudySpec, parse_spec, resolve
-from blackbox.store import StudyHead, StudyRow, Tx
-from blackbox.study import Study
+from blackbox.study import trials as engine
+from blackbox.study.effects import Steps
+from blackbox.study.rows import StudyHead, StudyRow, Tx
+from blackbox.study.spec import StudySpec, parse_spec, resolve
+from blackbox.study.trials import Study
 from blackbox_server import limits, schemas
 from blackbox_server import service as services
 from blackbox_server.problems import PreconditionFailed

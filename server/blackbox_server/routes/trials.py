@@ -10,12 +10,12 @@ from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from blackbox import leases
-from blackbox.effects import Steps
 from blackbox.errors import FieldError, InvalidInput, LeaseUnknown, TrialNotFound, nearest
-from blackbox.store import TRIAL_STATES, StudyHead, StudyRow, TrialRow, Tx
-from blackbox.study import Study
-from blackbox.turn import PARAMS_STORED_UPTO
+from blackbox.study import leases
+from blackbox.study.effects import Steps
+from blackbox.study.open_step import PARAMS_STORED_UPTO
+from blackbox.study.rows import TRIAL_STATES, StudyHead, StudyRow, TrialRow, Tx
+from blackbox.study.trials import Study
 from blackbox_server import limits, schemas
 from blackbox_server.problems import IdempotencyKeyRequired
 from blackbox_server.routes import hot, shapes

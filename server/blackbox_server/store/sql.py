@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from blackbox.errors import Conflict, InvalidInput, NonFiniteValue, StoreUnavailable, StudyNotFound, TrialNotFound
-from blackbox.store import (
+from blackbox.study.memory import steps_with_bases
+from blackbox.study.rows import (
     ContributionRow,
     EventRow,
     KeyRow,
@@ -39,7 +40,6 @@ from blackbox.store import (
     TrialRow,
     Tx,
     UpdateRow,
-    steps_with_bases,
 )
 from blackbox_server.store import migrations
 
@@ -220,7 +220,7 @@ def _refused(error: sqlite3.IntegrityError, study: str, what: str) -> Exception:
 
 
 class _SqlTx:
-    """`blackbox.store.Tx` over one connection. The transaction itself is the caller's."""
+    """`blackbox.study.rows.Tx` over one connection. The transaction itself is the caller's."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
@@ -810,7 +810,7 @@ def _path(path_or_url: str | Path) -> Path:
     if text in ("", ":memory:"):
         raise InvalidInput(
             "a database in memory is lost with the process and belongs to one connection",
-            hint="use blackbox.store.MemoryStore, or name a file",
+            hint="use blackbox.study.rows.MemoryStore, or name a file",
         )
     path = Path(text).resolve()  # two names of one file have one lock
     if not path.parent.is_dir():

@@ -1,6 +1,6 @@
 """The schema, as SQLAlchemy Core tables.
 
-Each table has one column per field of its row type in `blackbox.store`, in the same order, so that a row of the
+Each table has one column per field of its row type in `blackbox.study.rows`, in the same order, so that a row of the
 database is the row type's arguments. The CHECK constraints say what no bug above may break: a row that violates one is
 not stored.
 
@@ -30,7 +30,7 @@ from sqlalchemy import (
     text,
 )
 
-from blackbox.store import COMPLETED, FAILED, INFEASIBLE, STOPPED, STUDY_STATES, TRIAL_STATES
+from blackbox.study.rows import COMPLETED, FAILED, INFEASIBLE, STOPPED, STUDY_STATES, TRIAL_STATES
 
 metadata = MetaData(
     naming_convention={

@@ -1,0 +1,30 @@
+"""FedZO: local zeroth-order descent, then the mean of the moves.
+
+Fang, Yu, Jiang, Shi, Jones, Zhou (2022), Communication-Efficient Stochastic Zeroth-Order Optimization for Federated
+Learning, arXiv:2201.09531. With `payload="scalars"` it is DeComFL (Li et al. 2024, arXiv:2405.15861)::
+
+    x <- x + server_rate * sum over the arrived i of p_i (z_i,T - x),   p_i = weight_i / sum of their weights
+
+See `blackbox.federation.descent` for the local steps.
+"""
+
+from __future__ import annotations
+
+from blackbox.federation.descent import Descent, DescentParticipant, ScalarOptions
+from blackbox.federation.method import federated
+
+
+class FedZoOptions(ScalarOptions):
+    """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
+
+
+class FedZoParticipant(DescentParticipant[FedZoOptions]):
+    """Plain local descent."""
+
+
+@federated("fedzo")
+class FedZo(Descent[FedZoOptions]):
+    """Plain federated zeroth-order descent: the baseline, and with scalars the least to send (arXiv:2201.09531)."""
+
+    Options = FedZoOptions
+    Participant = FedZoParticipant

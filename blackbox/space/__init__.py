@@ -1,0 +1,10 @@
+"""The search space: what people write, and how parameters become the internal vector of the algorithms.
+
+`parameters` has one class per parameter type, `space` the ordered collection of them and the map between parameters
+and internal vectors, `checks` what both say of values and descriptions that do not fit.
+"""
+
+from blackbox.space.parameters import Choice, Integer, Parameter, Real, Vector
+from blackbox.space.space import Space
+
+__all__ = ["Choice", "Integer", "Parameter", "Real", "Space", "Vector"]

@@ -1,0 +1,65 @@
+"""What a study learns of those who evaluate: how long they take, and who keeps failing. Caches; nothing is stored."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+
+from blackbox.study.leases import Outcome
+from blackbox.study.rows import FAILED
+
+FIRST_LEASE_SECONDS, SHORTEST_LEASE_SECONDS = 600.0, 60.0
+N_DURATIONS, LEARNED_EVERY = 200, 16
+"""Evaluations that are remembered, and how many come before their quantile is looked at again."""
+FAILURES_UNTIL_BACKOFF = 20
+BACKOFF_SECONDS = 30.0
+
+
+class Durations:
+    """How long a lease should run: three times the 95th percentile of what evaluations took, never below a minute."""
+
+    def __init__(self) -> None:
+        self.lease_seconds = FIRST_LEASE_SECONDS
+        self._seconds: deque[float] = deque(maxlen=N_DURATIONS)
+        self._new = 0
+
+    def learn(self, seconds: Sequence[float]) -> None:
+        """Take note of evaluations that came to an end."""
+        self._seconds.extend(seconds)
+        self._new += len(seconds)
+        known = len(self._seconds)
+        if 5 <= known <= LEARNED_EVERY or (known >= 5 and self._new >= LEARNED_EVERY):
+            self._new = 0
+            longest = sorted(self._seconds)[math.ceil(0.95 * known) - 1]
+            self.lease_seconds = max(SHORTEST_LEASE_SECONDS, 3.0 * longest)
+
+
+class Breaker:
+    """Backs off workers that fail many times in a row."""
+
+    def __init__(self) -> None:
+        self._streaks: dict[str, int] = {}
+        self._until: dict[str, float] = {}
+
+    def holds(self, worker: str, now: float) -> float:
+        """Seconds for which the worker gets nothing; 0 if it may ask."""
+        return max(0.0, self._until.get(worker, 0.0) - now) if self._until else 0.0
+
+    def learn(self, worker: str, outcomes: Sequence[Outcome], now: float) -> str | None:
+        """Take note of a tell; why the study should pause, if no worker does better than this one."""
+        failed = sum(o.outcome == "requeued" or o.state == FAILED for o in outcomes)
+        if any(o.outcome == "applied" and o.state != FAILED for o in outcomes):
+            self._streaks[worker] = 0
+            self._until.pop(worker, None)
+            return None
+        if not failed:
+            return None
+        self._streaks[worker] = self._streaks.get(worker, 0) + failed
+        if self._streaks[worker] < FAILURES_UNTIL_BACKOFF:
+            return None
+        self._until[worker] = now + BACKOFF_SECONDS
+        failing = [name for name, streak in self._streaks.items() if streak >= FAILURES_UNTIL_BACKOFF]
+        if len(failing) < 2 and len(failing) < len(self._streaks):
+            return None
+        return f"{', '.join(sorted(failing))} failed {FAILURES_UNTIL_BACKOFF} times in a row"

@@ -1,0 +1,122 @@
+"""A study's past, as functions of one transaction: reading stretches of the log, and copying it into a fork."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from blackbox.study import log
+from blackbox.study.rows import COMPLETED, SUPERSEDED, PointRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
+
+MAX_SEQ = 2**62
+
+
+def results(tx: Tx, study: str, after_seq: int, upto_seq: int) -> list[log.Told]:
+    """Told results with their points, in log order."""
+    trials = tx.told(study, after_seq, upto_seq)
+    points = tx.points(study, [trial.number for trial in trials]) if trials else {}
+    return [(trial, points[trial.number]) for trial in trials]
+
+
+def waiting(tx: Tx, study: str, after_seq: int) -> tuple[StudyRow | None, list[log.Told]]:
+    """The study's row and every result after a place in the log."""
+    return tx.study(study), results(tx, study, after_seq, MAX_SEQ)
+
+
+def stretch(tx: Tx, study: str, first: int, before: int) -> tuple[list[StepRow], list[log.Told]]:
+    """Step records first .. before - 1 and the results they consumed (or passed over)."""
+    steps = tx.steps(study, first, before)
+    if not steps:
+        return [], []
+    earlier = tx.steps(study, first - 1, first) if first else []
+    return steps, results(tx, study, earlier[0].upto_seq if earlier else 0, steps[-1].upto_seq)
+
+
+def worth_keeping(steps: Sequence[int]) -> list[int]:
+    """The two newest snapshots, and older ones at exponentially growing distances."""
+    kept: list[int] = []
+    for step in sorted(steps, reverse=True):
+        if len(kept) < 2 or kept[0] - step >= 2 * (kept[0] - kept[-1]):
+            kept.append(step)
+    return kept
+
+
+def copy(
+    tx: Tx,
+    parent: str,
+    head: StudyHead,
+    at: int,
+    stream: int | None,
+    seen: StudyRow,
+    maximize: bool,
+    rebuilt: Mapping[int, bytes],
+) -> None:
+    """Rows of a fork: with a stream the log itself, without one the parent's results as injected points."""
+    records = tx.steps(parent, 0, at)
+    last, upto = (records[-1].seq, records[-1].upto_seq) if records else (0, 0)
+    if stream is None:
+        upto = 0  # another algorithm has consumed nothing yet
+    row = StudyRow(head.id)
+    trials: list[TrialRow] = []
+    points: list[PointRow] = []
+    numbers: dict[int, int] = {}
+    for trial, point in results(tx, parent, 0, seen.seq if stream is None else last):
+        row.trials += 1
+        numbers[trial.number] = row.trials
+        moved = replace(trial, study=head.id, number=row.trials, ask_key=None)
+        if stream is None:
+            row.seq += 1
+            moved.seq, moved.step, moved.lane, moved.source = row.seq, 0, -row.trials, f"fork of {parent}"
+        elif trial.lane < 0:
+            moved.lane = -row.trials
+        row.waiting += (moved.seq or 0) > upto
+        trials.append(moved)
+        points.append(replace(point, study=head.id, number=row.trials))
+        if trial.number in rebuilt:
+            points[-1] = replace(points[-1], vector=rebuilt[trial.number], recipe=None, note=b"")
+    if stream is not None:
+        row.step, row.seq, row.upto_seq, row.epoch = at, last, upto, seen.epoch
+        lineage = [entry for entry in json.loads(seen.lineage) if entry[0] < at]
+        row.lineage = json.dumps([*lineage, [at, stream]], separators=(",", ":"))
+        row.used = sum(not t.invalid and (t.lane >= 0 or t.source == "enqueued") for t in trials)
+    sign = -1.0 if maximize else 1.0
+    valued = [(sign * t.value, t.number) for t in trials if t.value is not None and _can_be_best(t)]
+    best = trials[min(valued)[1] - 1] if valued else None
+    if best is not None:
+        row.best_trial, row.best_value = best.number, best.value
+    tx.insert_study(head, row)
+    if trials:
+        tx.insert_trials(trials, points)
+    if stream is None:
+        return
+    tx.insert_steps([replace(record, study=head.id) for record in records])
+    for event in tx.events(parent, 0, last):
+        if event.seq <= last:
+            tx.insert_event(replace(event, study=head.id))
+    for late in tx.late(parent, 0, MAX_SEQ):
+        if late.seq <= last:
+            tx.insert_late(replace(late, study=head.id, number=numbers[late.number]))
+    snapshot = tx.snapshot(parent, seen.epoch, at)
+    if snapshot is not None:
+        tx.insert_snapshot(replace(snapshot, study=head.id, epoch=row.epoch))
+    needed = {at} if best is None else {at, best.step}
+    for trial, point in zip(trials, points, strict=True):
+        if trial.step not in needed or point.recipe is None:
+            continue
+        base = json.loads(point.recipe)["base"]
+        for name in log.named(point):
+            blob = tx.blob(parent, name)
+            if blob is not None:
+                tx.put_blob(head.id, name, trial.step if name == base else log.factor_place(trial.step), blob)
+
+
+def stderr(extra: str | None) -> float:
+    """The told standard error of a value, NaN where there is none."""
+    told = json.loads(extra).get("stderr") if extra else None
+    return float(told) if isinstance(told, int | float) else math.nan
+
+
+def _can_be_best(trial: TrialRow) -> bool:
+    return not trial.invalid and trial.state in (COMPLETED, SUPERSEDED)

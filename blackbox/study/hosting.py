@@ -1,0 +1,396 @@
+"""A hosted participant: a study whose method is one participant's machine in the rounds of another study.
+
+Who can only evaluate (a program behind curl, a judge behind an API) takes part all the same: its machine runs where the
+studies are kept. The points that the machine asks are ordinary trials, so leases, attempts, late values and whatever
+else is said of trials holds for them. The federated study sees a participant like any other: one contribution per
+phase, counted by the same quorum, missed at the same deadline.
+
+The log of this study is the truth about the private state. Beside told values it holds what the coordinator said, as
+rows that nobody asked for (lane < 0): a broadcast, whose point is the common one, or what became of a contribution.
+Each closes the open step in the transaction that records it. So a replay needs this log only, and a process that dies
+anywhere is made up for by the next call: a contribution is made from the state, twice the same, and counts once; a
+broadcast that was begun is not begun again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import make_dataclass, replace
+from functools import cache, partial
+from typing import Any, NoReturn, Protocol, cast
+
+import numpy as np
+
+from blackbox import federation
+from blackbox.algorithm import Algorithm, Traits
+from blackbox.errors import IncompatibleProblem, StudyStateError
+from blackbox.federation import Broadcast, FederationOptions, Invitation, Participant
+from blackbox.federation.participant import ParticipantState
+from blackbox.options import Options
+from blackbox.records import Pending, Points, Results, Vector
+from blackbox.study import history, leases, log
+from blackbox.study.effects import Compute, Read, Steps
+from blackbox.study.leases import Report
+from blackbox.study.rounds import LEFT, FederatedStudy
+from blackbox.study.rows import (
+    ACTIVE,
+    CANCELLED,
+    COMPLETED,
+    INFEASIBLE,
+    PAUSED,
+    MemberRow,
+    PointRow,
+    StudyHead,
+    StudyRow,
+    TrialRow,
+    Tx,
+)
+from blackbox.study.spec import Resolved
+from blackbox.study.trials import Asked, Study, Told, Wish
+
+BETWEEN = "between_rounds"
+"""Reason of an empty ask: this participant's part of the open phase is done, or none is open."""
+COORDINATOR = "coordinator"
+"""Source of the rows that are no evaluations."""
+
+
+# The machine as a method ----------------------------------------------------------------------------------------------
+
+
+class HostedState(Protocol):
+    """State of a host; its class is made by `state_of`."""
+
+    @property
+    def step(self) -> int:
+        """Steps closed."""
+
+    @property
+    def own(self) -> ParticipantState:
+        """The participant's private state."""
+
+    @property
+    def x(self) -> Vector:
+        """(d,) the common point of the broadcast at work."""
+
+    @property
+    def settled(self) -> int:
+        """Step of the broadcast whose contribution was settled last; -1 before."""
+
+
+@cache
+def state_of(own: type[Any]) -> type[Any]:
+    """The class of a host's state around a private state: a codec builds only what annotations name."""
+    fields = [("step", int), ("own", own), ("x", np.ndarray), ("settled", int)]
+    return make_dataclass(f"Hosted{own.__name__}", fields, frozen=True, slots=True)
+
+
+class Host(Algorithm[FederationOptions, HostedState]):
+    """A participant's machine with the interface of a method: a step is one batch of its points, or one word of the
+    coordinator. Lanes are the rows of the batch; there are no others."""
+
+    name = "hosted"
+    traits = Traits(injects=True)
+
+    def __init__(self, machine: Participant[Any, Any]) -> None:
+        super().__init__(machine.space, machine.options, machine.key)
+        self.machine = machine
+        self.State = state_of(cast(Any, machine.State))  # type: ignore[misc]
+
+    def init(self) -> HostedState:
+        start = federation.project(self.space.initial, self.space)
+        return cast(HostedState, self.State(0, self.machine.init(), start, -1))
+
+    def resting(self, state: HostedState) -> bool:
+        """Whether there is nothing to evaluate: before the first broadcast and after each phase."""
+        return not len(state.own.work.points)
+
+    def owes(self, state: HostedState) -> bool:
+        """Whether a phase is done and what became of its contribution is not in the log."""
+        return self.machine.done(state.own) and state.settled != state.own.work.broadcast
+
+    def need(self, state: HostedState) -> int:
+        return max(1, len(state.own.work.points))
+
+    def lanes(self, state: HostedState, pending: Pending, n: int) -> Sequence[int]:
+        return range(pending.fresh, min(pending.fresh + n, len(state.own.work.points)))
+
+    def ask(self, state: HostedState, lanes: Sequence[int], pending: Pending) -> Points:
+        points = self.machine.ask(state.own)
+        # A study computes whole tiles of lanes; those behind the last row are never handed out.
+        rows = np.array([points[lane] if lane < len(points) else state.x for lane in lanes])
+        return Points(rows.reshape(len(lanes), self.space.dim), None, np.empty((len(lanes), 0), dtype=np.int64))
+
+    def tell(self, state: HostedState, results: Results) -> HostedState:
+        own, x, settled = state.own, state.x, state.settled
+        word = next((i for i in range(len(results)) if results.lane[i] < 0), None)
+        if word is not None and "broadcast" in results.extra[word]:
+            # What was told of an older phase is given up with it.
+            broadcast = _heard(results, word)
+            own, x = self.machine.start(own, broadcast), broadcast.x
+        elif word is not None:
+            own, settled = self.machine.settle(own, bool(results.extra[word]["counted"])), own.work.broadcast
+        elif not self.resting(state):
+            values = np.full(len(own.work.points), math.nan)  # of who failed for good there is none
+            values[results.lane] = results.values[:, 0]
+            own = self.machine.tell(own, values)
+        return cast(HostedState, self.State(state.step + 1, own, x, settled))
+
+    def recommend(self, state: HostedState) -> Vector:
+        return state.x
+
+    def metrics(self, state: HostedState) -> Mapping[str, float]:
+        work = state.own.work
+        return {
+            "round": float(work.round),
+            "points": float(len(work.points)),
+            "evaluations": float(work.total),
+            "settled": float(state.settled == work.broadcast),
+        }
+
+
+def _said(broadcast: Broadcast) -> tuple[dict[str, Any], bytes, bytes]:
+    """A broadcast as a row has it: small JSON, the common point, and the other vectors one after another."""
+    rest = b"".join(v.tobytes() for name, v in sorted(broadcast.vectors.items()) if name != "x")
+    return broadcast.to_json(), broadcast.x.astype("<f8").tobytes(), rest + bytes(-len(rest) % 8)
+
+
+def _heard(results: Results, row: int) -> Broadcast:
+    """The broadcast of a row; its vectors are checked against their digests."""
+    raw = cast(dict[str, Any], results.extra[row]["broadcast"])
+    assert results.points.vectors is not None
+    vectors = {raw["vectors"]["x"]["sha256"]: results.points.vectors[row]}
+    rest, at = results.points.note[row].astype("<i8").tobytes(), 0
+    for name, told in sorted(raw["vectors"].items()):
+        if name != "x":
+            vectors[told["sha256"]] = np.frombuffer(rest, told["dtype"], told["length"], at)
+            at += vectors[told["sha256"]].nbytes
+    return Broadcast.from_json(raw, vectors)
+
+
+def hosted_by(rounds: FederatedStudy) -> Steps[list[HostedStudy]]:
+    """The participants of a federated study that are hosted and have not ended."""
+
+    def work(tx: Tx) -> list[StudyHead]:
+        found = [tx.find(rounds.head.project, rounds.seat(member.client)) for member in tx.members(rounds.id)]
+        heads = [head for head in found if head is not None and Resolved.model_validate_json(head.resolved).hosted]
+        return [head for head in heads if (row := tx.study(head.id)) is not None and row.state in (ACTIVE, PAUSED)]
+
+    heads: list[StudyHead] = yield Read(work)
+    return [HostedStudy(head) for head in heads]
+
+
+# The study ------------------------------------------------------------------------------------------------------------
+
+
+class HostedStudy(Study):
+    """The study of a hosted participant; see `Study` for what all studies have.
+
+    Attributes
+    ----------
+    parent : the federated study, once it was needed. Who keeps it open may put it here, so that both are one.
+    """
+
+    def __init__(self, head: StudyHead) -> None:
+        super().__init__(head)
+        self._algorithms = [(0, self.host)]
+        self.parent: FederatedStudy | None = None
+        self._looked: tuple[Any, ...] | None = None
+        self._closes_at: float | None = None
+
+    def _method(self) -> tuple[Options, Traits]:
+        place = self.resolved.hosted
+        assert place is not None
+        self.place = place
+        invitation = Invitation(self.resolved.algorithm, self.resolved.options, self.space.to_json(), place.key)
+        secret = hashlib.blake2b(b"hosted participant", key=self.head.secret, digest_size=32).digest()
+        self.host = Host(federation.accept(invitation, client=place.client, weight=place.weight, secret=secret))
+        return self.host.options, self.host.traits
+
+    def algorithm(self, row: StudyRow, step: int | None = None) -> Any:
+        """The host of the machine, the same at every step."""
+        return self.host
+
+    # What other studies do and this one does not ----------------------------------------------------------------------
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise IncompatibleProblem(
+            f"{self.id} is the hosted participant {self.place.client} of {self.place.study}: its points and its past "
+            "are its machine's",
+            hint="it takes ask, tell and heartbeat; fork the federated study, or start another one, to try again",
+        )
+
+    enqueue = invalidate = fork = close = _refuse
+
+    def tell(
+        self, reports: Sequence[Report], *, now: float, worker: str | None = None, wish: Wish | None = None
+    ) -> Steps[Told]:
+        """As `Study.tell`; points that the machine did not ask are refused."""
+        if any(report.trial is None for report in reports):
+            self._refuse()
+        told = yield from super().tell(reports, now=now, worker=worker, wish=wish)
+        if told.asked is not None and told.asked.reason == BETWEEN:
+            told = replace(told, asked=None)  # what was told may have opened the next phase: ask again
+        return told
+
+    def _grant(self, tx: Tx, row: StudyRow, wish: Wish, now: float) -> Any:
+        turn = self._turn_at(row)
+        if row.state == ACTIVE and turn is not None and self.host.resting(turn.state):
+            tx.put_study(row)
+            return Asked((), wish.count, BETWEEN, 1.0, row)
+        return super()._grant(tx, row, wish, now)
+
+    # In step with the rounds ------------------------------------------------------------------------------------------
+
+    def due(self) -> bool:
+        return True  # the rounds may have gone on
+
+    def advance(self, *, now: float) -> Steps[int]:
+        """Close what can be closed, contribute what is done, begin what is open; returns how many steps that took."""
+        total = yield from super().advance(now=now)
+        while (yield from self._follow(now)):
+            total += 1 + (yield from super().advance(now=now))
+        return total
+
+    def complete(self, *, now: float) -> Steps[StudyRow]:
+        """End the study, and leave the rounds."""
+        row = yield from super().complete(now=now)
+        yield from self.advance(now=now)
+        return row
+
+    def cancel(self, *, now: float) -> Steps[StudyRow]:
+        """End the study with what is out, and leave the rounds."""
+        row = yield from super().cancel(now=now)
+        yield from self.advance(now=now)
+        return row
+
+    def recommend(self) -> Steps[tuple[int, dict[str, Any], None]]:
+        """The open step, and the common point as the rounds have it now."""
+        row = yield from self.row()
+        rounds = yield from self._rounds()
+        if rounds is None:
+            _, state = yield from self.state()
+            return row.step, self.space.decode(self.host.recommend(state)), None
+        _, params, _ = yield from rounds.recommend()
+        return row.step, params, None
+
+    def _rounds(self) -> Steps[FederatedStudy | None]:
+        """The federated study; None once it was deleted."""
+        if self.parent is None:
+            head: StudyHead | None = yield Read(lambda tx: tx.head(self.place.study))
+            self.parent = None if head is None else FederatedStudy(head)
+        return self.parent
+
+    def _follow(self, now: float) -> Steps[bool]:
+        """Take one step together with the rounds, if there is one to take."""
+        row, state = yield from self._current()
+        if row.state not in (ACTIVE, PAUSED):
+            yield from self.row()  # it may have come back since
+            row, state = yield from self._current()
+        rounds = yield from self._rounds()
+
+        def look(tx: Tx) -> tuple[StudyRow | None, MemberRow | None]:
+            above = tx.study(self.place.study)
+            return above, None if above is None else tx.member(self.place.study, self.place.client)
+
+        above, member = yield Read(look)
+        away = member is None or member.left_at is not None
+        if row.state not in (ACTIVE, PAUSED):
+            if rounds is not None and above is not None and above.state in (ACTIVE, PAUSED) and not away:
+                yield from rounds.leave(rounds.token(self.place.client), now=now)
+                yield from rounds.advance(now=now)
+            return False
+        if rounds is None or above is None:
+            yield from self._over(CANCELLED, f"{self.place.study} was deleted", now)
+            return False
+        if self.host.owes(state):
+            return (yield from self._contribute(rounds, row, state, now))
+        if above.state not in (ACTIVE, PAUSED):
+            yield from self._over(above.state, f"{above.id}: {above.reason}", now)
+            return False
+        if away:
+            yield from self._over(COMPLETED, LEFT, now)
+            return False
+        return (yield from self._begin(rounds, above, row, state, now))
+
+    def _over(self, end: str, reason: str, now: float) -> Steps[None]:
+        yield from self._transition(end, reason, now, (ACTIVE, PAUSED))
+
+    def _contribute(self, rounds: FederatedStudy, row: StudyRow, state: HostedState, now: float) -> Steps[bool]:
+        """Send what the finished phase has come to, and record what became of it. Sent before, it is a duplicate."""
+        contribution = yield Compute(partial(self.host.machine.contribution, state.own))
+        try:
+            received = yield from rounds.contribute(rounds.token(self.place.client), contribution, now=now)
+            counted = received.counted
+        except StudyStateError:  # the rounds have ended: it was not counted and will not be
+            counted = False
+        yield from self._record({"counted": counted}, b"", b"", "settled", row, state, now)
+        return True  # if another one was faster, look again
+
+    def _begin(
+        self, rounds: FederatedStudy, above: StudyRow, row: StudyRow, state: HostedState, now: float
+    ) -> Steps[bool]:
+        """Begin the open phase, if it is another one and this participant is asked."""
+        late = self._closes_at is not None and now >= self._closes_at
+        if self._looked == _sight(above, row) and not late:
+            return False  # nothing has happened since
+        phase = yield from rounds.phase(now=now, token=rounds.token(self.place.client))
+        self._closes_at = phase.closes_at
+        broadcast, work = phase.broadcast, state.own.work
+        wanted = broadcast is not None and broadcast.step > work.broadcast and phase.invited and not phase.contributed
+        if wanted and not self.host.resting(state):
+            _, common = yield from rounds.state()
+            # A move that is still taken when it comes late is worth finishing.
+            wanted = rounds.federation.admission(common, work.round, work.phase) == "late"
+        if not wanted or broadcast is None:
+            self._looked = _sight(phase.row, row)
+            return False
+        said, x, rest = _said(broadcast)
+        yield from self._record({"broadcast": said}, x, rest, "broadcast", row, state, now)
+        return True
+
+    def _record(
+        self, word: Mapping[str, Any], x: bytes, rest: bytes, why: str, seen: StudyRow, state: HostedState, now: float
+    ) -> Steps[None]:
+        """Write down what the coordinator said, and close the open step with it, if it still is open.
+
+        Parameters
+        ----------
+        x, rest : point and note of the row, see `_said`.
+        """
+        number, seq = seen.trials + 1, seen.seq + 1
+        trial = TrialRow(
+            self.id, number, seen.step, -number, state=INFEASIBLE, asked_at=now, told_at=now, seq=seq,
+            extra=json.dumps(word, sort_keys=True), source=COORDINATOR,
+        )  # fmt: skip
+        point = PointRow(self.id, number, x or state.x.astype("<f8").tobytes(), None, None, rest)
+        told: list[log.Told] = yield Read(lambda tx: history.results(tx, self.id, seen.upto_seq, seen.seq))
+        rows = [*told, (trial, point)]
+        results = log.batch(self.host, state, rows, False)
+        closed = yield Compute(
+            partial(log.close, self.host, state, results, seq, len(rows), why), self._expected_seconds, self._tell_took
+        )
+
+        def work(tx: Tx) -> Any:
+            row = leases.locked(tx, self.id)
+            if (row.step, row.epoch, row.seq, row.trials) != (seen.step, seen.epoch, seen.seq, seen.trials):
+                return None
+            row.trials, row.seq, row.waiting = number, seq, row.waiting + 1
+            tx.insert_trials([trial], [point])
+            moved = self._move(tx, row, self.host, [closed], now)
+            tx.put_study(row)
+            return moved
+
+        moved = yield from self._written(work)
+        if moved is None:
+            yield from self.row()
+            return
+        self._row = moved.row
+        self._moved(moved)
+
+
+def _sight(above: StudyRow, row: StudyRow) -> tuple[Any, ...]:
+    """What has to change before there can be something new to begin. Before the first round that is who has joined."""
+    return above.step, above.epoch, above.state, -1 if above.step else above.seq, row.step

@@ -1,0 +1,106 @@
+"""An open step as one instance of a study knows it: its place in the log, its state, and the points computed so far."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic_core import to_json
+
+from blackbox.algorithm import Algorithm
+from blackbox.recipes import to_json as recipe_to_json
+from blackbox.records import Pending, Points
+from blackbox.space import Space
+from blackbox.study import log
+from blackbox.study.reading import contents, plain
+from blackbox.study.rows import StudyRow
+from blackbox.study.spec import canonical
+
+PARAMS_STORED_UPTO = 1000
+"""Decoded parameters are stored with a trial up to this dimension; above, they are decoded when somebody reads them."""
+LANES_AHEAD = 256
+AHEAD_NUMBERS = 2**16
+"""Coordinates that may be computed for asks that may come."""
+
+Place = tuple[int, int, int]
+"""What a swap compares: step, epoch, upto_seq."""
+
+
+def place_of(row: StudyRow) -> Place:
+    """The place of a study's row."""
+    return row.step, row.epoch, row.upto_seq
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A lane's point, ready to be stored."""
+
+    vector: bytes | None
+    recipe: str | None
+    params: str | None
+    note: bytes
+    payload: str | None
+    replicate: int
+
+
+@dataclass(slots=True)
+class Turn:
+    """An open step. Its points are pure in (state, lane), so they may be kept until it closes."""
+
+    place: Place
+    algorithm: Algorithm[Any, Any]
+    state: Any
+    asks: int = -1
+    """For methods whose asks depend on what is in flight: the counter these points were computed at."""
+    points: dict[int, Prepared] = field(default_factory=dict)
+    blobs: Sequence[tuple[str, int, bytes]] = ()
+    """Digest, place and content of the vectors that the recipes name."""
+    blobs_stored: bool = False
+
+    def compute(self, lanes: Sequence[int], pending: Pending) -> list[Prepared]:
+        """The points of these lanes. Nothing is kept: this may run in a thread."""
+        return prepared(self.algorithm.space, self.algorithm.ask(self.state, lanes, pending))
+
+    def vectors(self) -> Sequence[tuple[str, int, bytes]]:
+        """The vectors that the turn's recipes name, with the place at which each is stored."""
+        # Where factors begin among them.
+        step, factors = self.state.step, 0 if self.algorithm.base(self.state) is None else 1
+        return [
+            (name, step if i < factors else log.factor_place(step), content)
+            for i, (name, content) in enumerate(contents(self.algorithm.blobs(self.state)).items())
+        ]
+
+    def lanes_to_compute(self, lanes: Sequence[int], ahead: int = 0) -> list[int]:
+        """Lanes that are missing, their neighbours in a tile, and so many ahead where others will want them."""
+        traits = self.algorithm.traits
+        if traits.kind != "group" or traits.uses_pending:
+            return list(lanes)
+        more = min(ahead, LANES_AHEAD, AHEAD_NUMBERS // self.algorithm.space.dim)
+        # Whole tiles, because a dense method computes them at once anyway.
+        stop = -(-(lanes[-1] + 1 + more) // 8) * 8
+        return [lane for lane in range(lanes[0] // 8 * 8, stop) if lane not in self.points]
+
+
+def prepared(space: Space, points: Points) -> list[Prepared]:
+    """Points as bytes and JSON."""
+    ready = []
+    vectors = any(parameter.type == "vector" for _, parameter in space.items())
+    for i in range(len(points)):
+        vector = None if points.vectors is None else points.vectors[i]
+        recipe = None if points.recipes is None else canonical(recipe_to_json(points.recipes[i]))
+        params = None
+        if vector is not None and space.dim <= PARAMS_STORED_UPTO:
+            params = to_json(plain(space.decode(vector)) if vectors else space.decode(vector)).decode()
+        ready.append(
+            Prepared(
+                None if vector is None else vector.astype("<f8", copy=False).tobytes(),
+                recipe,
+                params,
+                points.note[i].astype("<i8", copy=False).tobytes(),
+                json.dumps(points.payload[i]) if points.payload else None,
+                points.replicates[i] if points.replicates else 0,
+            )
+        )
+    return ready

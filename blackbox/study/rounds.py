@@ -1,0 +1,602 @@
+"""A federated study: joining, broadcasts, contributions, closing phases, replay. Pure logic over a store.
+
+The machines are those of `blackbox.federation`; this is what `study` is for algorithms. The coordinator evaluates
+nothing and sees no points: what a participant sends is one contribution per (round, phase), which is stored before it
+is answered. A phase closes when the method's quorum is in, or at the deadline, whoever calls then: no process watches.
+
+The log is the truth here too. Contributions and step records share the study's sequence; a step record says up to which
+contribution it looked. At that place every contribution that was not used before is looked at again: it counts now,
+waits for a later phase (a move that may be stale), or is too late. So a replay needs nothing but the log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NoReturn
+
+import numpy as np
+
+from blackbox import codec, federation
+from blackbox.algorithm import Traits
+from blackbox.errors import (
+    Conflict,
+    FieldError,
+    IncompatibleProblem,
+    InvalidContribution,
+    LeaseUnknown,
+    StudyStateError,
+)
+from blackbox.federation import Broadcast, Contribution, Federation, FederationState
+from blackbox.options import Options, parse_options
+from blackbox.study import history, leases
+from blackbox.study.editing import new_head
+from blackbox.study.effects import Compute, Read, Steps, Write
+from blackbox.study.rows import (
+    ACTIVE,
+    COMPLETED,
+    FAILED,
+    PAUSED,
+    ContributionRow,
+    MemberRow,
+    SnapshotRow,
+    StepRow,
+    StudyHead,
+    StudyRow,
+    Tx,
+    UpdateRow,
+)
+from blackbox.study.spec import Budget, Hosted, Resolved, Rounds, spec_hash
+from blackbox.study.trials import Study
+from blackbox.validation import invalid
+
+LATE = -1
+MAX_UPDATES = 1000
+LEFT = "left the rounds"
+"""Why the study of a hosted participant is over that has left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What a participant gets when it joins: its token, and what it must know once."""
+
+    client: str
+    token: str
+    invitation: federation.Invitation
+    row: StudyRow
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """The open phase.
+
+    Attributes
+    ----------
+    broadcast : None while too few have joined, or the study is not active.
+    invited : whether the client that asked takes part in this round; None if nobody asked.
+    contributed : whether its contribution to this phase is in.
+    joined, received, need : participants, contributions that count now, and how many close the phase.
+    closes_at : when the phase closes with what there is, or None.
+    """
+
+    row: StudyRow
+    broadcast: Broadcast | None
+    invited: bool | None
+    contributed: bool
+    joined: int
+    received: int
+    need: int
+    closes_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What became of a contribution.
+
+    Attributes
+    ----------
+    outcome : applied (it counts in the open phase), held (it counts in a later one), late (recorded, not used) or
+        duplicate (this client's contribution to this phase was in already; the first one stands).
+    counted : whether it was or will be used.
+    received, need : contributions of the open phase, and how many close it.
+    """
+
+    outcome: str
+    counted: bool
+    received: int
+    need: int
+    row: StudyRow
+
+
+class FederatedStudy(Study):
+    """A study whose objective is spread over participants; see `Study` for what all studies have."""
+
+    federation: Federation[Any]
+
+    def _method(self) -> tuple[Options, Traits]:
+        cls = federation.lookup(self.resolved.algorithm)
+        options = parse_options(cls.Options, self.resolved.options)
+        self.federation = cls(self.space, options, self.key)
+        return options, Traits()
+
+    # What other studies do and this one does not ----------------------------------------------------------------------
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise IncompatibleProblem(
+            f"{self.resolved.algorithm} works in federated rounds: there are no trials to ask for or to tell",
+            hint=f"POST /v1/studies/{self.id}/rounds/join, or use blackbox_client.Participant",
+        )
+
+    ask = tell = heartbeat = enqueue = cancel_trial = requeue_trial = invalidate = fork = archive = close = _refuse
+
+    def due(self) -> bool:
+        return True  # a deadline may have come
+
+    # State ------------------------------------------------------------------------------------------------------------
+
+    def algorithm(self, row: StudyRow, step: int | None = None) -> Any:
+        """The coordinator: it recommends and has metrics like an algorithm."""
+        return self.federation
+
+    def _state_at(self, row: StudyRow, step: int) -> Steps[Any]:
+        cached = self._cached
+        if cached is not None and (cached.epoch, cached.step) == (row.epoch, step):
+            return cached.state
+        snapshot: SnapshotRow | None = yield Read(lambda tx: tx.snapshot(self.id, row.epoch, step))
+        start, state = 0, self.federation.init()
+        if snapshot is not None:
+            start, state = snapshot.step, codec.decode(FederationState, snapshot.state)
+        records, rows = yield Read(partial(_stretch, study=self.id, before=step))
+        for record, after, _ in self._replayed_from(start, state, records, rows):
+            state, start = after, record.step + 1
+        if start < step:
+            raise Conflict(f"the log of {self.id} ends at step {start}, its row says {row.step}")
+        if step == row.step:
+            self._keep(row.epoch, step, state)
+        return state
+
+    def _replayed_from(
+        self, first: int, state: FederationState, records: Sequence[StepRow], rows: Sequence[ContributionRow]
+    ) -> Iterator[tuple[StepRow, FederationState, str]]:
+        """States after the recorded steps from `first` on.
+
+        Which contributions an older step has used is on their rows, so that a replay can begin at a snapshot.
+        """
+        for record in records:
+            if record.step < first:
+                continue
+            used = [row for row in rows if row.step == record.step]
+            if any(row.content is None for row in used):
+                raise Conflict(
+                    f"the contributions of step {record.step} were not kept",
+                    hint='create the study with "rounds": {"keep": "all"} to replay it from the beginning',
+                )
+            state = self.federation.tell(state, [Contribution.from_bytes(row.content or b"") for row in used])
+            yield record, state, codec.digest(codec.encode(state))
+
+    def replay(self) -> Steps[Iterator[tuple[StepRow, str]]]:
+        """Every recorded step with the digest that a replay gives. Checks, too, that the contributions which the log's
+        rule admits at each step are those that were used."""
+        row = yield from self.row()
+        records, rows = yield Read(partial(_stretch, study=self.id, before=row.step))
+        return self._checked(records, rows)
+
+    def _checked(self, records: Sequence[StepRow], rows: Sequence[ContributionRow]) -> Iterator[tuple[StepRow, str]]:
+        state, waiting, last = self.federation.init(), list[ContributionRow](), 0
+        for record, after, digest in self._replayed_from(0, state, records, rows):
+            waiting += [row for row in rows if last < row.seq <= record.upto_seq]
+            counted, waiting, _ = self._sorted(state, waiting)
+            if [row.seq for row in counted] != [row.seq for row in rows if row.step == record.step]:
+                raise Conflict(f"step {record.step} of {self.id} used other contributions than its log admits")
+            yield record, digest
+            state, last = after, record.upto_seq
+
+    def _sorted(
+        self, state: FederationState, rows: Sequence[ContributionRow]
+    ) -> tuple[list[ContributionRow], list[ContributionRow], list[ContributionRow]]:
+        """Contributions that count in the open phase, that wait for a later one, and that are too late."""
+        kinds: dict[str, list[ContributionRow]] = {"now": [], "later": [], "late": []}
+        for row in rows:
+            kinds[self.federation.admission(state, row.round, row.phase)].append(row)
+        return kinds["now"], kinds["later"], kinds["late"]
+
+    # Participants -----------------------------------------------------------------------------------------------------
+
+    def join(self, client: str, *, now: float) -> Steps[Joined]:
+        """Take part under a name. Joining again is how a participant comes back: same name, same token.
+
+        Raises
+        ------
+        InvalidContribution
+            If the name cannot be one.
+        StudyStateError
+            If the study has ended.
+        Conflict
+            If the name is that of a hosted participant.
+        """
+        _check_participant(client, 1.0)
+
+        def work(tx: Tx) -> StudyRow:
+            row = self._open_for(tx)
+            if (hosted := tx.find(self.head.project, self.seat(client))) is not None:
+                raise Conflict(
+                    f"{client} is a hosted participant, study {hosted.id}: two machines under one name would "
+                    "contradict each other",
+                    hint=f"ask and tell at {hosted.id}, or join under another name",
+                )
+            self._enter(tx, row, client, now)
+            return row
+
+        self._row = yield Write(work)
+        return Joined(client, self.token(client), self.federation.invitation(), self._row)
+
+    def host(self, client: str, weight: float = 1.0, *, now: float) -> Steps[tuple[Joined, StudyHead]]:
+        """Take part under a name, with the participant's machine run here: its points are the trials of a study of its
+        own, which whoever evaluates them asks and tells. Hosting again gives the same study, and has one that left the
+        rounds, or failed, go on.
+
+        Raises
+        ------
+        InvalidContribution
+            If the name cannot be one, or the weight is not positive.
+        StudyStateError
+            If the study has ended.
+        Conflict
+            If the name is that of a participant that runs its own machine, or is hosted with another weight.
+        """
+        _check_participant(client, weight)
+        name = self.seat(client)
+        spec = self.spec.model_copy(
+            update={"name": name, "budget": Budget(), "target": None, "rounds": Rounds(), "labels": {},
+                    "seed": f"{self.spec.seed}/{client}"}
+        )  # fmt: skip
+        place = Hosted(study=self.id, client=client, weight=weight, key=self.key.hex())
+        resolved = self.resolved.model_copy(update={"spec": spec, "federated": False, "reason": "", "hosted": place})
+        fresh = new_head(self.head.project, resolved, spec_hash(spec), now)
+
+        def work(tx: Tx) -> tuple[StudyRow, StudyHead]:
+            row = self._open_for(tx)
+            known = tx.find(self.head.project, name)
+            if known is None:
+                member = tx.member(self.id, client)
+                if member is not None and member.left_at is None:
+                    raise Conflict(
+                        f"{client} takes part already and runs its own machine",
+                        hint="choose another name, or let it leave first (POST .../rounds/leave)",
+                    )
+                own = StudyRow(fresh.id)
+                tx.insert_study(fresh, own)
+                leases.log_event(tx, own, "study.created", now, name=name)
+                tx.put_study(own)
+            else:
+                _check_same(known, place)
+                own = leases.locked(tx, known.id)
+                if (own.state, own.reason) == (COMPLETED, LEFT) or own.state == FAILED:
+                    own.state, own.reason = ACTIVE, None
+                    leases.log_event(tx, own, "study.resumed", now, reason=None)
+                    tx.put_study(own)
+            self._enter(tx, row, client, now, hosted=(known or fresh).id)
+            return row, known or fresh
+
+        self._row, head = yield Write(work)
+        return Joined(client, self.token(client), self.federation.invitation(), self._row), head
+
+    def seat(self, client: str) -> str:
+        """Name of the study of a hosted participant; a project's studies have different names."""
+        return f"{self.id}/{client}"
+
+    def _open_for(self, tx: Tx) -> StudyRow:
+        row = leases.locked(tx, self.id)
+        if row.state not in (ACTIVE, PAUSED):
+            raise StudyStateError(f"the study is {row.state}; nobody can join it", hint="GET .../best has its result")
+        return row
+
+    def _enter(self, tx: Tx, row: StudyRow, client: str, now: float, **facts: str) -> None:
+        member = tx.member(self.id, client)
+        if member is None or member.left_at is not None:
+            tx.put_member(MemberRow(self.id, client, now))
+            leases.log_event(tx, row, "participant.joined", now, client=client, **facts)
+            tx.put_study(row)
+
+    def leave(self, token: str, *, now: float) -> Steps[StudyRow]:
+        """Take part no more: the quorum no longer counts on this participant."""
+        client = self.client(token)
+
+        def work(tx: Tx) -> StudyRow:
+            row = leases.locked(tx, self.id)
+            member = tx.member(self.id, client)
+            if member is not None and member.left_at is None:
+                tx.put_member(replace(member, left_at=now))
+                leases.log_event(tx, row, "participant.left", now, client=client)
+                tx.put_study(row)
+            return row
+
+        self._row = yield Write(work)
+        return self._row
+
+    def token(self, client: str) -> str:
+        """What a participant shows with everything it sends: `name~mac`."""
+        mac = hashlib.blake2b(b"participant/" + client.encode(), key=self.head.secret, digest_size=12).hexdigest()
+        return f"{client}~{mac}"
+
+    def client(self, token: str) -> str:
+        """Whose token it is.
+
+        Raises
+        ------
+        LeaseUnknown
+            If this study did not give it out.
+        """
+        name = token.rpartition("~")[0]
+        if not name or not hmac.compare_digest(self.token(name).encode(), token.encode()):
+            raise LeaseUnknown(
+                f"the participant's token {token[:60]!r} was not given out by this study",
+                hint="send the `token` of the join answer unchanged",
+            )
+        return name
+
+    # Rounds -----------------------------------------------------------------------------------------------------------
+
+    def phase(self, *, now: float, token: str | None = None) -> Steps[Open]:
+        """The open phase, after closing it if it is due; of a participant, also whether it is asked."""
+        client = None if token is None else self.client(token)
+        yield from self.advance(now=now)
+        row, members, rows = yield Read(self._standing)
+        state = yield from self._state_at(row, row.step)
+        counted, _, _ = self._sorted(state, rows)
+        begun = row.state == ACTIVE and self._begun(row, members)
+        broadcast = self.federation.broadcast(state) if begun else None
+        closes_at = yield from self._closes_at(row, members)
+        if broadcast is not None:
+            yield from self._publish(row, broadcast)
+        return Open(
+            row,
+            broadcast,
+            None if client is None else self.federation.invited(state, client),
+            any(c.client == client and c.round == state.round for c in counted),
+            len(members),
+            len(counted),
+            self.federation.need(state, len(members)),
+            closes_at,
+        )
+
+    def _begun(self, row: StudyRow, members: Sequence[MemberRow]) -> bool:
+        return row.step > 0 or len(members) >= self.spec.rounds.min_joined
+
+    def _closes_at(self, row: StudyRow, members: Sequence[MemberRow]) -> Steps[float | None]:
+        seconds = self.spec.rounds.deadline_seconds
+        if seconds is None or not self._begun(row, members):
+            return None
+        if row.step:
+            last: list[StepRow] = yield Read(lambda tx: tx.steps(self.id, row.step - 1, row.step))
+            return last[0].at + seconds
+        joined = sorted(member.joined_at for member in members)
+        return joined[self.spec.rounds.min_joined - 1] + seconds
+
+    def _publish(self, row: StudyRow, broadcast: Broadcast) -> Steps[None]:
+        """Store the vectors of a broadcast where participants fetch them, by digest."""
+        vectors = broadcast.blobs()
+        missing = yield Read(lambda tx: [digest for digest in vectors if tx.blob(self.id, digest) is None])
+        if not missing:
+            return
+
+        def work(tx: Tx) -> None:
+            for digest in missing:
+                content = np.ascontiguousarray(vectors[digest]).tobytes()
+                tx.put_blob(self.id, digest, row.step, content)
+
+        yield Write(work, long=self.large)
+
+    def contribute(self, token: str, contribution: Contribution, *, now: float) -> Steps[Received]:
+        """Store a contribution; durable when this returns. Sent again, it changes nothing.
+
+        Raises
+        ------
+        LeaseUnknown
+            If the token is of another participant.
+        InvalidContribution
+            If it is not what its phase asks for, or its phase has not begun.
+        StudyStateError
+            If the study has ended.
+        """
+        client = self.client(token)
+        if contribution.client != client:
+            raise LeaseUnknown(
+                f"the token is {client}'s, the contribution {contribution.client}'s",
+                hint="send each contribution with the token of its own participant",
+            )
+        self.federation.check(contribution)
+        content = contribution.to_bytes()
+        place = (client, contribution.round, contribution.phase)
+        while True:
+            seen, state = yield from self.state()
+            kind = self.federation.admission(state, contribution.round, contribution.phase)
+            if not self.federation.invited(replace(state, round=contribution.round), client):
+                message = f"{client} was not invited to round {contribution.round}"
+                hint = 'contribute where GET .../rounds/current says "invited": true'
+                raise invalid(InvalidContribution, [FieldError("/round", "not_invited", message)], hint)
+
+            def work(
+                tx: Tx, seen: StudyRow = seen, kind: str = kind
+            ) -> tuple[str, StudyRow, ContributionRow | None] | None:
+                row = leases.locked(tx, self.id)
+                known = tx.contribution(self.id, *place)
+                if known is not None:
+                    return "duplicate", row, known
+                if row.state not in (ACTIVE, PAUSED):
+                    raise StudyStateError(f"the study is {row.state}; it takes no contributions any more")
+                if (row.step, row.epoch) != (seen.step, seen.epoch):
+                    return None  # the phase may have closed meanwhile: whether it counts must be decided anew
+                row.seq += 1
+                late = kind == "late"
+                keep = self.spec.rounds.keep == "all" or not late
+                stored = ContributionRow(
+                    self.id, row.seq, *place, now, content if keep else None, LATE if late else None
+                )
+                tx.insert_contribution(stored)
+                row.waiting += not late
+                tx.put_study(row)
+                return {"now": "applied", "later": "held", "late": "late"}[kind], row, stored
+
+            answer = yield Write(work, long=self.large)
+            if answer is not None:
+                break
+            yield from self.row()
+        outcome, self._row, stored = answer
+        yield from self.advance(now=now)
+        row, members, rows = yield Read(self._standing)
+        state = yield from self._state_at(row, row.step)
+        counted, _, _ = self._sorted(state, rows)
+        used = stored.step is None or stored.step >= 0
+        return Received(outcome, used, len(counted), self.federation.need(state, len(members)), row)
+
+    def advance(self, *, now: float) -> Steps[int]:
+        """Close the open phase if its quorum is in or its time is over; returns how many were closed."""
+        total = 0
+        while True:
+            seen, members, rows = yield Read(self._standing)
+            state = yield from self._state_at(seen, seen.step)
+            if seen.state != ACTIVE:
+                self._row = seen
+                return total
+            counted, _, _ = self._sorted(state, rows)
+            why = yield from self._why(seen, state, members, len(counted), now)
+            if why is None:
+                self._row = seen
+                return total
+            contributions = [Contribution.from_bytes(item.content or b"") for item in counted]
+            tell = partial(self.federation.tell, state, contributions)
+            try:
+                after = yield Compute(tell, self._tell_seconds or 0.0, self._tell_took)
+            except Exception as error:
+                yield from self._fail(error, now)
+                return total
+            total += yield from self._close_phase(seen, rows, counted, state, after, why, now)
+
+    def _standing(self, tx: Tx) -> tuple[StudyRow, list[MemberRow], list[ContributionRow]]:
+        """The study's row, who takes part, and what no phase has used yet, at one moment."""
+        return leases.locked(tx, self.id), tx.members(self.id), tx.waiting_contributions(self.id)
+
+    def _why(
+        self, row: StudyRow, state: FederationState, members: Sequence[MemberRow], n: int, now: float
+    ) -> Steps[str | None]:
+        """Why the open phase closes now, or None."""
+        if not self._begun(row, members):
+            return None
+        if n >= self.federation.need(state, len(members)):
+            return "need"
+        closes_at = yield from self._closes_at(row, members)
+        fewest = max(1, self.federation.options.min_clients)
+        return "deadline" if closes_at is not None and now >= closes_at and n >= fewest else None
+
+    def _close_phase(
+        self,
+        seen: StudyRow,
+        rows: Sequence[ContributionRow],
+        counted: Sequence[ContributionRow],
+        before: FederationState,
+        after: FederationState,
+        why: str,
+        now: float,
+    ) -> Steps[int]:
+        """Record that the open phase was closed with these contributions, if it still is open; how many (0 or 1)."""
+        encoded = codec.encode(after)
+        upto = max((row.seq for row in rows), default=seen.upto_seq)
+        _, _, late = self._sorted(after, [row for row in rows if row not in counted])
+        moved = after.update if after.version > before.version else None
+        stop = self.federation.stopped(after)
+        keep = self.spec.rounds.keep == "all"
+        vectors = self.federation.broadcast(after).blobs() if stop is None else {}
+
+        def work(tx: Tx) -> StudyRow | None:
+            row = leases.locked(tx, self.id)
+            if (row.step, row.epoch, row.waiting) != (seen.step, seen.epoch, seen.waiting):
+                return None  # closed by another, or more has come, and what was answered "applied" must count
+            row.seq += 1
+            tx.insert_steps(
+                [
+                    StepRow(
+                        self.id,
+                        row.step,
+                        max(upto, row.upto_seq),
+                        why,
+                        codec.digest(encoded),
+                        row.seq,
+                        now,
+                        len(counted),
+                    )
+                ]
+            )
+            tx.settle_contributions(self.id, [item.seq for item in counted], row.step, keep)
+            tx.settle_contributions(self.id, [item.seq for item in late], LATE, keep)
+            if moved is not None:
+                tx.insert_update(UpdateRow(self.id, moved.version, json.dumps(moved.to_json())))
+            row.step += 1
+            row.upto_seq = max(upto, row.upto_seq)
+            row.waiting -= len(counted) + len(late)
+            row.used = after.evaluations
+            tx.insert_snapshot(SnapshotRow(self.id, row.epoch, row.step, encoded))
+            tx.keep_snapshots(self.id, row.epoch, history.worth_keeping(tx.snapshot_steps(self.id, row.epoch)))
+            for digest, vector in vectors.items():
+                tx.put_blob(self.id, digest, row.step, np.ascontiguousarray(vector).tobytes())
+            # Those of the phase just closed stay for participants that have not fetched them yet.
+            tx.drop_blobs(self.id, row.step - 1, ())
+            if stop is not None:
+                leases.finish(tx, row, COMPLETED, stop.reason, now)
+            leases.end_if_spent(tx, row, self.spec, now)
+            tx.put_study(row)
+            return row
+
+        row: StudyRow | None = yield Write(work, long=self.large)
+        if row is None:
+            return 0
+        self._row = row
+        self._keep(row.epoch, row.step, after)
+        return 1
+
+    def updates(self, after: int = 0, limit: int = MAX_UPDATES) -> Steps[list[UpdateRow]]:
+        """How the common point moved after a version: what an absent participant rebuilds it from."""
+        rows: list[UpdateRow] = yield Read(lambda tx: tx.updates(self.id, after, limit))
+        return rows
+
+    def closed(self, round: int) -> Steps[list[tuple[str, StepRow]]]:
+        """The phases of a round that have closed, by name, with their records."""
+        phases = self.federation.phases
+        n = len(phases)
+        records: list[StepRow] = yield Read(lambda tx: tx.steps(self.id, n * round, n * (round + 1)))
+        return [(phases[record.step % n].name, record) for record in records]
+
+    def recommend(self) -> Steps[tuple[int, dict[str, Any], None]]:
+        """The open step and the common point; nothing goes beside it."""
+        row, state = yield from self.state()
+        return row.step, self.space.decode(self.federation.recommend(state)), None
+
+    def best(self) -> Steps[None]:
+        """Nobody tells values here, so there is no best observed point; see `recommend`."""
+        yield from self.row()
+
+
+def _check_participant(client: str, weight: float) -> None:
+    """Raise what a contribution under that name and weight would."""
+    federation.ContributionJson(terms="", client=client, round=0, phase="", weight=weight, vectors={}, evaluations=0)
+
+
+def _check_same(known: StudyHead, wanted: Hosted) -> None:
+    """Raise if a study that has the name of a hosted participant is not that of this one."""
+    found = Resolved.model_validate_json(known.resolved).hosted
+    if found is None or found.study != wanted.study:
+        raise Conflict(f"the study {known.id} has the name {known.name!r} and hosts nobody", hint="rename or delete it")
+    if found.weight != wanted.weight:
+        raise Conflict(
+            f"{wanted.client} is hosted with the weight {found.weight}, got {wanted.weight}",
+            hint="send the same weight, or join under another name",
+        )
+
+
+def _stretch(tx: Tx, study: str, before: int) -> tuple[list[StepRow], list[ContributionRow]]:
+    """All step records before a step, and all contributions."""
+    return tx.steps(study, 0, before), tx.contributions(study, 0, history.MAX_SEQ)
