@@ -11,7 +11,7 @@ from typing import Any
 
 from blackbox.errors import InvalidInput, StudySpecMismatch, StudyStateError, TrialNotFound
 from blackbox.study import history, leases
-from blackbox.study.effects import Read, Steps, Write
+from blackbox.study.effects import Steps, read, write
 from blackbox.study.reading import Reading, plain
 from blackbox.study.rows import (
     ACTIVE,
@@ -22,7 +22,6 @@ from blackbox.study.rows import (
     PAUSED,
     QUEUED,
     PointRow,
-    StepRow,
     StudyHead,
     StudyRow,
     TrialRow,
@@ -69,9 +68,8 @@ class Editing(Reading):
             tx.put_study(row)
             return row
 
-        self._row = yield Write(work)
-        assert self._row is not None
-        return self._row
+        row = self._row = yield from write(work)
+        return row
 
     def pause(self, *, now: float, reason: str = "by request") -> Steps[StudyRow]:
         """Hand out nothing; take every result."""
@@ -117,7 +115,7 @@ class Editing(Reading):
             tx.put_study(row)
             return row
 
-        self._row = yield Write(work)
+        self._row = yield from write(work)
         self.head, self.resolved, self.spec = head, resolved, spec
         return head
 
@@ -131,7 +129,7 @@ class Editing(Reading):
             tx.put_study(row)
             return row
 
-        self._row = yield Write(work)
+        self._row = yield from write(work)
 
     # Trials -----------------------------------------------------------------------------------------------------------
 
@@ -155,8 +153,8 @@ class Editing(Reading):
             tx.put_study(row)
             return row, [trial.number for trial in trials]
 
-        self._row, numbers = yield Write(work)
-        return list(numbers)
+        self._row, numbers = yield from write(work)
+        return numbers
 
     def cancel_trial(self, number: int, *, now: float) -> Steps[TrialRow]:
         """Withdraw an open trial; its holder is told to abandon it at the next heartbeat."""
@@ -189,8 +187,8 @@ class Editing(Reading):
             tx.put_study(row)
             return row, trial
 
-        self._row, trial = yield Write(work)
-        return trial  # type: ignore[no-any-return]
+        self._row, trial = yield from write(work)
+        return trial
 
     # History ----------------------------------------------------------------------------------------------------------
 
@@ -233,16 +231,16 @@ class Editing(Reading):
             tx.put_study(row)
             return row, len(taken)
 
-        self._row, count = yield Write(work, long=True)
+        self._row, count = yield from write(work, long=True)
         if count:
             yield from self._redigest()
-        return int(count)
+        return count
 
     def _redigest(self) -> Steps[None]:
         """Write the digests of the steps whose history was rewritten."""
         row = yield from self.row()
         digests: list[tuple[int, str | None]] = []
-        records: list[StepRow] = yield Read(lambda tx: tx.steps(self.id, 0, row.step))
+        records = yield from read(lambda tx: tx.steps(self.id, 0, row.step))
         first = next((record.step for record in records if record.digest is None), None)
         if first is None:
             return
@@ -256,7 +254,7 @@ class Editing(Reading):
             tx.put_digests(self.id, digests)
             return True
 
-        yield Write(work, long=True)
+        yield from write(work, long=True)
 
     def fork(
         self, name: str, *, now: float, step: int | None = None, algorithm: Mapping[str, Any] | None = None
@@ -287,8 +285,7 @@ class Editing(Reading):
             history.copy(tx, self.id, head, at, None if algorithm is not None else stream, row, self.maximize, rebuilt)
             return head
 
-        made: StudyHead = yield Write(work, long=True)
-        return made
+        return (yield from write(work, long=True))
 
 
 def _cancelled(trial: TrialRow) -> None:

@@ -32,7 +32,7 @@ from blackbox.federation.participant import ParticipantState
 from blackbox.options import Options
 from blackbox.records import Pending, Points, Results, Vector
 from blackbox.study import history, leases, log
-from blackbox.study.effects import Compute, Read, Steps
+from blackbox.study.effects import Steps, compute, read
 from blackbox.study.leases import Report
 from blackbox.study.rounds import LEFT, FederatedStudy
 from blackbox.study.rows import (
@@ -178,7 +178,7 @@ def hosted_by(rounds: FederatedStudy) -> Steps[list[HostedStudy]]:
         heads = [head for head in found if head is not None and Resolved.model_validate_json(head.resolved).hosted]
         return [head for head in heads if (row := tx.study(head.id)) is not None and row.state in (ACTIVE, PAUSED)]
 
-    heads: list[StudyHead] = yield Read(work)
+    heads = yield from read(work)
     return [HostedStudy(head) for head in heads]
 
 
@@ -279,7 +279,7 @@ class HostedStudy(Study):
     def _rounds(self) -> Steps[FederatedStudy | None]:
         """The federated study; None once it was deleted."""
         if self.parent is None:
-            head: StudyHead | None = yield Read(lambda tx: tx.head(self.place.study))
+            head = yield from read(lambda tx: tx.head(self.place.study))
             self.parent = None if head is None else FederatedStudy(head)
         return self.parent
 
@@ -295,7 +295,7 @@ class HostedStudy(Study):
             above = tx.study(self.place.study)
             return above, None if above is None else tx.member(self.place.study, self.place.client)
 
-        above, member = yield Read(look)
+        above, member = yield from read(look)
         away = member is None or member.left_at is not None
         if row.state not in (ACTIVE, PAUSED):
             if rounds is not None and above is not None and above.state in (ACTIVE, PAUSED) and not away:
@@ -320,7 +320,7 @@ class HostedStudy(Study):
 
     def _contribute(self, rounds: FederatedStudy, row: StudyRow, state: HostedState, now: float) -> Steps[bool]:
         """Send what the finished phase has come to, and record what became of it. Sent before, it is a duplicate."""
-        contribution = yield Compute(partial(self.host.machine.contribution, state.own))
+        contribution = yield from compute(partial(self.host.machine.contribution, state.own))
         try:
             received = yield from rounds.contribute(rounds.token(self.place.client), contribution, now=now)
             counted = received.counted
@@ -366,10 +366,10 @@ class HostedStudy(Study):
             extra=json.dumps(word, sort_keys=True), source=COORDINATOR,
         )  # fmt: skip
         point = PointRow(self.id, number, x or state.x.astype("<f8").tobytes(), None, None, rest)
-        told: list[log.Told] = yield Read(lambda tx: history.results(tx, self.id, seen.upto_seq, seen.seq))
+        told = yield from read(lambda tx: history.results(tx, self.id, seen.upto_seq, seen.seq))
         rows = [*told, (trial, point)]
         results = log.batch(self.host, state, rows, False)
-        closed = yield Compute(
+        closed = yield from compute(
             partial(log.close, self.host, state, results, seq, len(rows), why), self._expected_seconds, self._tell_took
         )
 

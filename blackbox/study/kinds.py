@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from blackbox.errors import StudyNotFound
-from blackbox.study.effects import Read, Steps
+from blackbox.study.effects import Steps, read
 from blackbox.study.hosting import HostedStudy
 from blackbox.study.rounds import FederatedStudy
 from blackbox.study.rows import StudyHead
@@ -27,7 +27,7 @@ def open_study(study: str) -> Steps[Study]:
     ------
     StudyNotFound
     """
-    head: StudyHead | None = yield Read(lambda tx: tx.head(study))
+    head = yield from read(lambda tx: tx.head(study))
     if head is None:
         raise StudyNotFound(f"there is no study {study}", hint="GET /v1/studies lists yours")
     return kind_of(head)(head)

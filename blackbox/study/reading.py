@@ -26,8 +26,8 @@ from blackbox.rng import Key
 from blackbox.space import Space
 from blackbox.study import history, log
 from blackbox.study.archive import Archive
-from blackbox.study.effects import Read, Steps
-from blackbox.study.rows import FAILED, PointRow, SnapshotRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
+from blackbox.study.effects import Steps, read
+from blackbox.study.rows import FAILED, PointRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
 from blackbox.study.spec import Resolved
 
 SNAPSHOT_STEPS = 256
@@ -83,7 +83,7 @@ class Reading:
 
     def row(self) -> Steps[StudyRow]:
         """The committed row."""
-        row: StudyRow | None = yield Read(lambda tx: tx.study(self.id))
+        row = yield from read(lambda tx: tx.study(self.id))
         if row is None:
             raise StudyNotFound(f"study {self.id} was deleted")
         self._row = row
@@ -116,7 +116,7 @@ class Reading:
             raise InvalidInput(f"step must be between 0 and {row.step}, got {step}")
         behind = cached if cached is not None and cached.epoch == row.epoch and cached.step < step else None
         start, state = (behind.step, behind.state) if behind else (-1, None)
-        snapshot: SnapshotRow | None = yield Read(lambda tx: tx.snapshot(self.id, row.epoch, step))
+        snapshot = yield from read(lambda tx: tx.snapshot(self.id, row.epoch, step))
         if snapshot is not None and snapshot.step > start:
             algorithm = self.algorithm(row, snapshot.step)
             start, state = snapshot.step, codec.decode(algorithm.State, snapshot.state)
@@ -124,7 +124,7 @@ class Reading:
             start, state = 0, self.algorithm(row, 0).init()
         while start < step:
             until = min(step, start + SNAPSHOT_STEPS)
-            records, told = yield Read(partial(history.stretch, study=self.id, first=start, before=until))
+            records, told = yield from read(partial(history.stretch, study=self.id, first=start, before=until))
             for record, after, _ in log.replay(self._algorithms, state, records, told, self.maximize):
                 state, start = after, record.step + 1
             if start < until:
@@ -141,21 +141,21 @@ class Reading:
     def replay(self) -> Steps[Iterator[tuple[StepRow, str]]]:
         """Every recorded step with the digest that a replay from the beginning gives; equal where nothing is wrong."""
         row = yield from self.row()
-        records, told = yield Read(lambda tx: history.stretch(tx, self.id, 0, row.step))
+        records, told = yield from read(lambda tx: history.stretch(tx, self.id, 0, row.step))
         state = self.algorithm(row, 0).init()
         replayed = log.replay(self._algorithms, state, records, told, self.maximize)
         return ((record, digest) for record, _, digest in replayed)
 
     def _replayed(self, row: StudyRow, first: int) -> Steps[list[tuple[StepRow, Any, str]]]:
         state = yield from self._state_at(row, first)
-        records, told = yield Read(lambda tx: history.stretch(tx, self.id, first, row.step))
+        records, told = yield from read(lambda tx: history.stretch(tx, self.id, first, row.step))
         self.algorithm(row)
         return list(log.replay(self._algorithms, state, records, told, self.maximize))
 
     def _rebuilt(self, row: StudyRow) -> Steps[dict[int, bytes]]:
         """Internal points of all told recipes, by number. Their bases are long dropped; a replay makes them again."""
-        records, told = yield Read(partial(history.stretch, study=self.id, first=0, before=row.step))
-        everything: list[log.Told] = yield Read(partial(history.results, study=self.id, after_seq=0, upto_seq=row.seq))
+        records, told = yield from read(partial(history.stretch, study=self.id, first=0, before=row.step))
+        everything = yield from read(partial(history.results, study=self.id, after_seq=0, upto_seq=row.seq))
         if (size := len(everything) * self.space.dim * 8) > MAX_REBUILT_BYTES:
             raise TooLarge(
                 f"{len(everything)} told points of {self.space.dim} dimensions are {size / 1e9:.1f} GB as numbers",
@@ -194,8 +194,8 @@ class Reading:
                 hint="the best trial and the recommended point are there all the same",
             )
         row = yield from self.row()
-        told: list[log.Told] = yield Read(partial(history.results, study=self.id, after_seq=0, upto_seq=row.seq))
-        late = yield Read(lambda tx: tx.late(self.id, 0, history.MAX_SEQ))
+        told = yield from read(partial(history.results, study=self.id, after_seq=0, upto_seq=row.seq))
+        late = yield from read(lambda tx: tx.late(self.id, 0, history.MAX_SEQ))
         vectors = {trial.number: point.vector for trial, point in told}
         rows = [
             (trial.number, trial.value, trial.extra) for trial, _ in told if not trial.invalid and trial.state != FAILED
@@ -245,8 +245,7 @@ class Reading:
                 found[number] = point, {name: blob for name, blob in blobs.items() if blob is not None}
             return found
 
-        points: dict[int, tuple[PointRow, dict[str, bytes]]] = yield Read(work)
-        return points
+        return (yield from read(work))
 
     def best(self) -> Steps[tuple[TrialRow, dict[str, Any]] | None]:
         """The best told trial and its parameters; None before the first value."""
@@ -254,7 +253,9 @@ class Reading:
         if row.best_trial is None:
             return None
         number = row.best_trial
-        trial: TrialRow = yield Read(lambda tx: tx.trial(self.id, number))
+        trial = yield from read(lambda tx: tx.trial(self.id, number))
+        if trial is None:
+            raise StudyNotFound(f"study {self.id} was deleted")
         point, blobs = (yield from self.points([number]))[number]
         if len(blobs) < len(log.named(point)):
             # A late result became the best one after its step's vectors were dropped: the log still has that state.

@@ -35,7 +35,7 @@ from blackbox.federation import Broadcast, Contribution, Federation, FederationS
 from blackbox.options import Options, parse_options
 from blackbox.study import history, leases
 from blackbox.study.editing import new_head
-from blackbox.study.effects import Compute, Read, Steps, Write
+from blackbox.study.effects import Steps, compute, read, write
 from blackbox.study.rows import (
     ACTIVE,
     COMPLETED,
@@ -146,11 +146,11 @@ class FederatedStudy(Study):
         cached = self._cached
         if cached is not None and (cached.epoch, cached.step) == (row.epoch, step):
             return cached.state
-        snapshot: SnapshotRow | None = yield Read(lambda tx: tx.snapshot(self.id, row.epoch, step))
+        snapshot = yield from read(lambda tx: tx.snapshot(self.id, row.epoch, step))
         start, state = 0, self.federation.init()
         if snapshot is not None:
             start, state = snapshot.step, codec.decode(FederationState, snapshot.state)
-        records, rows = yield Read(partial(_stretch, study=self.id, before=step))
+        records, rows = yield from read(partial(_stretch, study=self.id, before=step))
         for record, after, _ in self._replayed_from(start, state, records, rows):
             state, start = after, record.step + 1
         if start < step:
@@ -182,7 +182,7 @@ class FederatedStudy(Study):
         """Every recorded step with the digest that a replay gives. Checks, too, that the contributions which the log's
         rule admits at each step are those that were used."""
         row = yield from self.row()
-        records, rows = yield Read(partial(_stretch, study=self.id, before=row.step))
+        records, rows = yield from read(partial(_stretch, study=self.id, before=row.step))
         return self._checked(records, rows)
 
     def _checked(self, records: Sequence[StepRow], rows: Sequence[ContributionRow]) -> Iterator[tuple[StepRow, str]]:
@@ -231,7 +231,7 @@ class FederatedStudy(Study):
             self._enter(tx, row, client, now)
             return row
 
-        self._row = yield Write(work)
+        self._row = yield from write(work)
         return Joined(client, self.token(client), self.federation.invitation(), self._row)
 
     def host(self, client: str, weight: float = 1.0, *, now: float) -> Steps[tuple[Joined, StudyHead]]:
@@ -282,7 +282,7 @@ class FederatedStudy(Study):
             self._enter(tx, row, client, now, hosted=(known or fresh).id)
             return row, known or fresh
 
-        self._row, head = yield Write(work)
+        self._row, head = yield from write(work)
         return Joined(client, self.token(client), self.federation.invitation(), self._row), head
 
     def seat(self, client: str) -> str:
@@ -315,7 +315,7 @@ class FederatedStudy(Study):
                 tx.put_study(row)
             return row
 
-        self._row = yield Write(work)
+        self._row = yield from write(work)
         return self._row
 
     def token(self, client: str) -> str:
@@ -345,7 +345,7 @@ class FederatedStudy(Study):
         """The open phase, after closing it if it is due; of a participant, also whether it is asked."""
         client = None if token is None else self.client(token)
         yield from self.advance(now=now)
-        row, members, rows = yield Read(self._standing)
+        row, members, rows = yield from read(self._standing)
         state = yield from self._state_at(row, row.step)
         counted, _, _ = self._sorted(state, rows)
         begun = row.state == ACTIVE and self._begun(row, members)
@@ -372,7 +372,7 @@ class FederatedStudy(Study):
         if seconds is None or not self._begun(row, members):
             return None
         if row.step:
-            last: list[StepRow] = yield Read(lambda tx: tx.steps(self.id, row.step - 1, row.step))
+            last = yield from read(lambda tx: tx.steps(self.id, row.step - 1, row.step))
             return last[0].at + seconds
         joined = sorted(member.joined_at for member in members)
         return joined[self.spec.rounds.min_joined - 1] + seconds
@@ -380,7 +380,7 @@ class FederatedStudy(Study):
     def _publish(self, row: StudyRow, broadcast: Broadcast) -> Steps[None]:
         """Store the vectors of a broadcast where participants fetch them, by digest."""
         vectors = broadcast.blobs()
-        missing = yield Read(lambda tx: [digest for digest in vectors if tx.blob(self.id, digest) is None])
+        missing = yield from read(lambda tx: [digest for digest in vectors if tx.blob(self.id, digest) is None])
         if not missing:
             return
 
@@ -389,7 +389,7 @@ class FederatedStudy(Study):
                 content = np.ascontiguousarray(vectors[digest]).tobytes()
                 tx.put_blob(self.id, digest, row.step, content)
 
-        yield Write(work, long=self.large)
+        yield from write(work, long=self.large)
 
     def contribute(self, token: str, contribution: Contribution, *, now: float) -> Steps[Received]:
         """Store a contribution; durable when this returns. Sent again, it changes nothing.
@@ -420,9 +420,7 @@ class FederatedStudy(Study):
                 hint = 'contribute where GET .../rounds/current says "invited": true'
                 raise invalid(InvalidContribution, [FieldError("/round", "not_invited", message)], hint)
 
-            def work(
-                tx: Tx, seen: StudyRow = seen, kind: str = kind
-            ) -> tuple[str, StudyRow, ContributionRow | None] | None:
+            def work(tx: Tx, seen: StudyRow = seen, kind: str = kind) -> tuple[str, StudyRow, ContributionRow] | None:
                 row = leases.locked(tx, self.id)
                 known = tx.contribution(self.id, *place)
                 if known is not None:
@@ -442,13 +440,13 @@ class FederatedStudy(Study):
                 tx.put_study(row)
                 return {"now": "applied", "later": "held", "late": "late"}[kind], row, stored
 
-            answer = yield Write(work, long=self.large)
+            answer = yield from write(work, long=self.large)
             if answer is not None:
                 break
             yield from self.row()
         outcome, self._row, stored = answer
         yield from self.advance(now=now)
-        row, members, rows = yield Read(self._standing)
+        row, members, rows = yield from read(self._standing)
         state = yield from self._state_at(row, row.step)
         counted, _, _ = self._sorted(state, rows)
         used = stored.step is None or stored.step >= 0
@@ -458,7 +456,7 @@ class FederatedStudy(Study):
         """Close the open phase if its quorum is in or its time is over; returns how many were closed."""
         total = 0
         while True:
-            seen, members, rows = yield Read(self._standing)
+            seen, members, rows = yield from read(self._standing)
             state = yield from self._state_at(seen, seen.step)
             if seen.state != ACTIVE:
                 self._row = seen
@@ -471,7 +469,7 @@ class FederatedStudy(Study):
             contributions = [Contribution.from_bytes(item.content or b"") for item in counted]
             tell = partial(self.federation.tell, state, contributions)
             try:
-                after = yield Compute(tell, self._tell_seconds or 0.0, self._tell_took)
+                after = yield from compute(tell, self._tell_seconds or 0.0, self._tell_took)
             except Exception as error:
                 yield from self._fail(error, now)
                 return total
@@ -551,7 +549,7 @@ class FederatedStudy(Study):
             tx.put_study(row)
             return row
 
-        row: StudyRow | None = yield Write(work, long=self.large)
+        row = yield from write(work, long=self.large)
         if row is None:
             return 0
         self._row = row
@@ -560,14 +558,13 @@ class FederatedStudy(Study):
 
     def updates(self, after: int = 0, limit: int = MAX_UPDATES) -> Steps[list[UpdateRow]]:
         """How the common point moved after a version: what an absent participant rebuilds it from."""
-        rows: list[UpdateRow] = yield Read(lambda tx: tx.updates(self.id, after, limit))
-        return rows
+        return (yield from read(lambda tx: tx.updates(self.id, after, limit)))
 
     def closed(self, round: int) -> Steps[list[tuple[str, StepRow]]]:
         """The phases of a round that have closed, by name, with their records."""
         phases = self.federation.phases
         n = len(phases)
-        records: list[StepRow] = yield Read(lambda tx: tx.steps(self.id, n * round, n * (round + 1)))
+        records = yield from read(lambda tx: tx.steps(self.id, n * round, n * (round + 1)))
         return [(phases[record.step % n].name, record) for record in records]
 
     def recommend(self) -> Steps[tuple[int, dict[str, Any], None]]:

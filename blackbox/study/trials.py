@@ -25,7 +25,7 @@ from blackbox.errors import NumericalError, StudyNotFound, StudySpecMismatch
 from blackbox.records import NOTHING_PENDING, Pending
 from blackbox.study import history, leases, log
 from blackbox.study.editing import Editing, new_head
-from blackbox.study.effects import Compute, Read, Steps, Write
+from blackbox.study.effects import Steps, compute, read, write
 from blackbox.study.evaluators import Breaker, Durations
 from blackbox.study.leases import Lease, Outcome, Renewal, Report
 from blackbox.study.open_step import PARAMS_STORED_UPTO, Place, Prepared, Turn, place_of
@@ -41,6 +41,7 @@ from blackbox.study.rows import (
     StepRow,
     StudyHead,
     StudyRow,
+    T,
     TrialRow,
     Tx,
 )
@@ -178,8 +179,7 @@ def create(project: str, raw: Mapping[str, Any] | StudySpec, now: float) -> Step
             errors=differences(old, spec),
         )
 
-    made: tuple[StudyHead, bool] = yield Write(work)
-    return made
+    return (yield from write(work))
 
 
 class Study(Editing):
@@ -220,7 +220,7 @@ class Study(Editing):
         ------
         StudyNotFound
         """
-        head = yield Read(lambda tx: tx.head(study))
+        head = yield from read(lambda tx: tx.head(study))
         if head is None:
             raise StudyNotFound(f"there is no study {study}", hint="GET /v1/studies lists yours")
         return Study(head)
@@ -337,7 +337,7 @@ class Study(Editing):
         def took(seconds: float) -> None:
             self._lane_seconds = seconds / len(lanes)
 
-        prepared, blobs = yield Compute(work, (self._lane_seconds or 0.0) * len(lanes), took)
+        prepared, blobs = yield from compute(work, (self._lane_seconds or 0.0) * len(lanes), took)
         turn.blobs = blobs
         if self.traits.uses_pending:
             # A new turn: a transaction in a thread may be granting from the old one.
@@ -584,18 +584,19 @@ class Study(Editing):
             if row.state == FAILED or row.waiting == 0 or row.waiting < algorithm.need(state):
                 return total
             window, self._window = self._window, None
+            seen: StudyRow | None
             if window is not None and window[0] == place_of(row):
                 seen, told = row, window[1]
             else:
                 window = None
-                seen, told = yield Read(partial(history.waiting, study=self.id, after_seq=row.upto_seq))
+                seen, told = yield from read(partial(history.waiting, study=self.id, after_seq=row.upto_seq))
             if seen is None:
                 raise StudyNotFound(f"study {self.id} was deleted")
             if place_of(seen) != place_of(row):
                 self._row = seen
                 continue
             try:
-                closed: list[log.Closed] = yield Compute(
+                closed = yield from compute(
                     partial(log.advance, algorithm, state, told, self.maximize),
                     self._expected_seconds,
                     self._tell_took,
@@ -629,7 +630,7 @@ class Study(Editing):
             tx.put_study(row)
             return moved
 
-        moved: _Moved | None = yield from self._written(work)
+        moved = yield from self._written(work)
         if moved is None:
             return False
         self._row = moved.row
@@ -690,10 +691,10 @@ class Study(Editing):
         self._hear(row, None if heard is None else heard[last.consumed :])
         return _Moved(row, self._next, len(closed), snapshot)
 
-    def _written(self, work: Callable[[Tx], Any]) -> Steps[Any]:
+    def _written(self, work: Callable[[Tx], T]) -> Steps[T]:
         """Run a work that may lease, tell or open a step; of one that was undone nothing is remembered."""
 
-        def guarded(tx: Tx) -> Any:
+        def guarded(tx: Tx) -> T:
             try:
                 return work(tx)
             except BaseException:
@@ -701,7 +702,7 @@ class Study(Editing):
                 raise
 
         try:
-            return (yield Write(guarded, long=self.large))
+            return (yield from write(guarded, long=self.large))
         except BaseException:  # also when the caller is gone: nobody would hear that the commit failed
             self._forget()
             raise
@@ -743,7 +744,7 @@ class Study(Editing):
     def _close(self, row: StudyRow, state: Any, why: str, now: float) -> Steps[bool]:
         """Close the open step with whatever has been told; False when somebody else moved on meanwhile."""
         algorithm = self.algorithm(row)
-        told: list[log.Told] = yield Read(lambda tx: history.results(tx, self.id, row.upto_seq, row.seq))
+        told = yield from read(lambda tx: history.results(tx, self.id, row.upto_seq, row.seq))
         results = log.batch(algorithm, state, told, self.maximize)
         upto = told[-1][0].seq if told else row.upto_seq
         closed = log.close(algorithm, state, results, upto or 0, len(told), why)
@@ -769,8 +770,7 @@ class Study(Editing):
             row = leases.locked(tx, self.id)
             return leases.renew(tx, row, self.head.secret, tokens, now=now, seconds=seconds)
 
-        renewals: list[Renewal] = yield Write(work)
-        return renewals
+        return (yield from write(work))
 
 
 _WORD = {PAUSED: "paused", COMPLETED: "completed", CANCELLED: "cancelled", FAILED: "study_failed"}
