@@ -22,7 +22,7 @@ from blackbox.study.leases import Lease, Report
 from blackbox.study.memory import MemoryStore
 from blackbox.study.rows import ACTIVE, COMPLETED, FAILED, PointRow, Store
 from blackbox.study.side_data import behaviour_of, sums_of
-from blackbox.study.trials import Asked, Study, create
+from blackbox.study.trials import Study, create
 
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult  # half a second to import: only when a result is made
@@ -137,7 +137,7 @@ def run(
             if ahead := getattr(backend, "ahead", 0):
                 count += max(0, min(ahead, study.short() - count))
             if count:
-                asked: Asked = perform(store, study.ask(now=clock(), worker=worker, count=count, lease_seconds=86400.0))
+                asked = perform(store, study.ask(now=clock(), worker=worker, count=count, lease_seconds=86400.0))
                 for lease in asked.leases:
                     number = lease.trial.number
                     out[number] = lease.token

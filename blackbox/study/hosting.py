@@ -32,6 +32,7 @@ from blackbox.federation.participant import ParticipantState
 from blackbox.options import Options
 from blackbox.records import Pending, Points, Results, Vector
 from blackbox.study import history, leases, log
+from blackbox.study.answers import AskAnswer, AskRequest, Grant, TellAnswer
 from blackbox.study.effects import Steps, compute, read
 from blackbox.study.leases import Report
 from blackbox.study.rounds import LEFT, FederatedStudy
@@ -49,7 +50,7 @@ from blackbox.study.rows import (
     Tx,
 )
 from blackbox.study.spec import Resolved
-from blackbox.study.trials import Asked, Study, Told, Wish
+from blackbox.study.trials import Study
 
 BETWEEN = "between_rounds"
 """Reason of an empty ask: this participant's part of the open phase is done, or none is open."""
@@ -225,22 +226,22 @@ class HostedStudy(Study):
     enqueue = invalidate = fork = close = _refuse
 
     def tell(
-        self, reports: Sequence[Report], *, now: float, worker: str | None = None, wish: Wish | None = None
-    ) -> Steps[Told]:
+        self, reports: Sequence[Report], *, now: float, worker: str | None = None, ask: AskRequest | None = None
+    ) -> Steps[TellAnswer]:
         """As `Study.tell`; points that the machine did not ask are refused."""
         if any(report.trial is None for report in reports):
             self._refuse()
-        told = yield from super().tell(reports, now=now, worker=worker, wish=wish)
+        told = yield from super().tell(reports, now=now, worker=worker, ask=ask)
         if told.asked is not None and told.asked.reason == BETWEEN:
             told = replace(told, asked=None)  # what was told may have opened the next phase: ask again
         return told
 
-    def _grant(self, tx: Tx, row: StudyRow, wish: Wish, now: float) -> Any:
+    def _grant(self, tx: Tx, row: StudyRow, request: AskRequest, now: float) -> Grant:
         turn = self._turn_at(row)
         if row.state == ACTIVE and turn is not None and self.host.resting(turn.state):
             tx.put_study(row)
-            return Asked((), wish.count, BETWEEN, 1.0, row)
-        return super()._grant(tx, row, wish, now)
+            return AskAnswer((), request.count, BETWEEN, 1.0, row)
+        return super()._grant(tx, row, request, now)
 
     # In step with the rounds ------------------------------------------------------------------------------------------
 

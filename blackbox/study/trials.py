@@ -24,10 +24,21 @@ from blackbox.algorithm import Algorithm
 from blackbox.errors import NumericalError, StudyNotFound, StudySpecMismatch
 from blackbox.records import NOTHING_PENDING, Pending
 from blackbox.study import history, leases, log
+from blackbox.study.answers import (
+    AskAnswer,
+    AskRequest,
+    Grant,
+    PointsMissing,
+    Settled,
+    Stalled,
+    StepsClosed,
+    StepUnknown,
+    TellAnswer,
+)
 from blackbox.study.editing import Editing, new_head
 from blackbox.study.effects import Steps, compute, read, write
 from blackbox.study.evaluators import Breaker, Durations
-from blackbox.study.leases import Lease, Outcome, Renewal, Report
+from blackbox.study.leases import Lease, Renewal, Report
 from blackbox.study.open_step import PARAMS_STORED_UPTO, Place, Prepared, Turn, place_of
 from blackbox.study.reading import SNAPSHOT_STEPS
 from blackbox.study.rows import (
@@ -61,70 +72,6 @@ as it goes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """The answer to an ask.
-
-    Attributes
-    ----------
-    leases : what was granted.
-    reason : why it is less than requested, or None: parallelism_cap, budget_exhausted, sequential_method,
-        all_members_in_flight, worker_backed_off, paused, completed, cancelled, study_failed.
-    retry_after : seconds after which asking again may help.
-    """
-
-    leases: tuple[Lease, ...]
-    requested: int
-    reason: str | None
-    retry_after: float | None
-    row: StudyRow
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What an ask wants; see `Study.ask`."""
-
-    worker: str = "anonymous"
-    count: int = 1
-    lease_seconds: float | None = None
-    key: str | None = None
-    resume: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """The answer to a tell: an outcome per report, the study's row after it, and what was asked along with it.
-
-    `asked` is None when nothing was asked, or when a step has to close before something can be granted: ask again then.
-    """
-
-    outcomes: tuple[Outcome, ...]
-    row: StudyRow
-    asked: Asked | None = None
-    n_closed: int = 0
-    """Steps that this tell closed."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Missing:
-    """A grant needs points that were not computed yet. Nothing was changed."""
-
-    turn: Turn
-    lanes: Sequence[int]
-    pending: Pending
-    asks: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Moved:
-    """What a transaction did that closed steps."""
-
-    row: StudyRow
-    turn: Turn
-    n_steps: int
-    snapshot: bool
-
-
-@dataclass(frozen=True, slots=True)
 class _Heard:
     """The results in the log after the last closed step, with their points.
 
@@ -137,10 +84,6 @@ class _Heard:
     place: Place
     seq: int
     told: list[log.Told]
-
-
-_STALE = object()
-_STALLED = object()
 
 
 def create(project: str, raw: Mapping[str, Any] | StudySpec, now: float) -> Steps[tuple[StudyHead, bool]]:
@@ -270,7 +213,7 @@ class Study(Editing):
         lease_seconds: float | None = None,
         key: str | None = None,
         resume: bool = False,
-    ) -> Steps[Asked]:
+    ) -> Steps[AskAnswer]:
         """Lease up to `count` trials.
 
         Parameters
@@ -278,33 +221,33 @@ class Study(Editing):
         key : an idempotency key. Asking again with it returns those of its leases that are still live.
         resume : give the worker its own live leases first.
         """
-        wish = Wish(worker, count, lease_seconds, key, resume)
+        request = AskRequest(worker, count, lease_seconds, key, resume)
         self._asking += count
         try:
             while True:
-                yield from self._ready_for(wish)
-                answer = yield from self._written(lambda tx: self._grant(tx, leases.locked(tx, self.id), wish, now))
-                if isinstance(answer, Asked):
+                yield from self._ready_for(request)
+                answer = yield from self._written(lambda tx: self._grant(tx, leases.locked(tx, self.id), request, now))
+                if isinstance(answer, AskAnswer):
                     return self._granted(answer)
-                if isinstance(answer, _Missing):
+                if isinstance(answer, PointsMissing):
                     yield from self._prepare(answer)
-                elif answer is _STALE:
+                elif isinstance(answer, StepUnknown):
                     yield from self.row()
                 else:
                     yield from self._close_empty(now)
         finally:
             self._asking -= count
 
-    def _ready_for(self, wish: Wish) -> Steps[None]:
+    def _ready_for(self, request: AskRequest) -> Steps[None]:
         """Compute the points that an ask will very likely need: it saves a transaction that only finds them missing."""
         row, state = yield from self._current()
         turn = self._turn_of(row, state)
         if self.kind == "group" and not self.traits.uses_pending and row.state == ACTIVE and not row.queued:
-            wanted = [lane for lane in range(row.lanes, row.lanes + wish.count) if lane not in turn.points]
+            wanted = [lane for lane in range(row.lanes, row.lanes + request.count) if lane not in turn.points]
             if wanted and not self._asks_at_once(len(wanted)):
-                yield from self._prepare(_Missing(turn, wanted, NOTHING_PENDING, row.asks))
+                yield from self._prepare(PointsMissing(turn, wanted, NOTHING_PENDING, row.asks))
 
-    def _granted(self, asked: Asked) -> Asked:
+    def _granted(self, asked: AskAnswer) -> AskAnswer:
         """Take note of what an ask's transaction did."""
         self._row = asked.row
         turn = self._turn_at(asked.row)
@@ -322,9 +265,9 @@ class Study(Editing):
         """Whether so many points are computed so quickly that it may happen inside a transaction."""
         return self._at_once > 0 and self._lane_seconds is not None and n_lanes * self._lane_seconds < AT_ONCE_SECONDS
 
-    def _prepare(self, missing: _Missing) -> Steps[None]:
+    def _prepare(self, missing: PointsMissing) -> Steps[None]:
         """Compute the points of some lanes into their turn."""
-        turn = missing.turn
+        turn = missing.open_step
         # One for every ask under way, or each would find out alone that the one before it has taken what was there.
         lanes = turn.lanes_to_compute(missing.lanes, self._asking)
         if not lanes:
@@ -342,9 +285,9 @@ class Study(Editing):
         if self.traits.uses_pending:
             # A new turn: a transaction in a thread may be granting from the old one.
             turn = replace(turn, points={}, asks=missing.asks)
-            if self._next is missing.turn:
+            if self._next is missing.open_step:
                 self._next = turn
-            if self._turn is missing.turn:
+            if self._turn is missing.open_step:
                 self._turn = turn
         turn.points.update(zip(lanes, prepared, strict=True))
 
@@ -357,24 +300,23 @@ class Study(Editing):
         self._tell_seconds = seconds
         self._since_snapshot += seconds
 
-    def _grant(self, tx: Tx, row: StudyRow, wish: Wish, now: float) -> Asked | _Missing | object:
-        """One ask inside a transaction. Writes the row with its answer; `_Missing`, `_STALE` and `_STALLED` come before
-        it has changed anything."""
-        worker, count, key = wish.worker, wish.count, wish.key
+    def _grant(self, tx: Tx, row: StudyRow, request: AskRequest, now: float) -> Grant:
+        """One ask inside a transaction. Writes the row with an answer; anything else comes before a change."""
+        worker, count, key = request.worker, request.count, request.key
         leases.end_if_spent(tx, row, self.spec, now)
         if row.state != ACTIVE:
             tx.put_study(row)
-            return Asked((), count, _WORD[row.state], 5.0 if row.state == PAUSED else None, row)
+            return AskAnswer((), count, _WORD[row.state], 5.0 if row.state == PAUSED else None, row)
         turn = self._turn_at(row)
         if turn is None and self.kind == "members" and self._turn is not None and self._turn.place[1] == row.epoch:
             turn = self._turn  # a member's next point may come from a state that is a few results old
         if turn is None:
-            return _STALE
+            return StepUnknown()
         if held := self._breaker.holds(worker, now):
             tx.put_study(row)
-            return Asked((), count, "worker_backed_off", held, row)
+            return AskAnswer((), count, "worker_backed_off", held, row)
         chosen = leases.claim(
-            tx, row, self.spec, self.kind, worker=worker, count=count, now=now, key=key, resume=wish.resume
+            tx, row, self.spec, self.kind, worker=worker, count=count, now=now, key=key, resume=request.resume
         )
         lanes: Sequence[int] = ()
         reason = chosen.reason
@@ -384,14 +326,14 @@ class Study(Editing):
             if len(lanes) < chosen.n_new:
                 reason = "sequential_method" if self.kind == "sequential" else "all_members_in_flight"
                 if not lanes and not (chosen.live or chosen.lapsed or chosen.queued) and row.leased + row.queued == 0:
-                    return _STALLED
+                    return Stalled()
             old = self.traits.uses_pending and turn.asks != row.asks
             missing = lanes if old else [lane for lane in lanes if lane not in turn.points]
             if missing:
-                lacking = _Missing(turn, missing, pending, row.asks)
+                lacking = PointsMissing(turn, missing, pending, row.asks)
                 if old or not self._add_at_once(lacking):
                     return lacking
-        seconds = self.lease_seconds(wish.lease_seconds)
+        seconds = self.lease_seconds(request.lease_seconds)
         trials = leases.apply_claim(tx, row, chosen, worker=worker, now=now, seconds=seconds, key=key)
         stored = tx.points(self.id, [trial.number for trial in trials]) if trials else {}
         if lanes:
@@ -406,8 +348,8 @@ class Study(Editing):
         )
         self._remember(granted)
         if len(granted) >= count:
-            return Asked(granted, count, None, None, row)
-        return Asked(granted, count, reason, 1.0, row)
+            return AskAnswer(granted, count, None, None, row)
+        return AskAnswer(granted, count, reason, 1.0, row)
 
     def _remember(self, granted: Sequence[Lease]) -> None:
         """Keep small trials that were leased: they will be told."""
@@ -416,9 +358,9 @@ class Study(Editing):
             while len(self._leased) > min(LEASES_KEPT, NUMBERS_KEPT // self.space.dim):
                 self._leased.popitem(last=False)
 
-    def _add_at_once(self, missing: _Missing) -> bool:
+    def _add_at_once(self, missing: PointsMissing) -> bool:
         """Compute points here and now, if the method is quick; an error of its own is raised outside instead."""
-        turn, lanes = missing.turn, missing.turn.lanes_to_compute(missing.lanes)
+        turn, lanes = missing.open_step, missing.open_step.lanes_to_compute(missing.lanes)
         if not self._asks_at_once(len(lanes)):
             return False
         try:
@@ -488,23 +430,23 @@ class Study(Editing):
     # Tell -------------------------------------------------------------------------------------------------------------
 
     def tell(
-        self, reports: Sequence[Report], *, now: float, worker: str | None = None, wish: Wish | None = None
-    ) -> Steps[Told]:
+        self, reports: Sequence[Report], *, now: float, worker: str | None = None, ask: AskRequest | None = None
+    ) -> Steps[TellAnswer]:
         """Apply results. Items succeed or fail one by one; see `Outcome`. Durable when it returns.
 
         Parameters
         ----------
-        wish : what to ask in the same transaction, if no step has to close before.
+        ask : what to ask in the same transaction, if no step has to close before.
         """
         numbers = [report.trial for report in reports if report.trial is not None]
-        if wish is not None:
-            self._asking += wish.count
+        if ask is not None:
+            self._asking += ask.count
             try:
-                yield from self._ready_for(wish)
+                yield from self._ready_for(ask)
             finally:
-                self._asking -= wish.count
+                self._asking -= ask.count
 
-        def work(tx: Tx, known: bool = True) -> tuple[Any, ...]:
+        def work(tx: Tx, known: bool = True) -> Settled:
             row = leases.locked(tx, self.id)
             heard = self._heard_upto(row)
             leased = {n: self._leased.pop(n) for n in numbers if n in self._leased} if known else {}
@@ -521,7 +463,7 @@ class Study(Editing):
                 new = sorted(((lease.trial, lease.point) for lease in told), key=lambda pair: pair[0].seq or 0)
                 # Of an injected point, or one that was leased long ago, we do not have the rows at hand.
                 heard = [*heard, *new] if len(new) == row.waiting - waited else None
-            window, moved, asked = None, None, None
+            window, moved, granted = None, None, None
             if self._due(row):
                 # Read here what `advance` will want: the rows are at hand, and it need not open a transaction for them.
                 window = heard = heard or history.results(tx, self.id, row.upto_seq, history.MAX_SEQ)
@@ -529,32 +471,32 @@ class Study(Editing):
                 moved = self._move_at_once(tx, row, window, now)
             else:
                 self._hear(row, heard)
-            if wish is not None and (window is None or moved is not None):
-                asked = self._grant(tx, row, wish, now)
-            if not isinstance(asked, Asked):
+            if ask is not None and (window is None or moved is not None):
+                granted = self._grant(tx, row, ask, now)
+            asked = granted if isinstance(granted, AskAnswer) else None
+            if asked is None:
                 tx.put_study(row)
-            return outcomes, row, seconds, window, moved, asked
+            return Settled(outcomes, row, seconds, window, moved, asked)
 
         try:
-            outcomes, row, seconds, window, moved, asked = yield from self._written(work)
+            settled = yield from self._written(work)
         except leases.LeaseMoved:
-            outcomes, row, seconds, window, moved, asked = yield from self._written(partial(work, known=False))
-        self._row = row
-        if moved is not None:
-            self._moved(moved)
-        elif window is not None:
-            self._window = (place_of(row), window)
-        if isinstance(asked, Asked):
-            self._granted(asked)
-        else:
-            asked = None
-        if seconds and self.spec.lease.default_seconds == "auto":
-            self._durations.learn(seconds)
+            settled = yield from self._written(partial(work, known=False))
+        self._row = settled.row
+        if settled.closed is not None:
+            self._moved(settled.closed)
+        elif settled.due is not None:
+            self._window = (place_of(settled.row), settled.due)
+        if settled.asked is not None:
+            self._granted(settled.asked)
+        if settled.seconds and self.spec.lease.default_seconds == "auto":
+            self._durations.learn(settled.seconds)
         if worker is not None:
-            reason = self._breaker.learn(worker, outcomes, now)
+            reason = self._breaker.learn(worker, settled.outcomes, now)
             if reason is not None:
                 yield from self._end(PAUSED, reason, now)
-        return Told(outcomes, self._row or row, asked, 0 if moved is None else moved.n_steps)
+        n_closed = 0 if settled.closed is None else settled.closed.n_steps
+        return TellAnswer(settled.outcomes, self._row or settled.row, settled.asked, n_closed)
 
     def _heard_upto(self, row: StudyRow) -> list[log.Told] | None:
         """All results after the last closed step of this row, if they are known here."""
@@ -622,7 +564,7 @@ class Study(Editing):
     ) -> Steps[bool]:
         """Move the row from step t to t + k, if it is still at t."""
 
-        def work(tx: Tx) -> _Moved | None:
+        def work(tx: Tx) -> StepsClosed | None:
             row = leases.locked(tx, self.id)
             if place_of(row) != place_of(seen):
                 return None
@@ -637,7 +579,7 @@ class Study(Editing):
         self._moved(moved)
         return True
 
-    def _move_at_once(self, tx: Tx, row: StudyRow, told: Sequence[log.Told], now: float) -> _Moved | None:
+    def _move_at_once(self, tx: Tx, row: StudyRow, told: Sequence[log.Told], now: float) -> StepsClosed | None:
         """Close what can be closed in the transaction that brought the results, if the method is quick.
 
         What the method raises is left for `advance` to meet again: a result that came must be stored.
@@ -658,7 +600,7 @@ class Study(Editing):
 
     def _move(
         self, tx: Tx, row: StudyRow, algorithm: Algorithm[Any, Any], closed: Sequence[log.Closed], now: float
-    ) -> _Moved:
+    ) -> StepsClosed:
         """Record closed steps and move the row, which the caller writes."""
         last = closed[-1]
         state, step = last.state, last.step + 1
@@ -689,7 +631,7 @@ class Study(Editing):
             leases.finish(tx, row, COMPLETED, stop.reason, now)
         self._next = Turn(place_of(row), self.algorithm(row), state)
         self._hear(row, None if heard is None else heard[last.consumed :])
-        return _Moved(row, self._next, len(closed), snapshot)
+        return StepsClosed(row, self._next, len(closed), snapshot)
 
     def _written(self, work: Callable[[Tx], T]) -> Steps[T]:
         """Run a work that may lease, tell or open a step; of one that was undone nothing is remembered."""
@@ -711,10 +653,10 @@ class Study(Editing):
         self._next = self._heard = None
         self._leased.clear()
 
-    def _moved(self, moved: _Moved) -> None:
+    def _moved(self, moved: StepsClosed) -> None:
         """Take note of a move that is committed."""
-        self._turn = moved.turn
-        self._keep(moved.turn.place[1], moved.turn.state.step, moved.turn.state)
+        self._turn = moved.open_step
+        self._keep(moved.open_step.place[1], moved.open_step.state.step, moved.open_step.state)
         if moved.snapshot:
             self._since_snapshot = 0.0
 

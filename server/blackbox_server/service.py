@@ -23,13 +23,14 @@ from weakref import WeakSet
 
 from blackbox import codec
 from blackbox.errors import StoreUnavailable, StudyNotFound
+from blackbox.study.answers import AskAnswer, AskRequest, TellAnswer
 from blackbox.study.effects import Compute, Read, Steps, Write
 from blackbox.study.hosting import HostedStudy, hosted_by
 from blackbox.study.kinds import open_study
 from blackbox.study.leases import Report
 from blackbox.study.rounds import FederatedStudy
 from blackbox.study.rows import ACTIVE, ReplyRow, SnapshotRow, Store, StudyRow, Tx
-from blackbox.study.trials import Asked, Study, Told, Wish
+from blackbox.study.trials import Study
 from blackbox_server.compute import Computer, timed
 from blackbox_server.metrics import Metrics
 from blackbox_server.problems import IdempotencyKeyReused
@@ -382,12 +383,12 @@ class Service:
     async def ask(
         self,
         open: Open,
-        wish: Wish,
+        wish: AskRequest,
         *,
         wait_seconds: float = 0.0,
         gone: Callable[[], Awaitable[None]] | None = None,
-        asked: Asked | None = None,
-    ) -> Asked:
+        asked: AskAnswer | None = None,
+    ) -> AskAnswer:
         """Lease trials; holds the request while there are none, at most `wait_seconds`.
 
         Parameters
@@ -427,7 +428,7 @@ class Service:
             if left is not None:
                 left.cancel()
 
-    async def told(self, open: Open, told: Told) -> StudyRow:
+    async def told(self, open: Open, told: TellAnswer) -> StudyRow:
         """What follows a tell: count it, close steps, wake who waits. Returns the study's row after that."""
         counts = Counter(outcome.outcome for outcome in told.outcomes)
         for outcome, n in counts.items():
@@ -440,10 +441,10 @@ class Service:
         return row
 
     async def tell(
-        self, open: Open, reports: Sequence[Report], worker: str, wish: Wish | None = None
-    ) -> tuple[Told, StudyRow]:
+        self, open: Open, reports: Sequence[Report], worker: str, wish: AskRequest | None = None
+    ) -> tuple[TellAnswer, StudyRow]:
         """Apply results, ask in the same transaction where that can be, and close steps; durable when it returns."""
-        told = await self.drive(open.study.tell(reports, now=self.clock(), worker=worker, wish=wish))
+        told = await self.drive(open.study.tell(reports, now=self.clock(), worker=worker, ask=wish))
         return told, await self.told(open, told)
 
     def row(self, open: Open) -> StudyRow:

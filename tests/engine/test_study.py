@@ -15,10 +15,11 @@ from blackbox.errors import (
     StudyStateError,
     TrialNotFound,
 )
+from blackbox.study.answers import AskRequest
 from blackbox.study.effects import Read, Write, perform
 from blackbox.study.leases import Report
 from blackbox.study.memory import MemoryStore
-from blackbox.study.trials import Study, Wish, create
+from blackbox.study.trials import Study, create
 from tests.engine.studies import Driver, sphere, start
 
 
@@ -176,7 +177,7 @@ def test_a_tell_asks_along_in_the_same_transaction_unless_a_step_has_to_close_ou
     for i in range(1, 3 * need + 1):
         d.now += 1.0
         steps = d.study.tell(
-            [Report(lease.trial.number, lease.token, value=float(i))], now=d.now, worker="w", wish=Wish("w")
+            [Report(lease.trial.number, lease.token, value=float(i))], now=d.now, worker="w", ask=AskRequest("w")
         )
         writes, told = written(d, steps)
         assert len(writes) == 1
@@ -276,7 +277,7 @@ def test_a_step_closed_in_a_transaction_that_is_undone_was_never_closed(store, m
     steps, work = started(d.study.tell([Report(lease.trial.number, lease.token, value=-7.0)], now=d.now, worker="w"))
 
     def undone(tx):
-        assert work(tx)[1].step == 2
+        assert work(tx).row.step == 2
         raise RuntimeError("the disk is full")
 
     with pytest.raises(RuntimeError, match="disk is full") as failed:

@@ -15,10 +15,11 @@ import orjson
 from blackbox.recipes import seed_encoded
 from blackbox.recipes import to_json as recipe_to_json
 from blackbox.study import log
+from blackbox.study.answers import AskAnswer
 from blackbox.study.leases import Lease, Outcome
 from blackbox.study.rows import EventRow, LateRow, PointRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
 from blackbox.study.spec import Resolved
-from blackbox.study.trials import Asked, Study
+from blackbox.study.trials import Study
 from blackbox_server.problems import problem
 from blackbox_server.service import LARGE_DIM, Service
 
@@ -149,7 +150,9 @@ def progress(study: Study, row: StudyRow, with_best: bool) -> dict[str, Any]:
 # Trials ---------------------------------------------------------------------------------------------------------------
 
 
-async def asked_json(service: Service, study: Study, asked: Asked, encoding: str, with_best: bool) -> dict[str, Any]:
+async def asked_json(
+    service: Service, study: Study, asked: AskAnswer, encoding: str, with_best: bool
+) -> dict[str, Any]:
     """The answer to an ask."""
     points = await points_json(service, study, [lease.point for lease in asked.leases], encoding)
     seeds: dict[tuple[int, int, bool], str] = {}

@@ -73,7 +73,7 @@ async def enqueue(request: Request) -> Response:
     own = exchange(request)
 
     def imported(tx: Tx, told: Any) -> tuple[int, bytes]:
-        shape = [shapes.outcome_json(o, own.request_id, f"/trials/{i}") for i, o in enumerate(told[0])]
+        shape = [shapes.outcome_json(o, own.request_id, f"/trials/{i}") for i, o in enumerate(told.outcomes)]
         return 201, dumps({"trials": [{**item, "id": item["trial"]} for item in shape]})
 
     steps_ = open.study.tell(reports, now=service_.clock(), worker=own.principal.name)
