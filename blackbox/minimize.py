@@ -17,12 +17,14 @@ from blackbox.backends import Backend
 from blackbox.errors import InvalidInput, InvalidSpace
 from blackbox.recipes import pack
 from blackbox.space import Parameter, Space
+from blackbox.study.creation import create
+from blackbox.study.editing import Study
 from blackbox.study.effects import perform
-from blackbox.study.leases import Lease, Report
+from blackbox.study.leases import Lease
 from blackbox.study.memory import MemoryStore
 from blackbox.study.rows import ACTIVE, COMPLETED, FAILED, PointRow, Store
+from blackbox.study.settling import Report
 from blackbox.study.side_data import behaviour_of, sums_of
-from blackbox.study.trials import Study, create
 
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult  # half a second to import: only when a result is made

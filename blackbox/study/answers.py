@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from blackbox.records import Pending
 from blackbox.study import log
-from blackbox.study.leases import Lease, Outcome
-from blackbox.study.open_step import Turn
+from blackbox.study.leases import Lease
+from blackbox.study.open_step import OpenStep
 from blackbox.study.rows import StudyRow
+from blackbox.study.settling import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class TellAnswer:
     n_closed: int = 0
 
 
-# Why an ask was not answered inside a transaction. Each comes before anything was changed ------------------------------
+# Why an ask was not answered inside a transaction. Each comes before anything was changed -----------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class PointsMissing:
     pending, asks : what is in flight, and the row's counter then, for methods that look at it.
     """
 
-    open_step: Turn
+    open_step: OpenStep
     lanes: Sequence[int]
     pending: Pending
     asks: int
@@ -111,7 +112,7 @@ class StepsClosed:
     """
 
     row: StudyRow
-    open_step: Turn
+    open_step: OpenStep
     n_steps: int
     snapshot: bool
 
@@ -133,6 +134,6 @@ class Settled:
     outcomes: tuple[Outcome, ...]
     row: StudyRow
     seconds: list[float]
-    due: list[log.Told] | None
+    due: list[log.LoggedResult] | None
     closed: StepsClosed | None
     asked: AskAnswer | None

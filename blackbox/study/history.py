@@ -13,19 +13,19 @@ from blackbox.study.rows import COMPLETED, SUPERSEDED, PointRow, StepRow, StudyH
 MAX_SEQ = 2**62
 
 
-def results(tx: Tx, study: str, after_seq: int, upto_seq: int) -> list[log.Told]:
+def results(tx: Tx, study: str, after_seq: int, upto_seq: int) -> list[log.LoggedResult]:
     """Told results with their points, in log order."""
     trials = tx.told(study, after_seq, upto_seq)
     points = tx.points(study, [trial.number for trial in trials]) if trials else {}
     return [(trial, points[trial.number]) for trial in trials]
 
 
-def waiting(tx: Tx, study: str, after_seq: int) -> tuple[StudyRow | None, list[log.Told]]:
+def waiting(tx: Tx, study: str, after_seq: int) -> tuple[StudyRow | None, list[log.LoggedResult]]:
     """The study's row and every result after a place in the log."""
     return tx.study(study), results(tx, study, after_seq, MAX_SEQ)
 
 
-def stretch(tx: Tx, study: str, first: int, before: int) -> tuple[list[StepRow], list[log.Told]]:
+def stretch(tx: Tx, study: str, first: int, before: int) -> tuple[list[StepRow], list[log.LoggedResult]]:
     """Step records first .. before - 1 and the results they consumed (or passed over)."""
     steps = tx.steps(study, first, before)
     if not steps:

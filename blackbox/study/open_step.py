@@ -1,11 +1,11 @@
-"""An open step as one instance of a study knows it: its place in the log, its state, and the points computed so far."""
+"""An open step as one instance of a study knows it: its position in the log, its state, the points computed so far."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic_core import to_json
 
@@ -24,17 +24,22 @@ LANES_AHEAD = 256
 AHEAD_NUMBERS = 2**16
 """Coordinates that may be computed for asks that may come."""
 
-Place = tuple[int, int, int]
-"""What a swap compares: step, epoch, upto_seq."""
+
+class Position(NamedTuple):
+    """Where a study stands: what a swap of its row compares, so that of two who move it one finds that it has moved."""
+
+    step: int
+    epoch: int
+    upto_seq: int
 
 
-def place_of(row: StudyRow) -> Place:
-    """The place of a study's row."""
-    return row.step, row.epoch, row.upto_seq
+def position_of(row: StudyRow) -> Position:
+    """The position of a study's row."""
+    return Position(row.step, row.epoch, row.upto_seq)
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedPoint:
     """A lane's point, ready to be stored."""
 
     vector: bytes | None
@@ -46,25 +51,25 @@ class Prepared:
 
 
 @dataclass(slots=True)
-class Turn:
+class OpenStep:
     """An open step. Its points are pure in (state, lane), so they may be kept until it closes."""
 
-    place: Place
+    position: Position
     algorithm: Algorithm[Any, Any]
     state: Any
     asks: int = -1
     """For methods whose asks depend on what is in flight: the counter these points were computed at."""
-    points: dict[int, Prepared] = field(default_factory=dict)
+    points: dict[int, PreparedPoint] = field(default_factory=dict)
     blobs: Sequence[tuple[str, int, bytes]] = ()
     """Digest, place and content of the vectors that the recipes name."""
     blobs_stored: bool = False
 
-    def compute(self, lanes: Sequence[int], pending: Pending) -> list[Prepared]:
+    def compute(self, lanes: Sequence[int], pending: Pending) -> list[PreparedPoint]:
         """The points of these lanes. Nothing is kept: this may run in a thread."""
         return prepared(self.algorithm.space, self.algorithm.ask(self.state, lanes, pending))
 
     def vectors(self) -> Sequence[tuple[str, int, bytes]]:
-        """The vectors that the turn's recipes name, with the place at which each is stored."""
+        """The vectors that the step's recipes name, with the place at which each is stored."""
         # Where factors begin among them.
         step, factors = self.state.step, 0 if self.algorithm.base(self.state) is None else 1
         return [
@@ -83,7 +88,7 @@ class Turn:
         return [lane for lane in range(lanes[0] // 8 * 8, stop) if lane not in self.points]
 
 
-def prepared(space: Space, points: Points) -> list[Prepared]:
+def prepared(space: Space, points: Points) -> list[PreparedPoint]:
     """Points as bytes and JSON."""
     ready = []
     vectors = any(parameter.type == "vector" for _, parameter in space.items())
@@ -94,7 +99,7 @@ def prepared(space: Space, points: Points) -> list[Prepared]:
         if vector is not None and space.dim <= PARAMS_STORED_UPTO:
             params = to_json(plain(space.decode(vector)) if vectors else space.decode(vector)).decode()
         ready.append(
-            Prepared(
+            PreparedPoint(
                 None if vector is None else vector.astype("<f8", copy=False).tobytes(),
                 recipe,
                 params,

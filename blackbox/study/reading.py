@@ -1,15 +1,10 @@
-"""A study, opened for reading: its spec, its state at any step, its points, its past.
-
-Nothing here changes a study. `study.editing` adds what people do to studies, `blackbox.study` what evaluators do.
-"""
+"""A study of trials, opened for reading: its state at any step, its points, its past. Nothing here changes a study."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -22,54 +17,37 @@ from blackbox.errors import Conflict, IncompatibleProblem, InvalidInput, StudyNo
 from blackbox.options import Options, parse_options
 from blackbox.recipes import PrefixCache, materialise
 from blackbox.records import JSON, Recipe, Vector
-from blackbox.rng import Key
-from blackbox.space import Space
 from blackbox.study import history, log
 from blackbox.study.archive import Archive
+from blackbox.study.base import BaseStudy
 from blackbox.study.effects import Steps, read
+from blackbox.study.pace import SNAPSHOT_STEPS
 from blackbox.study.rows import FAILED, PointRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
-from blackbox.study.spec import Resolved
 
-SNAPSHOT_STEPS = 256
-"""Steps after which a snapshot is due."""
-LARGE_DIM = 50_000
 MAX_REBUILT_BYTES = 2**30
 PREFIX_BYTES = 2**26
 """What an open study keeps of points whose children it builds."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Cached:
-    epoch: int
-    step: int
-    state: Any
+class RecordedStudy(BaseStudy):
+    """A study whose log is of trials, opened for reading: its state at any step, its points, its past."""
 
-
-class Reading:
-    """One study, opened. Keeps caches only: another instance, here or elsewhere, may work on the same study."""
+    traits: Traits
 
     def __init__(self, head: StudyHead) -> None:
-        self.head = head
-        self.id = head.id
-        self.resolved = Resolved.model_validate_json(head.resolved)
-        self.spec = self.resolved.spec
-        self.space = Space.from_json(self.spec.space)
-        self.key = Key.from_seed(self.spec.seed)
-        self.maximize = self.spec.direction == "maximize"
-        self._vectors = [name for name, parameter in self.space.items() if parameter.type == "vector"]
-        self.options, self.traits = self._method()
+        super().__init__(head)
         self.kind = self.traits.kind
         self.prefixes = PrefixCache(PREFIX_BYTES)
+        self._vectors = [name for name, parameter in self.space.items() if parameter.type == "vector"]
         self._algorithms: list[tuple[int, Algorithm[Any, Any]]] = []
         self._lineage = ""
-        self._row: StudyRow | None = None
-        self._cached: _Cached | None = None
 
     # State ------------------------------------------------------------------------------------------------------------
 
-    def _method(self) -> tuple[Options, Traits]:
+    def _method(self) -> Options:
         cls = lookup(self.resolved.algorithm)
-        return parse_options(cls.Options, self.resolved.options), cls.traits
+        self.traits = cls.traits
+        return parse_options(cls.Options, self.resolved.options)
 
     def algorithm(self, row: StudyRow, step: int | None = None) -> Algorithm[Any, Any]:
         """The instance in charge of a step (default: the open one)."""
@@ -81,32 +59,9 @@ class Reading:
             ]
         return log.algorithm_at(self._algorithms, row.step if step is None else step)
 
-    def row(self) -> Steps[StudyRow]:
-        """The committed row."""
-        row = yield from read(lambda tx: tx.study(self.id))
-        if row is None:
-            raise StudyNotFound(f"study {self.id} was deleted")
-        self._row = row
-        return replace(row)
-
-    @property
-    def seen(self) -> StudyRow | None:
-        """The committed row as last seen here; others may have moved on."""
-        return None if self._row is None else replace(self._row)
-
-    def state(self, at_step: int | None = None) -> Steps[tuple[StudyRow, Any]]:
-        """The decoded state at a step (default: the open one), from the cache, a snapshot or a replay of the log."""
-        row = yield from self.row()
-        state = yield from self._state_at(row, row.step if at_step is None else at_step)
-        return row, state
-
-    def _current(self) -> Steps[tuple[StudyRow, Any]]:
-        """Row and state as last seen here; reads only when nothing was seen yet or the cache is behind."""
-        row = self._row
-        if row is None:
-            row = yield from self.row()
-        state = yield from self._state_at(row, row.step)
-        return row, state
+    def machine(self, row: StudyRow) -> Algorithm[Any, Any]:
+        """The instance in charge of the open step."""
+        return self.algorithm(row)
 
     def _state_at(self, row: StudyRow, step: int) -> Steps[Any]:
         cached = self._cached
@@ -133,9 +88,6 @@ class Reading:
             self._keep(row.epoch, step, state)
         return state
 
-    def _keep(self, epoch: int, step: int, state: Any) -> None:
-        self._cached = _Cached(epoch, step, state)
-
     # The past ---------------------------------------------------------------------------------------------------------
 
     def replay(self) -> Steps[Iterator[tuple[StepRow, str]]]:
@@ -161,7 +113,7 @@ class Reading:
                 f"{len(everything)} told points of {self.space.dim} dimensions are {size / 1e9:.1f} GB as numbers",
                 hint="fork with the same algorithm: then they stay recipes",
             )
-        waiting: dict[int, list[log.Told]] = {}
+        waiting: dict[int, list[log.LoggedResult]] = {}
         for trial, point in everything:
             waiting.setdefault(trial.step, []).append((trial, point))
         vectors: dict[int, bytes] = {}
@@ -263,28 +215,14 @@ class Reading:
             blobs |= contents(self.algorithm(row, trial.step).blobs(state))
         return trial, self.params(point, blobs)
 
-    def recommend(self) -> Steps[tuple[int, dict[str, Any], JSON]]:
-        """The open step, the parameters the method would deploy now, and what their evaluation gets beside them."""
-        row, state = yield from self.state()
-        algorithm = self.algorithm(row)
-        params = self.space.decode(np.asarray(algorithm.recommend(state), dtype=np.float64))
-        return row.step, params, algorithm.payload(state)
-
-    def metrics(self) -> Steps[dict[str, float]]:
-        """The method's own numbers at the open step."""
-        row, state = yield from self.state()
-        return {k: float(v) for k, v in self.algorithm(row).metrics(state).items() if math.isfinite(v)}
+    def _payload(self, row: StudyRow, state: Any) -> JSON:
+        return self.algorithm(row).payload(state)
 
     def eval_seed(self, trial: TrialRow) -> str:
         """A seed for common random numbers: equal for all lanes of one step and replicate of a method of steps."""
         step = trial.step if self.kind == "group" and trial.lane >= 0 else 0
         name = f"{self.key.hex()}/{step}" + (f"/{trial.replicate}" if trial.replicate else "")
         return str(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest(), "little"))
-
-    @property
-    def large(self) -> bool:
-        """Whether states and vectors are so large that writing them takes longer than an event loop should be held."""
-        return self.space.dim > LARGE_DIM
 
     @cached_property
     def seed_encodable(self) -> bool:

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from blackbox.study.answers import AskAnswer
+from blackbox.study.creation import create
+from blackbox.study.editing import Study
 from blackbox.study.effects import Compute, perform
-from blackbox.study.leases import Lease, Outcome, Report
+from blackbox.study.leases import Lease
 from blackbox.study.rows import Store
-from blackbox.study.trials import Study, create
+from blackbox.study.settling import Outcome, Report
 
 
 def sphere(x: Any) -> float:

@@ -16,10 +16,11 @@ from blackbox.errors import (
     TrialNotFound,
 )
 from blackbox.study.answers import AskRequest
+from blackbox.study.creation import create
+from blackbox.study.editing import Study
 from blackbox.study.effects import Read, Write, perform
-from blackbox.study.leases import Report
 from blackbox.study.memory import MemoryStore
-from blackbox.study.trials import Study, create
+from blackbox.study.settling import Report
 from tests.engine.studies import Driver, sphere, start
 
 
@@ -984,7 +985,7 @@ def test_a_past_state_can_be_looked_at(store):
 
 
 def test_snapshots_are_thinned_and_a_reopened_study_continues_from_the_newest(store, monkeypatch):
-    monkeypatch.setattr("blackbox.study.trials.SNAPSHOT_STEPS", 4)
+    monkeypatch.setattr("blackbox.study.pace.SNAPSHOT_STEPS", 4)
     d = start(store)
     d.evaluate(300)
     steps = store.read(lambda tx: tx.snapshot_steps(d.study.id, 0))
