@@ -2,7 +2,7 @@
 
 `drive` answers the effects of an operation: a write is queued with the store's writer and awaited (so the commits of
 many requests share one), a read of what is committed runs at once, an algorithm's step runs where `compute` says. On
-top: one open `Study` per id, one advance in flight per study, held asks, and answers that are remembered for a retry.
+top: one open study per id, one advance in flight per study, held asks, and answers that are remembered for a retry.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from weakref import WeakSet
 from blackbox import codec
 from blackbox.errors import StoreUnavailable, StudyNotFound
 from blackbox.study.answers import AskAnswer, AskRequest, TellAnswer
+from blackbox.study.base import BaseStudy
 from blackbox.study.effects import Compute, Read, Steps, Write
 from blackbox.study.hosting import HostedStudy, hosted_by
-from blackbox.study.kinds import open_study
-from blackbox.study.leases import Report
+from blackbox.study.kinds import as_kind, open_study
 from blackbox.study.rounds import FederatedStudy
 from blackbox.study.rows import ACTIVE, ReplyRow, SnapshotRow, Store, StudyRow, Tx
-from blackbox.study.trials import Study
+from blackbox.study.settling import Report
+from blackbox.study.trials import TrialStudy
 from blackbox_server.compute import Computer, timed
 from blackbox_server.metrics import Metrics
 from blackbox_server.problems import IdempotencyKeyReused
@@ -101,7 +102,7 @@ class Open:
     hosted : the other way round.
     """
 
-    study: Study
+    study: BaseStudy
     asks: Line
     log: Line
     advancing: asyncio.Future[None] | None = None
@@ -404,7 +405,7 @@ class Service:
                 if asked is None:
                     await self.advance(open)
                     asked = await self.drive(
-                        open.study.ask(
+                        as_kind(open.study, TrialStudy).ask(
                             now=self.clock(),
                             worker=wish.worker,
                             count=wish.count,
@@ -444,7 +445,8 @@ class Service:
         self, open: Open, reports: Sequence[Report], worker: str, wish: AskRequest | None = None
     ) -> tuple[TellAnswer, StudyRow]:
         """Apply results, ask in the same transaction where that can be, and close steps; durable when it returns."""
-        told = await self.drive(open.study.tell(reports, now=self.clock(), worker=worker, ask=wish))
+        study = as_kind(open.study, TrialStudy)
+        told = await self.drive(study.tell(reports, now=self.clock(), worker=worker, ask=wish))
         return told, await self.told(open, told)
 
     def row(self, open: Open) -> StudyRow:
@@ -460,7 +462,7 @@ class _Repeated(Exception):
     """Leaves a transaction in which the answer was found already."""
 
 
-def snapshot(study: Study) -> Steps[tuple[int, int]]:
+def snapshot(study: BaseStudy) -> Steps[tuple[int, int]]:
     """Store the state of the open step now; its step and its size in bytes."""
     while True:
         row, state = yield from study.state()

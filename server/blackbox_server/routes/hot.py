@@ -11,9 +11,11 @@ from starlette.responses import Response
 
 from blackbox.errors import BlackboxError, FieldError, InvalidInput, TooLarge
 from blackbox.study.answers import AskAnswer, AskRequest
-from blackbox.study.leases import Outcome, Report
+from blackbox.study.base import BaseStudy
+from blackbox.study.kinds import as_kind
 from blackbox.study.rows import StudyRow, Tx
-from blackbox.study.trials import Study
+from blackbox.study.settling import Outcome, Report
+from blackbox.study.trials import TrialStudy
 from blackbox_server import limits, schemas
 from blackbox_server.problems import IdempotencyKeyRequired, problem
 from blackbox_server.routes import shapes
@@ -87,7 +89,7 @@ async def heartbeat(request: Request) -> Response:
     open = await opened(request)
     service_ = service(request)
     renewals = await service_.drive(
-        open.study.heartbeat(body.leases, now=service_.clock(), extend_seconds=body.extend_seconds)
+        as_kind(open.study, TrialStudy).heartbeat(body.leases, now=service_.clock(), extend_seconds=body.extend_seconds)
     )
     leases = []
     for renewal in renewals:
@@ -121,7 +123,7 @@ async def _ask(
 ) -> dict[str, Any]:
     asked = await service_.ask(open, wish, wait_seconds=wanted.wait_seconds, gone=_Gone(request).wait, asked=asked)
     return await shapes.asked_json(
-        service_, open.study, asked, wanted.encoding, exchange(request).principal.may("study:read")
+        service_, as_kind(open.study, TrialStudy), asked, wanted.encoding, exchange(request).principal.may("study:read")
     )
 
 
@@ -141,8 +143,8 @@ class _Gone:
             pass
 
 
-def _check_seed_encodable(study: Study) -> None:
-    if not study.seed_encodable:
+def _check_seed_encodable(study: BaseStudy) -> None:
+    if not (isinstance(study, TrialStudy) and study.seed_encodable):
         raise InvalidInput(
             f"{study.resolved.algorithm} on this space does not send its points as seeds",
             hint='Ask with "encoding":"values". Seeds need one unbounded vector and a method that works on noise '
@@ -234,7 +236,8 @@ async def _tell_once(
         ]
         return 200, dumps(shape)
 
-    done = await service_.once(call, open.study.tell(reports, now=service_.clock(), worker=worker), render)
+    steps = as_kind(open.study, TrialStudy).tell(reports, now=service_.clock(), worker=worker)
+    done = await service_.once(call, steps, render)
     if done.result is not None:
         await service_.told(open, done.result)
     outcomes: list[dict[str, Any]] = orjson.loads(done.body)
@@ -249,7 +252,7 @@ LIMITED = (
 )
 
 
-def report(study: Study, item: Result, max_info_bytes: int) -> Report:
+def report(study: BaseStudy, item: Result, max_info_bytes: int) -> Report:
     """One told result as the engine takes it.
 
     Raises
