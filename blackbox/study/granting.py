@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,16 +19,6 @@ from blackbox.study.rows import ACTIVE, CANCELLED, COMPLETED, FAILED, PAUSED, Po
 
 REASONS = {PAUSED: "paused", COMPLETED: "completed", CANCELLED: "cancelled", FAILED: "study_failed"}
 """Why a study in this state grants nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Terms:
-    """How an ask's trials are leased."""
-
-    worker: str
-    now: float
-    seconds: float
-    key: str | None
 
 
 class Granter:
@@ -77,7 +66,7 @@ class Granter:
         if step is None and study.kind == "members":
             # A member's next point may come from a state that is a few results old.
             committed = self._known.committed
-            step = committed if committed is not None and committed.position.epoch == row.epoch else None
+            step = committed if committed is not None and committed.epoch == row.epoch else None
         if step is None:
             return StepUnknown()
         if held := self.breaker.holds(worker, now):
@@ -101,7 +90,7 @@ class Granter:
         trials = leases.apply_claim(tx, row, claim, worker=worker, now=now, seconds=seconds, key=key)
         points = tx.points(study.id, [trial.number for trial in trials]) if trials else {}
         if lanes:
-            trials += self._insert(tx, row, step, lanes, points, _Terms(worker, now, seconds, key))
+            trials += self._insert(tx, row, step, lanes, points, request, now, seconds)
         row.asks += 1
         if claim.lost:
             ledger.end_if_spent(tx, row, study.spec, now)
@@ -144,7 +133,9 @@ class Granter:
         step: OpenStep,
         lanes: Sequence[int],
         stored: dict[int, PointRow],
-        terms: _Terms,
+        request: AskRequest,
+        now: float,
+        seconds: float,
     ) -> list[TrialRow]:
         """New trials for lanes whose points are computed, leased at once; their points are added to `stored`."""
         study = self._study.id
@@ -152,8 +143,8 @@ class Granter:
         for lane in lanes:
             row.trials += 1
             ready = step.points[lane]
-            trial = TrialRow(study, row.trials, step.state.step, lane, ready.replicate, asked_at=terms.now)
-            leases.lease_to(trial, worker=terms.worker, now=terms.now, seconds=terms.seconds, key=terms.key)
+            trial = TrialRow(study, row.trials, step.state.step, lane, ready.replicate, asked_at=now)
+            leases.lease_to(trial, worker=request.worker, now=now, seconds=seconds, key=request.key)
             point = PointRow(study, row.trials, ready.vector, ready.recipe, ready.params, ready.note, ready.payload)
             trials.append(trial)
             points.append(point)
@@ -171,7 +162,8 @@ class Granter:
         """What is queued or leased, as far as the method looks at it."""
         study = self._study
         if study.kind == "group" and not study.traits.uses_pending:
-            return replace(NOTHING_PENDING, fresh=row.lanes)
+            nothing = NOTHING_PENDING
+            return Pending(nothing.step, nothing.lane, nothing.note, nothing.points, row.lanes)
         trials = [trial for trial in tx.open_trials(study.id) if trial.lane >= 0]
         trials.sort(key=lambda trial: (trial.step, trial.lane))
         points = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic_core import to_json
 
@@ -24,18 +24,14 @@ LANES_AHEAD = 256
 AHEAD_NUMBERS = 2**16
 """Coordinates that may be computed for asks that may come."""
 
-
-class Position(NamedTuple):
-    """Where a study stands: what a swap of its row compares, so that of two who move it one finds that it has moved."""
-
-    step: int
-    epoch: int
-    upto_seq: int
+Position = tuple[int, int, int]
+"""Where a study stands (step, epoch, upto_seq): what a swap of its row compares, so that of two who move it one finds
+that it has moved."""
 
 
 def position_of(row: StudyRow) -> Position:
     """The position of a study's row."""
-    return Position(row.step, row.epoch, row.upto_seq)
+    return row.step, row.epoch, row.upto_seq
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +59,11 @@ class OpenStep:
     blobs: Sequence[tuple[str, int, bytes]] = ()
     """Digest, place and content of the vectors that the recipes name."""
     blobs_stored: bool = False
+
+    @property
+    def epoch(self) -> int:
+        """That of the study's row when the step was opened."""
+        return self.position[1]
 
     def compute(self, lanes: Sequence[int], pending: Pending) -> list[PreparedPoint]:
         """The points of these lanes. Nothing is kept: this may run in a thread."""

@@ -324,7 +324,7 @@ class TrialStudy(RecordedStudy):
         """Take note of closed steps that are committed."""
         opened = moved.open_step
         self._known.committed = opened
-        self._keep(opened.position.epoch, opened.state.step, opened.state)
+        self._keep(opened.epoch, opened.state.step, opened.state)
         if moved.snapshot:
             self._pace.snapshot_stored()
 
