@@ -1,4 +1,4 @@
-"""Who evaluates what: the rules of leases and tells, as functions of one transaction.
+"""Who evaluates what: the rules of leases, as functions of one transaction; `study.settling` has those of results.
 
 Every evaluator holds a lease: a laptop, an LLM judge, a process pool, a person with curl. There is one trial table and
 one state machine::
@@ -8,8 +8,7 @@ one state machine::
        +-- released, retryable failure, lapsed lease (re-granted with attempt + 1)
     QUEUED at step close, LEASED once older than the method accepts --> SUPERSEDED;  cancel --> CANCELLED
 
-A lapsed lease is reclaimed inside the grant itself, so nobody has to watch for dead workers. A terminal transition, its
-place in the log and the study's counters are one transaction, so two tells cannot both win.
+A lapsed lease is reclaimed inside the grant itself, so nobody has to watch for dead workers.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from blackbox.records import Points, Results
 from blackbox.study.rows import COMPLETED, FAILED, INFEASIBLE, STOPPED, PointRow, StepRow, TrialRow
 
 LoggedResult = tuple[TrialRow, PointRow]
+"""A trial with a result in the log, and its point."""
 
 
 def accepts(algorithm: Algorithm[Any, Any], oldest: int, trial: TrialRow) -> bool:
@@ -99,7 +100,18 @@ def factor_place(step: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ClosedStep:
-    """One step closed in memory, not yet recorded."""
+    """One step closed in memory, not yet recorded.
+
+    Attributes
+    ----------
+    step : that was closed; the state after it counts one more.
+    upto_seq : of the result that closed it.
+    consumed : results after the last recorded step that this one and those closed with it before have taken or passed.
+    why : `need`, or the reason of who closed it.
+    digest : of the state after it.
+    told : results that the method was told.
+    state, encoded : after it, as an object and as bytes.
+    """
 
     step: int
     upto_seq: int
