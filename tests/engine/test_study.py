@@ -929,6 +929,22 @@ def test_a_fork_keeps_the_past_and_has_a_future_of_its_own(store):
     second.check_log()
 
 
+def test_a_fork_takes_along_a_failure_that_was_told_for_a_withdrawn_trial(store):
+    d = start(store, "random_search", options={"popsize": 4})
+    slow = d.lease("slow")
+    d.do(d.study.cancel_trial(slow.trial.number, now=d.now))
+    assert d.tell(slow, status="failed").outcome == "late_recorded"
+    d.evaluate(4)
+    assert d.tell(slow, 0.5).outcome == "late_recorded"
+    d.evaluate(4)
+    for name, step in (("before", 1), ("after", None)):
+        branch = Driver(store, Study(d.do(d.study.fork(name, now=d.now, step=step))), d.now)
+        branch.check_log()
+        assert branch.replayed_equal() == branch.row().step
+        branch.evaluate(8)
+        branch.check_log()
+
+
 def test_a_fork_with_another_algorithm_gets_the_results_as_points_it_did_not_choose(store):
     d = start(store, "random_search")
     d.evaluate(40)
