@@ -63,7 +63,7 @@ class TellAnswer:
     n_closed: int = 0
 
 
-# Why an ask was not answered inside a transaction. Each comes before anything was changed -----------------------------
+# Instead of granting an ask: each comes before anything was changed ---------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ Grant = AskAnswer | PointsMissing | StepUnknown | Stalled
 """What granting one ask inside a transaction comes to."""
 
 
-# What a tell's transaction did ----------------------------------------------------------------------------------------
+# Done in a transaction ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
