@@ -14,9 +14,10 @@ from blackbox.options import Field, Options
 from blackbox.records import Dense, Pending, Points, Recipe, Recipes, Results, Stop, Structured, Term, dense
 from blackbox.rng import Key
 from blackbox.space import Choice, Integer, Real, Space, Vector
+from blackbox.study.creation import create
+from blackbox.study.editing import Study
 from blackbox.study.effects import perform
 from blackbox.study.memory import MemoryStore
-from blackbox.study.trials import Study, create
 
 __all__ = [
     "Algorithm",

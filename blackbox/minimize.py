@@ -18,12 +18,14 @@ from blackbox.errors import InvalidInput, InvalidSpace
 from blackbox.recipes import pack
 from blackbox.recipes.slices import WHOLE, Slicer
 from blackbox.space import Parameter, Space
+from blackbox.study.creation import create
+from blackbox.study.editing import Study
 from blackbox.study.effects import perform
-from blackbox.study.leases import Lease, Report
+from blackbox.study.leases import Lease
 from blackbox.study.memory import MemoryStore
 from blackbox.study.rows import ACTIVE, COMPLETED, FAILED, PointRow, Store
+from blackbox.study.settling import Report
 from blackbox.study.side_data import behaviour_of, sums_of
-from blackbox.study.trials import Asked, Study, create
 
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult  # half a second to import: only when a result is made
@@ -140,7 +142,7 @@ def run(
             if ahead := getattr(backend, "ahead", 0):
                 count += max(0, min(ahead, study.short() - count))
             if count:
-                asked: Asked = perform(store, study.ask(now=clock(), worker=worker, count=count, lease_seconds=86400.0))
+                asked = perform(store, study.ask(now=clock(), worker=worker, count=count, lease_seconds=86400.0))
                 for lease in asked.leases:
                     number = lease.trial.number
                     out[number] = lease.token

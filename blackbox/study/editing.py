@@ -1,141 +1,29 @@
-"""What people do to a study: make, pause, edit and end it, enqueue and withdraw points, take results back, fork."""
+"""A study of one's own: points are enqueued, results taken back, steps closed by hand, the past branched."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from blackbox.errors import AlgorithmChanged, InvalidInput, StudySpecMismatch, StudyStateError, TrialNotFound
 from blackbox.options import known_options
-from blackbox.study import history, leases
-from blackbox.study.effects import Read, Steps, Write
-from blackbox.study.reading import Reading, plain
-from blackbox.study.rows import (
-    ACTIVE,
-    CANCELLED,
-    COMPLETED,
-    FAILED,
-    OPEN_STATES,
-    PAUSED,
-    QUEUED,
-    PointRow,
-    SnapshotRow,
-    StepRow,
-    StudyHead,
-    StudyRow,
-    TrialRow,
-    Tx,
-)
-from blackbox.study.spec import Budget, LeaseDefaults, Parallelism, Resolved, parse_spec, resolve, spec_hash
+from blackbox.study import history, ledger
+from blackbox.study.creation import new_head
+from blackbox.study.effects import Steps, read, write
+from blackbox.study.reading import plain
+from blackbox.study.rows import ACTIVE, PAUSED, PointRow, SnapshotRow, StudyHead, StudyRow, TrialRow, Tx
+from blackbox.study.spec import parse_spec, resolve, spec_hash
+from blackbox.study.trials import TrialStudy
 
 
-def new_head(project: str, resolved: Resolved, hashed: str, now: float, parent: str | None = None) -> StudyHead:
-    study, secret = _identifier(now, secrets.token_bytes(10)), secrets.token_bytes(16)
-    return StudyHead(study, project, resolved.spec.name, resolved.model_dump_json(), hashed, secret, now, parent)
+class Study(TrialStudy):
+    """A study whose points and past are its own, as against a hosted participant's, which are its machine's. This is
+    `blackbox.Study`."""
 
-
-def _identifier(now: float, random: bytes) -> str:
-    """`st_` and 18 characters of lower-case base32hex: 8 of time in milliseconds (so ids sort by age), 10 of chance."""
-    digits = "0123456789abcdefghijklmnopqrstuv"
-    number = (int(now * 1000) & (2**40 - 1)) << 50 | int.from_bytes(random, "big") & (2**50 - 1)
-    return "st_" + "".join(digits[number >> 5 * i & 31] for i in reversed(range(18)))
-
-
-class Editing(Reading):
-    """An opened study and what people do to it."""
-
-    # Its own state ----------------------------------------------------------------------------------------------------
-
-    def _transition(
-        self, state: str, reason: str | None, now: float, allowed: Sequence[str] = (ACTIVE,)
-    ) -> Steps[StudyRow]:
-        def work(tx: Tx) -> StudyRow:
-            row = leases.locked(tx, self.id)
-            if row.state == state:
-                return row
-            if row.state not in allowed:
-                raise StudyStateError(
-                    f"the study is {row.state}; this needs {' or '.join(allowed)}",
-                    hint="GET the study to see its state and reason",
-                )
-            row.state, row.reason = state, reason
-            if state == CANCELLED:
-                for trial in tx.open_trials(self.id):
-                    leases.change_trial(tx, row, trial.number, _cancelled)
-            word = "resumed" if state == ACTIVE else state.lower()
-            leases.log_event(tx, row, f"study.{word}", now, reason=reason)
-            tx.put_study(row)
-            return row
-
-        self._row = yield Write(work)
-        assert self._row is not None
-        return self._row
-
-    def pause(self, *, now: float, reason: str = "by request") -> Steps[StudyRow]:
-        """Hand out nothing; take every result."""
-        return self._transition(PAUSED, reason, now)
-
-    def resume(self, *, now: float) -> Steps[StudyRow]:
-        """Go on after a pause or a failure (whose last step is told again)."""
-        return self._transition(ACTIVE, None, now, (PAUSED, FAILED))
-
-    def complete(self, *, now: float) -> Steps[StudyRow]:
-        """End the study; results that are out are still taken."""
-        return self._transition(COMPLETED, "by request", now, (ACTIVE, PAUSED, FAILED))
-
-    def cancel(self, *, now: float) -> Steps[StudyRow]:
-        """End the study and cancel what is out."""
-        return self._transition(CANCELLED, "by request", now, (ACTIVE, PAUSED, FAILED))
-
-    def edit(
-        self,
-        *,
-        budget: Budget | None = None,
-        labels: dict[str, str] | None = None,
-        lease: LeaseDefaults | None = None,
-        parallelism: Parallelism | None = None,
-    ) -> Steps[StudyHead]:
-        """Change the budget, the labels, how long leases run or how many. What is given replaces what was there.
-
-        A completed study whose budget grew is active again. Leases that are out keep their time. The hash stays that of
-        the spec as created, so that the script that created the study still finds it.
-        """
-        asked = {"budget": budget, "labels": labels, "lease": lease, "parallelism": parallelism}
-        changes = {name: part for name, part in asked.items() if part is not None}
-        spec = self.spec.model_copy(update=changes)
-        resolved = self.resolved.model_copy(update={"spec": spec})
-        head = replace(self.head, resolved=resolved.model_dump_json())
-
-        def work(tx: Tx) -> StudyRow:
-            row = leases.locked(tx, self.id)
-            tx.put_head(head)
-            limit = spec.budget.evaluations
-            if row.state == COMPLETED and row.reason == "budget" and (limit is None or row.used < limit):
-                row.state, row.reason = ACTIVE, None
-            tx.put_study(row)
-            return row
-
-        self._row = yield Write(work)
-        self.head, self.resolved, self.spec = head, resolved, spec
-        return head
-
-    def _end(self, state: str, reason: str, now: float) -> Steps[None]:
-        """Pause or fail a study from inside an operation. One that has ended meanwhile is left as it is: what was told
-        is stored, so the operation must not fail for that."""
-
-        def work(tx: Tx) -> StudyRow:
-            row = leases.locked(tx, self.id)
-            leases.finish(tx, row, state, reason, now)
-            tx.put_study(row)
-            return row
-
-        self._row = yield Write(work)
-
-    # Trials -----------------------------------------------------------------------------------------------------------
+    # Points and steps -------------------------------------------------------------------------------------------------
 
     def enqueue(self, params: Sequence[Mapping[str, Any]], *, now: float) -> Steps[list[int]]:
         """Put given points in the queue; they are handed out before anything else. Returns their numbers."""
@@ -143,7 +31,7 @@ class Editing(Reading):
         texts = [json.dumps(plain(item)) for item in params]
 
         def work(tx: Tx) -> tuple[StudyRow, list[int]]:
-            row = leases.locked(tx, self.id)
+            row = ledger.locked(tx, self.id)
             if row.state not in (ACTIVE, PAUSED):
                 raise StudyStateError(f"the study is {row.state}; points can be enqueued while it is ACTIVE or PAUSED")
             trials, points = [], []
@@ -157,42 +45,16 @@ class Editing(Reading):
             tx.put_study(row)
             return row, [trial.number for trial in trials]
 
-        self._row, numbers = yield Write(work)
-        return list(numbers)
+        self._row, numbers = yield from write(work)
+        return numbers
 
-    def cancel_trial(self, number: int, *, now: float) -> Steps[TrialRow]:
-        """Withdraw an open trial; its holder is told to abandon it at the next heartbeat."""
-
-        def change(trial: TrialRow) -> None:
-            if trial.state not in OPEN_STATES:
-                raise StudyStateError(f"t_{number} is {trial.state}; only queued or leased trials can be cancelled")
-            _cancelled(trial)
-
-        return self._change(number, change)
-
-    def requeue_trial(self, number: int, *, now: float) -> Steps[TrialRow]:
-        """Run a trial again that is leased, lost, failed or withdrawn, and has no value."""
-
-        def change(trial: TrialRow) -> None:
-            if trial.value is not None or trial.seq is not None:
-                raise StudyStateError(
-                    f"t_{number} is {trial.state} and has a result in the log",
-                    hint="enqueue its params to evaluate the same point again",
-                )
-            trial.state, trial.until, trial.worker, trial.ask_key = QUEUED, None, None, None
-
-        return self._change(number, change)
-
-    def _change(self, number: int, change: Callable[[TrialRow], None]) -> Steps[TrialRow]:
-        def work(tx: Tx) -> tuple[StudyRow, TrialRow]:
-            row = leases.locked(tx, self.id)
-            trial = leases.change_trial(tx, row, number, change)
-            row.asks += 1
-            tx.put_study(row)
-            return row, trial
-
-        self._row, trial = yield Write(work)
-        return trial  # type: ignore[no-any-return]
+    def close(self, *, now: float, why: str = "closed") -> Steps[int]:
+        """Close the open step with what is there (a deadline or quorum decided elsewhere); returns the new step."""
+        yield from self.advance(now=now)
+        while True:
+            row, state = yield from self.state()
+            if (yield from self._close(row, state, why, now)):
+                return row.step + 1
 
     # History ----------------------------------------------------------------------------------------------------------
 
@@ -204,7 +66,7 @@ class Editing(Reading):
         """
 
         def work(tx: Tx) -> tuple[StudyRow, int]:
-            row = leases.locked(tx, self.id)
+            row = ledger.locked(tx, self.id)
             rows = tx.told_by(self.id, worker) if worker is not None else [tx.trial(self.id, trial or 0)]
             if rows == [None]:
                 raise TrialNotFound(f"study {self.id} has no trial t_{trial}; its newest is t_{row.trials}")
@@ -231,20 +93,20 @@ class Editing(Reading):
             best = tx.best(self.id, self.maximize)
             row.best_trial, row.best_value = (best.number, best.value) if best else (None, None)
             numbers = [item.number for item in taken]
-            leases.log_event(tx, row, "trials.invalidated", now, trials=numbers, worker=worker, epoch=row.epoch)
+            ledger.log_event(tx, row, "trials.invalidated", now, trials=numbers, worker=worker, epoch=row.epoch)
             tx.put_study(row)
             return row, len(taken)
 
-        self._row, count = yield Write(work, long=True)
+        self._row, count = yield from write(work, long=True)
         if count:
             yield from self._redigest()
-        return int(count)
+        return count
 
     def _redigest(self) -> Steps[None]:
         """Write the digests of the steps whose history was rewritten."""
         self.stuck = self.stored.obstacle
         row = yield from self.row()
-        records: list[StepRow] = yield Read(lambda tx: tx.steps(self.id, 0, row.step))
+        records = yield from read(lambda tx: tx.steps(self.id, 0, row.step))
         first = next((record.step for record in records if record.digest is None), None)
         if first is None:
             return
@@ -255,13 +117,13 @@ class Editing(Reading):
         digests = [(record.step, digest) for record, _, digest in replayed]
 
         def work(tx: Tx) -> bool:
-            current = leases.locked(tx, self.id)
+            current = ledger.locked(tx, self.id)
             if current.epoch != row.epoch:
                 return False
             tx.put_digests(self.id, digests)
             return True
 
-        yield Write(work, long=True)
+        yield from write(work, long=True)
 
     def fork(
         self, name: str, *, now: float, step: int | None = None, algorithm: Mapping[str, Any] | None = None
@@ -305,8 +167,7 @@ class Editing(Reading):
             history.copy(tx, self.id, head, at, own, row, self.maximize, rebuilt, snapshot)
             return head
 
-        made: StudyHead = yield Write(work, long=True)
-        return made
+        return (yield from write(work, long=True))
 
     def _computes(self, row: StudyRow, step: int) -> Steps[bool]:
         """Whether this release computes the state at a step."""
@@ -326,7 +187,3 @@ class Editing(Reading):
             options, dropped = known_options(self.stored.cls.Options, options)
         words = [self.stored.obstacle or self.stored.revised, "the results of its parent are told to it anew"]
         return {"name": name, "options": options}, words + [f'the option "{option}" was dropped' for option in dropped]
-
-
-def _cancelled(trial: TrialRow) -> None:
-    trial.state, trial.until = CANCELLED, None

@@ -1,7 +1,8 @@
 """What an operation wants from the outside: a write, a read, a computation.
 
 An operation is a generator that yields effects, gets their results sent back, and returns its answer. `perform` drives
-it in this thread; the service drives the same generators from its event loop.
+it in this thread; the service drives the same generators from its event loop. Inside an operation `row = yield from
+write(work)` asks for an effect: the answer has the type that the work returns.
 """
 
 from __future__ import annotations
@@ -47,6 +48,24 @@ class Compute:
 
 Effect = Write | Read | Compute
 Steps = Generator[Effect, Any, T]
+
+
+def write(work: Callable[[Tx], T], *, long: bool = False) -> Steps[T]:
+    """Run a work in a write transaction; see `Write`. The answer is what the work returned."""
+    answer: T = yield Write(work, long)
+    return answer
+
+
+def read(work: Callable[[Tx], T]) -> Steps[T]:
+    """Run a work on what was committed; the answer is what it returned."""
+    answer: T = yield Read(work)
+    return answer
+
+
+def compute(work: Callable[[], T], seconds: float = 0.0, took: Callable[[float], None] | None = None) -> Steps[T]:
+    """Run an algorithm; see `Compute`. The answer is what the work returned."""
+    answer: T = yield Compute(work, seconds, took)
+    return answer
 
 
 def perform(store: Store, steps: Steps[T]) -> T:

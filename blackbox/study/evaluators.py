@@ -6,8 +6,8 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
-from blackbox.study.leases import Outcome
 from blackbox.study.rows import FAILED
+from blackbox.study.settling import Outcome
 
 FIRST_LEASE_SECONDS, SHORTEST_LEASE_SECONDS = 600.0, 60.0
 N_DURATIONS, LEARNED_EVERY = 200, 16

@@ -11,6 +11,7 @@ from blackbox.study import log
 from blackbox.study.rows import (
     COMPLETED,
     SUPERSEDED,
+    LateRow,
     PointRow,
     SnapshotRow,
     StepRow,
@@ -23,19 +24,19 @@ from blackbox.study.rows import (
 MAX_SEQ = 2**62
 
 
-def results(tx: Tx, study: str, after_seq: int, upto_seq: int) -> list[log.Told]:
+def results(tx: Tx, study: str, after_seq: int, upto_seq: int) -> list[log.LoggedResult]:
     """Told results with their points, in log order."""
     trials = tx.told(study, after_seq, upto_seq)
     points = tx.points(study, [trial.number for trial in trials]) if trials else {}
     return [(trial, points[trial.number]) for trial in trials]
 
 
-def waiting(tx: Tx, study: str, after_seq: int) -> tuple[StudyRow | None, list[log.Told]]:
+def waiting(tx: Tx, study: str, after_seq: int) -> tuple[StudyRow | None, list[log.LoggedResult]]:
     """The study's row and every result after a place in the log."""
     return tx.study(study), results(tx, study, after_seq, MAX_SEQ)
 
 
-def stretch(tx: Tx, study: str, first: int, before: int) -> tuple[list[StepRow], list[log.Told]]:
+def stretch(tx: Tx, study: str, first: int, before: int) -> tuple[list[StepRow], list[log.LoggedResult]]:
     """Step records first .. before - 1 and the results they consumed (or passed over)."""
     steps = tx.steps(study, first, before)
     if not steps:
@@ -79,7 +80,9 @@ def copy(
     trials: list[TrialRow] = []
     points: list[PointRow] = []
     numbers: dict[int, int] = {}
-    for trial, point in results(tx, parent, 0, seen.seq if stream is None else last):
+    copied = results(tx, parent, 0, seen.seq if stream is None else last)
+    late = [] if stream is None else [row for row in tx.late(parent, 0, MAX_SEQ) if row.seq <= last]
+    for trial, point in [*copied, *_without_result(tx, parent, late, {trial.number for trial, _ in copied})]:
         if stream is None and point.vector is None and trial.number not in rebuilt:
             continue
         row.trials += 1
@@ -99,7 +102,8 @@ def copy(
         row.step, row.seq, row.upto_seq, row.epoch = at, last, upto, seen.epoch
         lineage = [entry for entry in json.loads(seen.lineage) if entry[0] < at]
         row.lineage = json.dumps([*lineage, [at, stream]], separators=(",", ":"))
-        row.used = sum(not t.invalid and (t.lane >= 0 or t.source == "enqueued") for t in trials)
+        counted = [t for t in trials if t.seq is not None and not t.invalid]
+        row.used = sum(t.lane >= 0 or t.source == "enqueued" for t in counted)
     sign = -1.0 if maximize else 1.0
     valued = [(sign * t.value, t.number) for t in trials if t.value is not None and _can_be_best(t)]
     best = trials[min(valued)[1] - 1] if valued else None
@@ -114,9 +118,8 @@ def copy(
     for event in tx.events(parent, 0, last):
         if event.seq <= last:
             tx.insert_event(replace(event, study=head.id))
-    for late in tx.late(parent, 0, MAX_SEQ):
-        if late.seq <= last:
-            tx.insert_late(replace(late, study=head.id, number=numbers[late.number]))
+    for value in late:
+        tx.insert_late(replace(value, study=head.id, number=numbers[value.number]))
     if snapshot is not None:
         tx.insert_snapshot(replace(snapshot, study=head.id, epoch=row.epoch))
     needed = {at} if best is None else {at, best.step}
@@ -128,6 +131,16 @@ def copy(
             blob = tx.blob(parent, name)
             if blob is not None:
                 tx.put_blob(head.id, name, trial.step if name == base else log.factor_place(trial.step), blob)
+
+
+def _without_result(tx: Tx, study: str, late: Sequence[LateRow], known: set[int]) -> list[log.LoggedResult]:
+    """Withdrawn trials that have late values but, up to there, no result of their own, as they were then."""
+    numbers = sorted({row.number for row in late} - known)
+    points = tx.points(study, numbers) if numbers else {}
+    return [
+        (replace(trial, seq=None, value=None, told_at=None, extra=None), points[number])
+        for number, trial in sorted(tx.trials(study, numbers).items())
+    ]
 
 
 def stderr(extra: str | None) -> float:

@@ -16,28 +16,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import make_dataclass, replace
-from functools import cache, partial
-from typing import Any, NoReturn, Protocol, cast
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
-import numpy as np
-
-from blackbox import federation
-from blackbox.algorithm import Algorithm, Traits
 from blackbox.errors import AlgorithmChanged, IncompatibleProblem, StudyStateError
-from blackbox.federation import Broadcast, FederationOptions, Invitation, Participant
-from blackbox.federation.participant import ParticipantState
-from blackbox.options import Options
+from blackbox.federation import Invitation
 from blackbox.recipes.slices import WHOLE, Slicer
-from blackbox.records import Pending, Points, Results, Vector, dense
+from blackbox.records import JSON
 from blackbox.rng import Key
-from blackbox.study import history, leases, log
-from blackbox.study.effects import Compute, Read, Steps
-from blackbox.study.leases import Report
-from blackbox.study.rounds import LEFT, FederatedStudy
+from blackbox.study import history, ledger, log
+from blackbox.study.answers import AskAnswer, AskRequest, Grant, StepsClosed, TellAnswer
+from blackbox.study.effects import Steps, compute, read
+from blackbox.study.host import Host, HostedState, broadcast_row
+from blackbox.study.participants import LEFT
+from blackbox.study.rounds import FederatedStudy
 from blackbox.study.rows import (
     ACTIVE,
     CANCELLED,
@@ -51,125 +46,14 @@ from blackbox.study.rows import (
     TrialRow,
     Tx,
 )
+from blackbox.study.settling import Report
 from blackbox.study.spec import Resolved
-from blackbox.study.trials import Asked, Study, Told, Wish
+from blackbox.study.trials import TrialStudy
 
 BETWEEN = "between_rounds"
 """Reason of an empty ask: this participant's part of the open phase is done, or none is open."""
 COORDINATOR = "coordinator"
 """Source of the rows that are no evaluations."""
-
-
-# The machine as a method ----------------------------------------------------------------------------------------------
-
-
-class HostedState(Protocol):
-    """State of a host; its class is made by `state_of`."""
-
-    @property
-    def step(self) -> int:
-        """Steps closed."""
-
-    @property
-    def own(self) -> ParticipantState:
-        """The participant's private state."""
-
-    @property
-    def x(self) -> Vector:
-        """(d,) the common point of the broadcast at work."""
-
-    @property
-    def settled(self) -> int:
-        """Step of the broadcast whose contribution was settled last; -1 before."""
-
-
-@cache
-def state_of(own: type[Any]) -> type[Any]:
-    """The class of a host's state around a private state: a codec builds only what annotations name."""
-    fields = [("step", int), ("own", own), ("x", np.ndarray), ("settled", int)]
-    return make_dataclass(f"Hosted{own.__name__}", fields, frozen=True, slots=True)
-
-
-class Host(Algorithm[FederationOptions, HostedState]):
-    """A participant's machine with the interface of a method: a step is one batch of its points, or one word of the
-    coordinator. Lanes are the rows of the batch; there are no others."""
-
-    name = "hosted"
-    traits = Traits(injects=True)
-
-    def __init__(self, machine: Participant[Any, Any]) -> None:
-        super().__init__(machine.space, machine.options, machine.key)
-        self.machine = machine
-        self.State = state_of(cast(Any, machine.State))  # type: ignore[misc]
-
-    def init(self) -> HostedState:
-        start = federation.project(self.space.initial, self.space)
-        return cast(HostedState, self.State(0, self.machine.init(), start, -1))
-
-    def resting(self, state: HostedState) -> bool:
-        """Whether there is nothing to evaluate: before the first broadcast and after each phase."""
-        return not len(state.own.work.points)
-
-    def owes(self, state: HostedState) -> bool:
-        """Whether a phase is done and what became of its contribution is not in the log."""
-        return self.machine.done(state.own) and state.settled != state.own.work.broadcast
-
-    def need(self, state: HostedState) -> int:
-        return max(1, len(state.own.work.points))
-
-    def lanes(self, state: HostedState, pending: Pending, n: int) -> Sequence[int]:
-        return range(pending.fresh, min(pending.fresh + n, len(state.own.work.points)))
-
-    def ask(self, state: HostedState, lanes: Sequence[int], pending: Pending) -> Points:
-        points = self.machine.ask(state.own)
-        # A study computes whole tiles of lanes; those behind the last row are never handed out.
-        rows = np.array([points[lane] if lane < len(points) else state.x for lane in lanes])
-        return dense(rows.reshape(len(lanes), self.space.dim))
-
-    def tell(self, state: HostedState, results: Results) -> HostedState:
-        own, x, settled = state.own, state.x, state.settled
-        word = next((i for i in range(len(results)) if results.lane[i] < 0), None)
-        if word is not None and "broadcast" in results.extra[word]:
-            # What was told of an older phase is given up with it.
-            broadcast = _heard(results, word)
-            own, x = self.machine.start(own, broadcast), broadcast.x
-        elif word is not None:
-            own, settled = self.machine.settle(own, bool(results.extra[word]["counted"])), own.work.broadcast
-        elif not self.resting(state):
-            values = np.full(len(own.work.points), math.nan)  # of who failed for good there is none
-            values[results.lane] = results.values[:, 0]
-            own = self.machine.tell(own, values)
-        return cast(HostedState, self.State(state.step + 1, own, x, settled))
-
-    def recommend(self, state: HostedState) -> Vector:
-        return state.x
-
-    def metrics(self, state: HostedState) -> Mapping[str, float]:
-        work = state.own.work
-        return {
-            "round": float(work.round),
-            "points": float(len(work.points)),
-            "evaluations": float(work.total),
-            "settled": float(state.settled == work.broadcast),
-        }
-
-
-def _said(broadcast: Broadcast) -> tuple[dict[str, Any], bytes, bytes]:
-    """A broadcast as a row has it: small JSON, the common point, and the other vectors one after another."""
-    rest = b"".join(v.tobytes() for name, v in sorted(broadcast.vectors.items()) if name != "x")
-    return broadcast.to_json(), broadcast.x.astype("<f8").tobytes(), rest + bytes(-len(rest) % 8)
-
-
-def _heard(results: Results, row: int) -> Broadcast:
-    """The broadcast of a row; its vectors are checked against their digests."""
-    raw = cast(dict[str, Any], results.extra[row]["broadcast"])
-    vectors = {raw["vectors"]["x"]["sha256"]: results.vectors[row]}
-    rest, at = results.points.note[row].astype("<i8").tobytes(), 0
-    for name, told in sorted(raw["vectors"].items()):
-        if name != "x":
-            vectors[told["sha256"]] = np.frombuffer(rest, told["dtype"], told["length"], at)
-            at += vectors[told["sha256"]].nbytes
-    return Broadcast.from_json(raw, vectors)
 
 
 def hosted_by(rounds: FederatedStudy) -> Steps[list[HostedStudy]]:
@@ -180,15 +64,12 @@ def hosted_by(rounds: FederatedStudy) -> Steps[list[HostedStudy]]:
         heads = [head for head in found if head is not None and Resolved.model_validate_json(head.resolved).hosted]
         return [head for head in heads if (row := tx.study(head.id)) is not None and row.state in (ACTIVE, PAUSED)]
 
-    heads: list[StudyHead] = yield Read(work)
+    heads = yield from read(work)
     return [HostedStudy(head, rounds.slicer) for head in heads]
 
 
-# The study ------------------------------------------------------------------------------------------------------------
-
-
-class HostedStudy(Study):
-    """The study of a hosted participant; see `Study` for what all studies have.
+class HostedStudy(TrialStudy):
+    """The study of a hosted participant.
 
     Attributes
     ----------
@@ -202,28 +83,25 @@ class HostedStudy(Study):
         self._looked: tuple[Any, ...] | None = None
         self._closes_at: float | None = None
 
-    def _method(self) -> tuple[Options, Traits]:
+    def _build(self) -> None:
         place = self.resolved.hosted
         assert place is not None
         self.place = place
-        options, cls = self.stored.options or Options(), self.stored.cls
+        self.traits = Host.traits
         self._host: Host | None = None
-        if cls is not None and not self.stored.obstacle:
-            told = Invitation(self.resolved.algorithm, self.resolved.options, self.space.to_json(), place.key)
-            secret = hashlib.blake2b(b"hosted participant", key=self.head.secret, digest_size=32).digest()
-            of_rounds = Key.from_hex(place.key)
-            machine = cls.Participant(
-                self.space,
-                options,
-                of_rounds,
-                client=place.client,
-                weight=place.weight,
-                secret=secret,
-                terms=told.terms,
-            )
-            machine.slicer = self.slicer
-            self._host = Host(machine)
-        return options, Host.traits
+        if self.stored.cls is None or self.stored.obstacle:
+            return
+        machine = self.stored.cls.Participant(
+            self.space,
+            self.options,
+            Key.from_hex(place.key),
+            client=place.client,
+            weight=place.weight,
+            secret=hashlib.blake2b(b"hosted participant", key=self.head.secret, digest_size=32).digest(),
+            terms=Invitation(self.resolved.algorithm, self.resolved.options, self.space.to_json(), place.key).terms,
+        )
+        machine.slicer = self.slicer
+        self._host = Host(machine)
 
     @property
     def host(self) -> Host:
@@ -238,43 +116,49 @@ class HostedStudy(Study):
             raise self.changed(self.stored.obstacle)
         return self._host
 
-    def algorithm(self, row: StudyRow, step: int | None = None) -> Any:
+    def algorithm(self, row: StudyRow, step: int | None = None) -> Host:
         """The host of the machine, the same at every step."""
         return self.host
 
-    # What other studies do and this one does not ----------------------------------------------------------------------
-
-    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise IncompatibleProblem(
+    def not_its_own(self) -> IncompatibleProblem:
+        """The error of whoever wants to change its points or its past."""
+        return IncompatibleProblem(
             f"{self.id} is the hosted participant {self.place.client} of {self.place.study}: its points and its past "
             "are its machine's",
             hint="it takes ask, tell and heartbeat; fork the federated study, or start another one, to try again",
         )
 
-    enqueue = invalidate = fork = close = _refuse
+    # Ask and tell -----------------------------------------------------------------------------------------------------
 
     def tell(
-        self, reports: Sequence[Report], *, now: float, worker: str | None = None, wish: Wish | None = None
-    ) -> Steps[Told]:
-        """As `Study.tell`; points that the machine did not ask are refused."""
+        self, reports: Sequence[Report], *, now: float, worker: str | None = None, ask: AskRequest | None = None
+    ) -> Steps[TellAnswer]:
+        """As `TrialStudy.tell`.
+
+        Raises
+        ------
+        IncompatibleProblem
+            If a report brings a point that the machine did not ask.
+        """
         if any(report.trial is None for report in reports):
-            self._refuse()
-        told = yield from super().tell(reports, now=now, worker=worker, wish=wish)
+            raise self.not_its_own()
+        told = yield from super().tell(reports, now=now, worker=worker, ask=ask)
         if told.asked is not None and told.asked.reason == BETWEEN:
             told = replace(told, asked=None)  # what was told may have opened the next phase: ask again
         return told
 
-    def _grant(self, tx: Tx, row: StudyRow, wish: Wish, now: float) -> Any:
-        turn = self._turn_at(row)
-        if row.state == ACTIVE and turn is not None and self.host.resting(turn.state):
+    def _grant(self, tx: Tx, row: StudyRow, request: AskRequest, now: float) -> Grant:
+        step = self._known.step_of(row)
+        if row.state == ACTIVE and step is not None and self.host.resting(step.state):
             tx.put_study(row)
-            return Asked((), wish.count, BETWEEN, 1.0, row)
-        return super()._grant(tx, row, wish, now)
+            return AskAnswer((), request.count, BETWEEN, 1.0, row)
+        return super()._grant(tx, row, request, now)
 
     # In step with the rounds ------------------------------------------------------------------------------------------
 
     def due(self) -> bool:
-        return not self.stuck  # the rounds may have gone on
+        """Unless it cannot go on: the rounds may have."""
+        return not self.stuck
 
     def advance(self, *, now: float) -> Steps[int]:
         """Close what can be closed, contribute what is done, begin what is open; returns how many steps that took."""
@@ -296,7 +180,7 @@ class HostedStudy(Study):
         yield from self.advance(now=now)
         return row
 
-    def recommend(self) -> Steps[tuple[int, dict[str, Any], None]]:
+    def recommend(self) -> Steps[tuple[int, dict[str, Any], JSON]]:
         """The open step, and the common point as the rounds have it now."""
         row = yield from self.row()
         rounds = yield from self._rounds()
@@ -309,7 +193,7 @@ class HostedStudy(Study):
     def _rounds(self) -> Steps[FederatedStudy | None]:
         """The federated study; None once it was deleted."""
         if self.parent is None:
-            head: StudyHead | None = yield Read(lambda tx: tx.head(self.place.study))
+            head = yield from read(lambda tx: tx.head(self.place.study))
             self.parent = None if head is None else FederatedStudy(head, self.slicer)
         return self.parent
 
@@ -325,7 +209,7 @@ class HostedStudy(Study):
             above = tx.study(self.place.study)
             return above, None if above is None else tx.member(self.place.study, self.place.client)
 
-        above, member = yield Read(look)
+        above, member = yield from read(look)
         away = member is None or member.left_at is not None
         if row.state not in (ACTIVE, PAUSED):
             if rounds is not None and above is not None and above.state in (ACTIVE, PAUSED) and not away:
@@ -350,7 +234,7 @@ class HostedStudy(Study):
 
     def _contribute(self, rounds: FederatedStudy, row: StudyRow, state: HostedState, now: float) -> Steps[bool]:
         """Send what the finished phase has come to, and record what became of it. Sent before, it is a duplicate."""
-        contribution = yield Compute(partial(self.host.machine.contribution, state.own))
+        contribution = yield from compute(partial(self.host.machine.contribution, state.own))
         try:
             received = yield from rounds.contribute(rounds.token(self.place.client), contribution, now=now)
             counted = received.counted
@@ -377,39 +261,46 @@ class HostedStudy(Study):
         if not wanted or broadcast is None:
             self._looked = _sight(phase.row, row)
             return False
-        said, x, rest = _said(broadcast)
-        yield from self._record({"broadcast": said}, x, rest, "broadcast", row, state, now)
+        message, x, rest = broadcast_row(broadcast)
+        yield from self._record({"broadcast": message}, x, rest, "broadcast", row, state, now)
         return True
 
     def _record(
-        self, word: Mapping[str, Any], x: bytes, rest: bytes, why: str, seen: StudyRow, state: HostedState, now: float
+        self,
+        message: Mapping[str, Any],
+        x: bytes,
+        rest: bytes,
+        why: str,
+        seen: StudyRow,
+        state: HostedState,
+        now: float,
     ) -> Steps[None]:
         """Write down what the coordinator said, and close the open step with it, if it still is open.
 
         Parameters
         ----------
-        x, rest : point and note of the row, see `_said`.
+        x, rest : point and note of the row, see `broadcast_row`.
         """
         number, seq = seen.trials + 1, seen.seq + 1
         trial = TrialRow(
             self.id, number, seen.step, -number, state=INFEASIBLE, asked_at=now, told_at=now, seq=seq,
-            extra=json.dumps(word, sort_keys=True), source=COORDINATOR,
+            extra=json.dumps(message, sort_keys=True), source=COORDINATOR,
         )  # fmt: skip
         point = PointRow(self.id, number, x or state.x.astype("<f8").tobytes(), None, None, rest)
-        told: list[log.Told] = yield Read(lambda tx: history.results(tx, self.id, seen.upto_seq, seen.seq))
+        told = yield from read(lambda tx: history.results(tx, self.id, seen.upto_seq, seen.seq))
         rows = [*told, (trial, point)]
         results = log.batch(self.host, state, rows, False)
-        closed = yield Compute(
-            partial(log.close, self.host, state, results, seq, len(rows), why), self._expected_seconds, self._tell_took
+        closed = yield from compute(
+            partial(log.close, self.host, state, results, seq, len(rows), why), self._pace.tell_seconds, self._pace.told
         )
 
-        def work(tx: Tx) -> Any:
-            row = leases.locked(tx, self.id)
+        def work(tx: Tx) -> StepsClosed | None:
+            row = ledger.locked(tx, self.id)
             if (row.step, row.epoch, row.seq, row.trials) != (seen.step, seen.epoch, seen.seq, seen.trials):
                 return None
             row.trials, row.seq, row.waiting = number, seq, row.waiting + 1
             tx.insert_trials([trial], [point])
-            moved = self._move(tx, row, self.host, [closed], now)
+            moved = self._closer.close(tx, row, self.host, [closed], now)
             tx.put_study(row)
             return moved
 

@@ -1,19 +1,23 @@
-"""The kinds of study, and which of them a stored study is."""
+"""The kinds of study, which of them a stored study is, and whether a study has what a request wants of it."""
 
 from __future__ import annotations
 
 import json
+from typing import TypeVar
 
-from blackbox.errors import StudyNotFound
+from blackbox.errors import IncompatibleProblem, StudyNotFound
 from blackbox.recipes.slices import WHOLE, Slicer
-from blackbox.study.effects import Read, Steps
+from blackbox.study.base import BaseStudy
+from blackbox.study.editing import Study
+from blackbox.study.effects import Steps, read
 from blackbox.study.hosting import HostedStudy
 from blackbox.study.rounds import FederatedStudy
 from blackbox.study.rows import StudyHead
-from blackbox.study.trials import Study
+
+K = TypeVar("K", bound=BaseStudy)
 
 
-def kind_of(head: StudyHead) -> type[Study]:
+def kind_of(head: StudyHead) -> type[BaseStudy]:
     """The class of a study: one whose method works in rounds, a hosted participant of such a one, or neither."""
     resolved = json.loads(head.resolved)
     if resolved.get("federated"):
@@ -21,14 +25,39 @@ def kind_of(head: StudyHead) -> type[Study]:
     return HostedStudy if resolved.get("hosted") else Study
 
 
-def open_study(study: str, slicer: Slicer = WHOLE) -> Steps[Study]:
+def open_study(study: str, slicer: Slicer = WHOLE) -> Steps[BaseStudy]:
     """The study of that id, as what it is; `slicer` says who computes the parts of its method's large sums.
 
     Raises
     ------
     StudyNotFound
     """
-    head: StudyHead | None = yield Read(lambda tx: tx.head(study))
+    head = yield from read(lambda tx: tx.head(study))
     if head is None:
         raise StudyNotFound(f"there is no study {study}", hint="GET /v1/studies lists yours")
     return kind_of(head)(head, slicer)
+
+
+def as_kind(study: BaseStudy, kind: type[K]) -> K:
+    """The study as one of a kind: `TrialStudy` to ask and tell, `Study` to change points and past, `FederatedStudy` for
+    rounds. Whoever opens studies of any kind asks here, once, before it uses what only that kind has.
+
+    Raises
+    ------
+    IncompatibleProblem
+        If it is of another kind; says which, and what it takes.
+    """
+    if isinstance(study, kind):
+        return study
+    method = study.resolved.algorithm
+    if issubclass(kind, FederatedStudy):
+        raise IncompatibleProblem(
+            f"{method} works on trials, not in federated rounds",
+            hint=f"POST /v1/studies/{study.id}/ask; GET /v1/algorithms names the federated methods",
+        )
+    if isinstance(study, HostedStudy):
+        raise study.not_its_own()
+    raise IncompatibleProblem(
+        f"{method} works in federated rounds: there are no trials to ask for or to tell",
+        hint=f"POST /v1/studies/{study.id}/rounds/join, or use blackbox_client.Participant",
+    )

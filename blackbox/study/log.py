@@ -20,7 +20,8 @@ from blackbox.recipes import from_json as recipe_from_json
 from blackbox.records import Dense, Points, Recipes, Results, Structured
 from blackbox.study.rows import COMPLETED, FAILED, INFEASIBLE, STOPPED, PointRow, StepRow, TrialRow
 
-Told = tuple[TrialRow, PointRow]
+LoggedResult = tuple[TrialRow, PointRow]
+"""A trial with a result in the log, and its point."""
 
 
 def accepts(algorithm: Algorithm[Any, Any], oldest: int, trial: TrialRow) -> bool:
@@ -34,7 +35,7 @@ def accepts(algorithm: Algorithm[Any, Any], oldest: int, trial: TrialRow) -> boo
     return algorithm.traits.injects if trial.lane < 0 else trial.step >= oldest
 
 
-def closing(algorithm: Algorithm[Any, Any], state: Any, told: Sequence[Told]) -> int | None:
+def closing(algorithm: Algorithm[Any, Any], state: Any, told: Sequence[LoggedResult]) -> int | None:
     """How many of the told results (by seq, after the last closed step) close the open step; None if they do not."""
     need, oldest = algorithm.need(state), algorithm.oldest(state)
     sequential = algorithm.traits.sequential
@@ -46,7 +47,7 @@ def closing(algorithm: Algorithm[Any, Any], state: Any, told: Sequence[Told]) ->
     return None
 
 
-def batch(algorithm: Algorithm[Any, Any], state: Any, told: Sequence[Told], maximize: bool) -> Results:
+def batch(algorithm: Algorithm[Any, Any], state: Any, told: Sequence[LoggedResult], maximize: bool) -> Results:
     """What `tell` gets of the results of one step: accepted ones only, by (step, lane), values to be minimised."""
     oldest = algorithm.oldest(state)
     rows = sorted((pair for pair in told if accepts(algorithm, oldest, pair[0])), key=lambda p: (p[0].step, p[0].lane))
@@ -100,8 +101,19 @@ def factor_place(step: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
-    """One step closed in memory, not yet recorded."""
+class ClosedStep:
+    """One step closed in memory, not yet recorded.
+
+    Attributes
+    ----------
+    step : that was closed; the state after it counts one more.
+    upto_seq : of the result that closed it.
+    consumed : results after the last recorded step that this one and those closed with it before have taken or passed.
+    why : `need`, or the reason of who closed it.
+    digest : of the state after it.
+    told : results that the method was told.
+    state, encoded : after it, as an object and as bytes.
+    """
 
     step: int
     upto_seq: int
@@ -114,10 +126,10 @@ class Closed:
 
 
 def advance(
-    algorithm: Algorithm[Any, Any], state: Any, told: Sequence[Told], maximize: bool, limit: int = 256
-) -> list[Closed]:
+    algorithm: Algorithm[Any, Any], state: Any, told: Sequence[LoggedResult], maximize: bool, limit: int = 256
+) -> list[ClosedStep]:
     """Close every step that the told results allow, in order, at most `limit`."""
-    steps: list[Closed] = []
+    steps: list[ClosedStep] = []
     at = 0
     for _ in range(limit):
         count = closing(algorithm, state, told[at:])
@@ -135,18 +147,18 @@ def advance(
 
 def close(
     algorithm: Algorithm[Any, Any], state: Any, results: Results, upto_seq: int, consumed: int, why: str
-) -> Closed:
+) -> ClosedStep:
     """Tell one batch."""
     after = algorithm.tell(state, results)
     encoded = codec.encode(after)
-    return Closed(state.step, upto_seq, consumed, why, codec.digest(encoded), len(results), after, encoded)
+    return ClosedStep(state.step, upto_seq, consumed, why, codec.digest(encoded), len(results), after, encoded)
 
 
 def replay(
     algorithms: Sequence[tuple[int, Algorithm[Any, Any]]],
     state: Any,
     steps: Sequence[StepRow],
-    told: Sequence[Told],
+    told: Sequence[LoggedResult],
     maximize: bool,
 ) -> Iterator[tuple[StepRow, Any, str]]:
     """States after recorded steps.

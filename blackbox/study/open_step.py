@@ -1,4 +1,4 @@
-"""An open step as one instance of a study knows it: its place in the log, its state, and the points computed so far."""
+"""An open step as one instance of a study knows it: its position in the log, its state, the points computed so far."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ LANES_AHEAD = 256
 AHEAD_NUMBERS = 2**16
 """Coordinates that may be computed for asks that may come."""
 
-Place = tuple[int, int, int]
-"""What a swap compares: step, epoch, upto_seq."""
+Position = tuple[int, int, int]
+"""Where a study stands (step, epoch, upto_seq): what a swap of its row compares, so that of two who move it one finds
+that it has moved."""
 
 
-def place_of(row: StudyRow) -> Place:
-    """The place of a study's row."""
+def position_of(row: StudyRow) -> Position:
+    """The position of a study's row."""
     return row.step, row.epoch, row.upto_seq
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedPoint:
     """A lane's point, ready to be stored."""
 
     vector: bytes | None
@@ -46,25 +47,30 @@ class Prepared:
 
 
 @dataclass(slots=True)
-class Turn:
+class OpenStep:
     """An open step. Its points are pure in (state, lane), so they may be kept until it closes."""
 
-    place: Place
+    position: Position
     algorithm: Algorithm[Any, Any]
     state: Any
     asks: int = -1
     """For methods whose asks depend on what is in flight: the counter these points were computed at."""
-    points: dict[int, Prepared] = field(default_factory=dict)
+    points: dict[int, PreparedPoint] = field(default_factory=dict)
     blobs: Sequence[tuple[str, int, bytes]] = ()
     """Digest, place and content of the vectors that the recipes name."""
     blobs_stored: bool = False
 
-    def compute(self, lanes: Sequence[int], pending: Pending) -> list[Prepared]:
+    @property
+    def epoch(self) -> int:
+        """That of the study's row when the step was opened."""
+        return self.position[1]
+
+    def compute(self, lanes: Sequence[int], pending: Pending) -> list[PreparedPoint]:
         """The points of these lanes. Nothing is kept: this may run in a thread."""
         return prepared(self.algorithm.space, self.algorithm.ask(self.state, lanes, pending))
 
     def vectors(self) -> Sequence[tuple[str, int, bytes]]:
-        """The vectors that the turn's recipes name, with the place at which each is stored."""
+        """The vectors that the step's recipes name, with the place at which each is stored."""
         # Where factors begin among them.
         step, factors = self.state.step, 0 if self.algorithm.base(self.state) is None else 1
         return [
@@ -83,7 +89,7 @@ class Turn:
         return [lane for lane in range(lanes[0] // 8 * 8, stop) if lane not in self.points]
 
 
-def prepared(space: Space, points: Points) -> list[Prepared]:
+def prepared(space: Space, points: Points) -> list[PreparedPoint]:
     """Points as bytes and JSON."""
     ready = []
     has_vectors = any(parameter.type == "vector" for _, parameter in space.items())
@@ -99,7 +105,7 @@ def prepared(space: Space, points: Points) -> list[Prepared]:
         else:
             params = points.candidates[i]
         ready.append(
-            Prepared(
+            PreparedPoint(
                 vector,
                 recipe,
                 params,

@@ -1,109 +1,61 @@
-"""A study, opened for reading: its spec, its state at any step, its points, its past.
-
-Nothing here changes a study. `study.editing` adds what people do to studies, `blackbox.study` what evaluators do.
-"""
+"""A study of trials, opened for reading: its state at any step, its points, its past. Nothing here changes a study."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blackbox import codec
 from blackbox.algorithm import Algorithm, Traits
 from blackbox.errors import (
     AlgorithmChanged,
     BlobNotFound,
-    CodecError,
     Conflict,
     IncompatibleProblem,
     InvalidInput,
     StudyNotFound,
     TooLarge,
 )
-from blackbox.options import Options
 from blackbox.recipes import PrefixCache, materialise
 from blackbox.recipes import from_json as recipe_from_json
 from blackbox.recipes.slices import WHOLE, Slicer
 from blackbox.records import JSON, Recipe, Vector
-from blackbox.rng import Key
-from blackbox.space import Space
 from blackbox.study import history, log
 from blackbox.study.archive import Archive
-from blackbox.study.effects import Compute, Read, Steps
-from blackbox.study.rows import FAILED, PointRow, SnapshotRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
-from blackbox.study.spec import Resolved, stored_algorithm
+from blackbox.study.base import BaseStudy
+from blackbox.study.effects import Steps, compute, read
+from blackbox.study.pace import REPLAY_SECONDS, SNAPSHOT_STEPS, Pace
+from blackbox.study.rows import FAILED, PointRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
 
-SNAPSHOT_STEPS = 256
-"""Steps after which a snapshot is due."""
-REPLAY_SECONDS = 1e-4
-"""What replaying a step is expected to take: a service runs long stretches beside its event loop."""
-LARGE_DIM = 50_000
 MAX_REBUILT_BYTES = 2**30
 PREFIX_BYTES = 2**26
 """What an open study keeps of points whose children it builds."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Cached:
-    epoch: int
-    step: int
-    state: Any
+class RecordedStudy(BaseStudy):
+    """A study whose log is of trials, opened for reading: its state at any step, its points, its past."""
 
-
-class Reading:
-    """One study, opened. Keeps caches only: another instance, here or elsewhere, may work on the same study.
-
-    Parameters
-    ----------
-    head : its row that never changes.
-    slicer : who computes the parts of the method's large sums.
-    """
+    traits: Traits
 
     def __init__(self, head: StudyHead, slicer: Slicer = WHOLE) -> None:
-        self.head = head
-        self.slicer = slicer
-        self.id = head.id
-        self.resolved = Resolved.model_validate_json(head.resolved)
-        self.spec = self.resolved.spec
-        self.space = Space.from_json(self.spec.space)
-        self.key = Key.from_seed(self.spec.seed)
-        self.maximize = self.spec.direction == "maximize"
-        self._vectors = [name for name, parameter in self.space.items() if parameter.type == "vector"]
-        self.stored = stored_algorithm(self.resolved, self.space)
-        self.options, self.traits = self._method()
+        super().__init__(head, slicer)
         self.kind = self.traits.kind
-        self.stuck = self.stored.obstacle
-        """Why the state of the open step cannot be computed, as far as is known; empty where it can."""
+        self._pace = Pace(self.space.dim)
         self.prefixes = PrefixCache(PREFIX_BYTES)
+        self._vectors = [name for name, parameter in self.space.items() if parameter.type == "vector"]
         self._algorithms: list[tuple[int, Algorithm[Any, Any]]] = []
         self._lineage = ""
-        self._row: StudyRow | None = None
-        self._cached: _Cached | None = None
-        self._since_snapshot = 0.0
-        """Seconds of steps that a replay from the newest snapshot would repeat."""
 
     # State ------------------------------------------------------------------------------------------------------------
 
-    def _method(self) -> tuple[Options, Traits]:
-        return self.stored.options or Options(), Traits() if self.stored.cls is None else self.stored.cls.traits
-
-    def changed(self, words: str) -> AlgorithmChanged:
-        """The error of who needs a state that this release cannot compute."""
-        way = "fork it to continue with an algorithm of this release"
-        if self.resolved.federated or self.resolved.hosted is not None:
-            way = "finish it with the release that began it, or start another one from its recommended point"
-        return AlgorithmChanged(
-            f"the study cannot go on as it is: {words}", hint=f"everything that is stored can be read; {way}"
-        )
+    def _build(self) -> None:
+        self.traits = Traits() if self.stored.cls is None else self.stored.cls.traits
 
     def algorithm(self, row: StudyRow, step: int | None = None) -> Algorithm[Any, Any]:
         """The instance in charge of a step (default: the open one).
@@ -124,39 +76,12 @@ class Reading:
                 self._algorithms.append((first, algorithm))
         return log.algorithm_at(self._algorithms, row.step if step is None else step)
 
-    def row(self) -> Steps[StudyRow]:
-        """The committed row."""
-        row: StudyRow | None = yield Read(lambda tx: tx.study(self.id))
-        if row is None:
-            raise StudyNotFound(f"study {self.id} was deleted")
-        self._row = row
-        return replace(row)
+    def machine(self, row: StudyRow, step: int | None = None) -> Algorithm[Any, Any]:
+        """The instance in charge of a step; see `algorithm`."""
+        return self.algorithm(row, step)
 
-    @property
-    def seen(self) -> StudyRow | None:
-        """The committed row as last seen here; others may have moved on."""
-        return None if self._row is None else replace(self._row)
-
-    def state(self, at_step: int | None = None) -> Steps[tuple[StudyRow, Any]]:
-        """The decoded state at a step (default: the open one), from the cache, a snapshot or a replay of the log.
-
-        Raises
-        ------
-        AlgorithmChanged
-            If this release cannot compute it. With another revision of the algorithm than the study's, a state is
-            believed where it is stored, or where the replay gives its digest.
-        """
-        row = yield from self.row()
-        state = yield from self._state_at(row, row.step if at_step is None else at_step)
-        return row, state
-
-    def _current(self) -> Steps[tuple[StudyRow, Any]]:
-        """Row and state as last seen here; reads only when nothing was seen yet or the cache is behind."""
-        row = self._row
-        if row is None:
-            row = yield from self.row()
-        state = yield from self._state_at(row, row.step)
-        return row, state
+    def _unreadable(self) -> None:
+        self._pace.want_snapshot()
 
     def _state_at(self, row: StudyRow, step: int) -> Steps[Any]:
         cached = self._cached
@@ -175,11 +100,12 @@ class Reading:
             start, state = 0, self.algorithm(row, 0).init()
         while start < step:
             until = min(step, start + SNAPSHOT_STEPS)
-            records, told = yield Read(partial(history.stretch, study=self.id, first=start, before=until))
+            records, told = yield from read(partial(history.stretch, study=self.id, first=start, before=until))
             if len(records) < until - start:
                 raise Conflict(f"the log of {self.id} ends at step {start + len(records)}, its row says {row.step}")
             try:
-                state = yield Compute(partial(self._believed, state, records, told), REPLAY_SECONDS * len(records))
+                work = partial(self._believed, state, records, told)
+                state = yield from compute(work, REPLAY_SECONDS * len(records))
             except AlgorithmChanged as error:
                 if step == row.step:
                     self.stuck = error.detail
@@ -189,27 +115,13 @@ class Reading:
             self._keep(row.epoch, step, state)
         return state
 
-    def _newest(self, row: StudyRow, upto_step: int, after_step: int = -1) -> Steps[tuple[SnapshotRow, Any] | None]:
-        """The newest snapshot in (after_step, upto_step], and its state. One that this release cannot read is passed
-        over: a snapshot is a cache, the log is the truth."""
-        while True:
-            upto = partial(_snapshot, study=self.id, epoch=row.epoch, upto_step=upto_step)
-            snapshot: SnapshotRow | None = yield Read(upto)
-            if snapshot is None or snapshot.step <= after_step:
-                return None
-            try:
-                return snapshot, codec.decode(self.algorithm(row, snapshot.step).State, snapshot.state)
-            except CodecError:
-                upto_step = snapshot.step - 1
-                self._since_snapshot = math.inf  # so that a readable one follows soon
-
-    def _believed(self, state: Any, records: Sequence[StepRow], told: Sequence[log.Told]) -> Any:
+    def _believed(self, state: Any, records: Sequence[StepRow], told: Sequence[log.LoggedResult]) -> Any:
         """The state after recorded steps.
 
         Raises
         ------
         AlgorithmChanged
-            With another revision of the algorithm, if it computes something else than is recorded.
+            With another revision of the method, if it computes something else than is recorded.
         """
         step = records[0].step
         try:
@@ -219,50 +131,41 @@ class Reading:
                 state, step = after, record.step + 1
             else:
                 return state
-        except Exception:  # another algorithm may choke on these results
+        except Exception:  # another revision may choke on these results
             if not self.stored.revised:
                 raise
         raise AlgorithmChanged(f"{self.stored.revised}, which computes another state after step {step}")
-
-    def _keep(self, epoch: int, step: int, state: Any) -> None:
-        self._cached = _Cached(epoch, step, state)
 
     # The past ---------------------------------------------------------------------------------------------------------
 
     def replay(self) -> Steps[Iterator[tuple[StepRow, str]]]:
         """Every recorded step with the digest that a replay from the beginning gives; equal where nothing is wrong.
 
-        With another revision of the algorithm it ends with the first step whose digest differs.
+        With another revision of the method it ends with the first step whose digest differs.
         """
         row = yield from self.row()
-        records, told = yield Read(lambda tx: history.stretch(tx, self.id, 0, row.step))
+        records, told = yield from read(lambda tx: history.stretch(tx, self.id, 0, row.step))
         state = self.algorithm(row, 0).init()
         replayed = log.replay(self._algorithms, state, records, told, self.maximize)
         return self._upto_change((record, digest) for record, _, digest in replayed)
 
-    def _upto_change(self, replayed: Iterator[tuple[StepRow, str]]) -> Iterator[tuple[StepRow, str]]:
-        for record, digest in replayed:
-            yield record, digest
-            if self.stored.revised and digest != record.digest:
-                return
-
     def _replayed(self, row: StudyRow, first: int) -> Steps[list[tuple[StepRow, Any, str]]]:
         state = yield from self._state_at(row, first)
-        records, told = yield Read(lambda tx: history.stretch(tx, self.id, first, row.step))
+        records, told = yield from read(lambda tx: history.stretch(tx, self.id, first, row.step))
         self.algorithm(row)
         return list(log.replay(self._algorithms, state, records, told, self.maximize))
 
     def _rebuilt(self, row: StudyRow) -> Steps[tuple[dict[int, bytes], int]]:
         """Internal points of told recipes, by number. Their bases are long dropped; a replay makes them again. How many
         are missing, because this release makes their bases differently, comes with them."""
-        records, told = yield Read(partial(history.stretch, study=self.id, first=0, before=row.step))
-        everything: list[log.Told] = yield Read(partial(history.results, study=self.id, after_seq=0, upto_seq=row.seq))
+        records, told = yield from read(partial(history.stretch, study=self.id, first=0, before=row.step))
+        everything = yield from read(partial(history.results, study=self.id, after_seq=0, upto_seq=row.seq))
         if (size := len(everything) * self.space.dim * 8) > MAX_REBUILT_BYTES:
             raise TooLarge(
                 f"{len(everything)} told points of {self.space.dim} dimensions are {size / 1e9:.1f} GB as numbers",
                 hint="fork with the same algorithm: then they stay recipes",
             )
-        waiting: dict[int, list[log.Told]] = {}
+        waiting: dict[int, list[log.LoggedResult]] = {}
         for trial, point in everything:
             waiting.setdefault(trial.step, []).append((trial, point))
         vectors: dict[int, bytes] = {}
@@ -297,17 +200,17 @@ class Reading:
         IncompatibleProblem
             For a study whose points are recipes or structured: they are not kept as numbers.
         """
-        told: list[log.Told] = []
+        told: list[log.LoggedResult] = []
         if self.traits.encoding == "dense":
             row = yield from self.row()
-            told = yield Read(partial(history.results, study=self.id, after_seq=0, upto_seq=row.seq))
+            told = yield from read(partial(history.results, study=self.id, after_seq=0, upto_seq=row.seq))
         if self.traits.encoding != "dense" or any(point.vector is None for _, point in told):
             kind = "structured" if self.traits.encoding == "structured" else "recipes"
             raise IncompatibleProblem(
                 f"the points of {self.resolved.algorithm} are {kind}, which are not compared as numbers",
                 hint="the best trial and the recommended point are there all the same",
             )
-        late = yield Read(lambda tx: tx.late(self.id, 0, history.MAX_SEQ))
+        late = yield from read(lambda tx: tx.late(self.id, 0, history.MAX_SEQ))
         vectors = {trial.number: point.vector for trial, point in told}
         rows = [
             (trial.number, trial.value, trial.extra) for trial, _ in told if not trial.invalid and trial.state != FAILED
@@ -357,8 +260,7 @@ class Reading:
                 found[number] = point, {name: blob for name, blob in blobs.items() if blob is not None}
             return found
 
-        points: dict[int, tuple[PointRow, dict[str, bytes]]] = yield Read(work)
-        return points
+        return (yield from read(work))
 
     def best(self) -> Steps[tuple[TrialRow, dict[str, Any]] | None]:
         """The best told trial and its parameters; None before the first value."""
@@ -366,7 +268,9 @@ class Reading:
         if row.best_trial is None:
             return None
         number = row.best_trial
-        trial: TrialRow = yield Read(lambda tx: tx.trial(self.id, number))
+        trial = yield from read(lambda tx: tx.trial(self.id, number))
+        if trial is None:
+            raise StudyNotFound(f"study {self.id} was deleted")
         point, blobs = (yield from self.points([number]))[number]
         if len(blobs) < len(log.named(point)):
             # A late result became the best one after its step's vectors were dropped: the log still has that state.
@@ -374,18 +278,8 @@ class Reading:
             blobs |= contents(self.algorithm(row, trial.step).blobs(state))
         return trial, self.params(point, blobs)
 
-    def recommend(self) -> Steps[tuple[int, dict[str, Any], JSON]]:
-        """The open step, the parameters the method would deploy now, and what their evaluation gets beside them."""
-        row, state = yield from self.state()
-        algorithm = self.algorithm(row)
-        point = algorithm.recommend(state)
-        params = json.loads(point) if isinstance(point, str) else self.space.decode(np.asarray(point, np.float64))
-        return row.step, params, algorithm.payload(state)
-
-    def metrics(self) -> Steps[dict[str, float]]:
-        """The method's own numbers at the open step."""
-        row, state = yield from self.state()
-        return {k: float(v) for k, v in self.algorithm(row).metrics(state).items() if math.isfinite(v)}
+    def _payload(self, row: StudyRow, state: Any) -> JSON:
+        return self.algorithm(row).payload(state)
 
     def eval_seed(self, trial: TrialRow) -> str:
         """A seed for common random numbers: equal for all lanes of one step and replicate of a method of steps."""
@@ -393,19 +287,10 @@ class Reading:
         name = f"{self.key.hex()}/{step}" + (f"/{trial.replicate}" if trial.replicate else "")
         return str(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest(), "little"))
 
-    @property
-    def large(self) -> bool:
-        """Whether states and vectors are so large that writing them takes longer than an event loop should be held."""
-        return self.space.dim > LARGE_DIM
-
     @cached_property
     def seed_encodable(self) -> bool:
         """Whether candidates can travel as recipes: one unbounded vector, whose internal point is the point itself."""
         return self.traits.encoding == "recipe" and self.space.is_single_vector and self.space.domain == "free"
-
-
-def _snapshot(tx: Tx, study: str, epoch: int, upto_step: int) -> SnapshotRow | None:
-    return tx.snapshot(study, epoch, upto_step)
 
 
 def contents(vectors: Mapping[str, NDArray[np.float32]]) -> dict[str, bytes]:

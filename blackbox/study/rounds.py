@@ -1,8 +1,9 @@
 """A federated study: joining, broadcasts, contributions, closing phases, replay. Pure logic over a store.
 
-The machines are those of `blackbox.federation`; this is what `study` is for algorithms. The coordinator evaluates
-nothing and sees no points: what a participant sends is one contribution per (round, phase), which is stored before it
-is answered. A phase closes when the method's quorum is in, or at the deadline, whoever calls then: no process watches.
+The machines are those of `blackbox.federation`; this is to them what `study.trials` is to algorithms. The coordinator
+evaluates nothing and sees no points: what a participant sends is one contribution per (round, phase), which is stored
+before it is answered. A phase closes when the method's quorum is in, or at the deadline, whoever calls then: no process
+watches.
 
 The log is the truth here too. Contributions and step records share the study's sequence; a step record says up to which
 contribution it looked. At that place every contribution that was not used before is looked at again: it counts now,
@@ -11,36 +12,32 @@ waits for a later phase (a move that may be stale), or is too late. So a replay 
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
-from blackbox import codec, federation
-from blackbox.algorithm import Traits
+from blackbox import codec
 from blackbox.errors import (
     AlgorithmChanged,
     Conflict,
     FieldError,
-    IncompatibleProblem,
     InvalidContribution,
     LeaseUnknown,
     StudyStateError,
 )
 from blackbox.federation import Broadcast, Contribution, Federation, FederationState
-from blackbox.options import Options
-from blackbox.study import history, leases
-from blackbox.study.editing import new_head
-from blackbox.study.effects import Compute, Read, Steps, Write
+from blackbox.recipes.slices import WHOLE, Slicer
+from blackbox.study import history, ledger, participants
+from blackbox.study.base import BaseStudy
+from blackbox.study.effects import Steps, compute, read, write
+from blackbox.study.participants import Joined
 from blackbox.study.rows import (
     ACTIVE,
     COMPLETED,
-    FAILED,
     PAUSED,
     ContributionRow,
     MemberRow,
@@ -51,28 +48,15 @@ from blackbox.study.rows import (
     Tx,
     UpdateRow,
 )
-from blackbox.study.spec import Budget, Hosted, Resolved, Rounds, spec_hash
-from blackbox.study.trials import Study
+from blackbox.study.spec import Hosted
 from blackbox.validation import invalid
 
 LATE = -1
 MAX_UPDATES = 1000
-LEFT = "left the rounds"
-"""Why the study of a hosted participant is over that has left."""
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
-    """What a participant gets when it joins: its token, and what it must know once."""
-
-    client: str
-    token: str
-    invitation: federation.Invitation
-    row: StudyRow
-
-
-@dataclass(frozen=True, slots=True)
-class Open:
+class OpenPhase:
     """The open phase.
 
     Attributes
@@ -113,16 +97,19 @@ class Received:
     row: StudyRow
 
 
-class FederatedStudy(Study):
-    """A study whose objective is spread over participants; see `Study` for what all studies have."""
+class FederatedStudy(BaseStudy):
+    """A study whose objective is spread over participants."""
 
-    def _method(self) -> tuple[Options, Traits]:
-        options, cls = self.stored.options or Options(), self.stored.cls
+    def __init__(self, head: StudyHead, slicer: Slicer = WHOLE) -> None:
+        super().__init__(head, slicer)
+        self._tell_seconds = 0.0
+        """What closing the last phase took."""
+
+    def _build(self) -> None:
         self._federation: Federation[Any] | None = None
-        if cls is not None and not self.stored.obstacle:
-            self._federation = cls(self.space, options, self.key, self.resolved.options)
+        if self.stored.cls is not None and not self.stored.obstacle:
+            self._federation = self.stored.cls(self.space, self.options, self.key, self.resolved.options)
             self._federation.slicer = self.slicer
-        return options, Traits()
 
     @property
     def federation(self) -> Federation[Any]:
@@ -137,24 +124,18 @@ class FederatedStudy(Study):
             raise self.changed(self.stored.obstacle)
         return self._federation
 
-    # What other studies do and this one does not ----------------------------------------------------------------------
+    def machine(self, row: StudyRow, step: int | None = None) -> Federation[Any]:
+        """The coordinator, the same at every step."""
+        return self.federation
 
-    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise IncompatibleProblem(
-            f"{self.resolved.algorithm} works in federated rounds: there are no trials to ask for or to tell",
-            hint=f"POST /v1/studies/{self.id}/rounds/join, or use blackbox_client.Participant",
-        )
-
-    ask = tell = heartbeat = enqueue = cancel_trial = requeue_trial = invalidate = fork = archive = close = _refuse
+    def _unreadable(self) -> None:
+        """Every phase that closes is stored in any case."""
 
     def due(self) -> bool:
-        return not self.stuck  # a deadline may have come
+        """Unless it cannot go on: a deadline may have come."""
+        return not self.stuck
 
     # State ------------------------------------------------------------------------------------------------------------
-
-    def algorithm(self, row: StudyRow, step: int | None = None) -> Any:
-        """The coordinator: it recommends and has metrics like an algorithm."""
-        return self.federation
 
     def _state_at(self, row: StudyRow, step: int) -> Steps[Any]:
         cached = self._cached
@@ -163,8 +144,8 @@ class FederatedStudy(Study):
         if self.stuck and step == row.step:
             raise self.changed(self.stuck)
         stored = yield from self._newest(row, step)
-        start, state = (0, self.algorithm(row).init()) if stored is None else (stored[0].step, stored[1])
-        records, rows = yield Read(partial(_stretch, study=self.id, before=step))
+        start, state = (0, self.federation.init()) if stored is None else (stored[0].step, stored[1])
+        records, rows = yield from read(partial(_stretch, study=self.id, before=step))
         try:
             for record, after, digest in self._replayed_from(start, state, records, rows):
                 if self.stored.revised and digest != record.digest:
@@ -202,7 +183,7 @@ class FederatedStudy(Study):
         """Every recorded step with the digest that a replay gives. Checks, too, that the contributions which the log's
         rule admits at each step are those that were used."""
         row = yield from self.row()
-        records, rows = yield Read(partial(_stretch, study=self.id, before=row.step))
+        records, rows = yield from read(partial(_stretch, study=self.id, before=row.step))
         return self._upto_change(self._checked(records, rows))
 
     def _checked(self, records: Sequence[StepRow], rows: Sequence[ContributionRow]) -> Iterator[tuple[StepRow, str]]:
@@ -238,21 +219,9 @@ class FederatedStudy(Study):
         Conflict
             If the name is that of a hosted participant.
         """
-        _check_participant(client, 1.0)
-
-        def work(tx: Tx) -> StudyRow:
-            row = self._open_for(tx)
-            if (hosted := tx.find(self.head.project, self.seat(client))) is not None:
-                raise Conflict(
-                    f"{client} is a hosted participant, study {hosted.id}: two machines under one name would "
-                    "contradict each other",
-                    hint=f"ask and tell at {hosted.id}, or join under another name",
-                )
-            self._enter(tx, row, client, now)
-            return row
-
-        self._row = yield Write(work)
-        return Joined(client, self.token(client), self.federation.invitation(), self._row)
+        participants.check(client, 1.0)
+        self._row = yield from write(partial(participants.join, study=self.head, client=client, now=now))
+        return self._joined(client, self._row)
 
     def host(self, client: str, weight: float = 1.0, *, now: float) -> Steps[tuple[Joined, StudyHead]]:
         """Take part under a name, with the participant's machine run here: its points are the trials of a study of its
@@ -268,80 +237,29 @@ class FederatedStudy(Study):
         Conflict
             If the name is that of a participant that runs its own machine, or is hosted with another weight.
         """
-        _check_participant(client, weight)
-        name = self.seat(client)
-        spec = self.spec.model_copy(
-            update={"name": name, "budget": Budget(), "target": None, "rounds": Rounds(), "labels": {},
-                    "seed": f"{self.spec.seed}/{client}"}
-        )  # fmt: skip
+        participants.check(client, weight)
         place = Hosted(study=self.id, client=client, weight=weight, key=self.key.hex())
-        resolved = self.resolved.model_copy(update={"spec": spec, "federated": False, "reason": "", "hosted": place})
-        fresh = new_head(self.head.project, resolved, spec_hash(spec), now)
+        fresh = participants.hosted_head(self.head, self.resolved, place, now)
+        work = partial(participants.host, study=self.head, place=place, fresh=fresh, now=now)
+        self._row, head = yield from write(work)
+        return self._joined(client, self._row), head
 
-        def work(tx: Tx) -> tuple[StudyRow, StudyHead]:
-            row = self._open_for(tx)
-            known = tx.find(self.head.project, name)
-            if known is None:
-                member = tx.member(self.id, client)
-                if member is not None and member.left_at is None:
-                    raise Conflict(
-                        f"{client} takes part already and runs its own machine",
-                        hint="choose another name, or let it leave first (POST .../rounds/leave)",
-                    )
-                own = StudyRow(fresh.id)
-                tx.insert_study(fresh, own)
-                leases.log_event(tx, own, "study.created", now, name=name)
-                tx.put_study(own)
-            else:
-                _check_same(known, place)
-                own = leases.locked(tx, known.id)
-                if (own.state, own.reason) == (COMPLETED, LEFT) or own.state == FAILED:
-                    own.state, own.reason = ACTIVE, None
-                    leases.log_event(tx, own, "study.resumed", now, reason=None)
-                    tx.put_study(own)
-            self._enter(tx, row, client, now, hosted=(known or fresh).id)
-            return row, known or fresh
-
-        self._row, head = yield Write(work)
-        return Joined(client, self.token(client), self.federation.invitation(), self._row), head
-
-    def seat(self, client: str) -> str:
-        """Name of the study of a hosted participant; a project's studies have different names."""
-        return f"{self.id}/{client}"
-
-    def _open_for(self, tx: Tx) -> StudyRow:
-        row = leases.locked(tx, self.id)
-        if row.state not in (ACTIVE, PAUSED):
-            raise StudyStateError(f"the study is {row.state}; nobody can join it", hint="GET .../best has its result")
-        return row
-
-    def _enter(self, tx: Tx, row: StudyRow, client: str, now: float, **facts: str) -> None:
-        member = tx.member(self.id, client)
-        if member is None or member.left_at is not None:
-            tx.put_member(MemberRow(self.id, client, now))
-            leases.log_event(tx, row, "participant.joined", now, client=client, **facts)
-            tx.put_study(row)
+    def _joined(self, client: str, row: StudyRow) -> Joined:
+        return Joined(client, self.token(client), self.federation.invitation(), row)
 
     def leave(self, token: str, *, now: float) -> Steps[StudyRow]:
         """Take part no more: the quorum no longer counts on this participant."""
-        client = self.client(token)
+        work = partial(participants.leave, study=self.head, client=self.client(token), now=now)
+        row = self._row = yield from write(work)
+        return row
 
-        def work(tx: Tx) -> StudyRow:
-            row = leases.locked(tx, self.id)
-            member = tx.member(self.id, client)
-            if member is not None and member.left_at is None:
-                tx.put_member(replace(member, left_at=now))
-                leases.log_event(tx, row, "participant.left", now, client=client)
-                tx.put_study(row)
-            return row
-
-        self._row = yield Write(work)
-        return self._row
+    def seat(self, client: str) -> str:
+        """Name of the study of a hosted participant; a project's studies have different names."""
+        return participants.seat(self.id, client)
 
     def token(self, client: str) -> str:
         """What a participant shows with everything it sends: `name~mac`."""
-        mac = hashlib.blake2b(b"participant/" + client.encode(), key=self.head.secret, digest_size=12).hexdigest()
-        return f"{client}~{mac}"
+        return participants.token(self.head.secret, client)
 
     def client(self, token: str) -> str:
         """Whose token it is.
@@ -351,21 +269,15 @@ class FederatedStudy(Study):
         LeaseUnknown
             If this study did not give it out.
         """
-        name = token.rpartition("~")[0]
-        if not name or not hmac.compare_digest(self.token(name).encode(), token.encode()):
-            raise LeaseUnknown(
-                f"the participant's token {token[:60]!r} was not given out by this study",
-                hint="send the `token` of the join answer unchanged",
-            )
-        return name
+        return participants.read_token(self.head.secret, token)
 
     # Rounds -----------------------------------------------------------------------------------------------------------
 
-    def phase(self, *, now: float, token: str | None = None) -> Steps[Open]:
+    def phase(self, *, now: float, token: str | None = None) -> Steps[OpenPhase]:
         """The open phase, after closing it if it is due; of a participant, also whether it is asked."""
         client = None if token is None else self.client(token)
         yield from self.advance(now=now)
-        row, members, rows = yield Read(self._standing)
+        row, members, rows = yield from read(self._standing)
         state = yield from self._state_at(row, row.step)
         counted, _, _ = self._sorted(state, rows)
         begun = row.state == ACTIVE and self._begun(row, members)
@@ -373,7 +285,7 @@ class FederatedStudy(Study):
         closes_at = yield from self._closes_at(row, members)
         if broadcast is not None:
             yield from self._publish(row, broadcast)
-        return Open(
+        return OpenPhase(
             row,
             broadcast,
             None if client is None else self.federation.invited(state, client),
@@ -392,7 +304,7 @@ class FederatedStudy(Study):
         if seconds is None or not self._begun(row, members):
             return None
         if row.step:
-            last: list[StepRow] = yield Read(lambda tx: tx.steps(self.id, row.step - 1, row.step))
+            last = yield from read(lambda tx: tx.steps(self.id, row.step - 1, row.step))
             return last[0].at + seconds
         joined = sorted(member.joined_at for member in members)
         return joined[self.spec.rounds.min_joined - 1] + seconds
@@ -400,7 +312,7 @@ class FederatedStudy(Study):
     def _publish(self, row: StudyRow, broadcast: Broadcast) -> Steps[None]:
         """Store the vectors of a broadcast where participants fetch them, by digest."""
         vectors = broadcast.blobs()
-        missing = yield Read(lambda tx: [digest for digest in vectors if tx.blob(self.id, digest) is None])
+        missing = yield from read(lambda tx: [digest for digest in vectors if tx.blob(self.id, digest) is None])
         if not missing:
             return
 
@@ -409,7 +321,7 @@ class FederatedStudy(Study):
                 content = np.ascontiguousarray(vectors[digest]).tobytes()
                 tx.put_blob(self.id, digest, row.step, content)
 
-        yield Write(work, long=self.large)
+        yield from write(work, long=self.large)
 
     def contribute(self, token: str, contribution: Contribution, *, now: float) -> Steps[Received]:
         """Store a contribution; durable when this returns. Sent again, it changes nothing.
@@ -440,10 +352,8 @@ class FederatedStudy(Study):
                 hint = 'contribute where GET .../rounds/current says "invited": true'
                 raise invalid(InvalidContribution, [FieldError("/round", "not_invited", message)], hint)
 
-            def work(
-                tx: Tx, seen: StudyRow = seen, kind: str = kind
-            ) -> tuple[str, StudyRow, ContributionRow | None] | None:
-                row = leases.locked(tx, self.id)
+            def work(tx: Tx, seen: StudyRow = seen, kind: str = kind) -> tuple[str, StudyRow, ContributionRow] | None:
+                row = ledger.locked(tx, self.id)
                 known = tx.contribution(self.id, *place)
                 if known is not None:
                     return "duplicate", row, known
@@ -462,13 +372,13 @@ class FederatedStudy(Study):
                 tx.put_study(row)
                 return {"now": "applied", "later": "held", "late": "late"}[kind], row, stored
 
-            answer = yield Write(work, long=self.large)
+            answer = yield from write(work, long=self.large)
             if answer is not None:
                 break
             yield from self.row()
         outcome, self._row, stored = answer
         yield from self.advance(now=now)
-        row, members, rows = yield Read(self._standing)
+        row, members, rows = yield from read(self._standing)
         state = yield from self._state_at(row, row.step)
         counted, _, _ = self._sorted(state, rows)
         used = stored.step is None or stored.step >= 0
@@ -478,7 +388,7 @@ class FederatedStudy(Study):
         """Close the open phase if its quorum is in or its time is over; returns how many were closed."""
         total = 0
         while True:
-            seen, members, rows = yield Read(self._standing)
+            seen, members, rows = yield from read(self._standing)
             if self.stuck:
                 self._row = seen
                 return total
@@ -494,15 +404,18 @@ class FederatedStudy(Study):
             contributions = [Contribution.from_bytes(item.content or b"") for item in counted]
             tell = partial(self.federation.tell, state, contributions)
             try:
-                after = yield Compute(tell, self._tell_seconds or 0.0, self._tell_took)
+                after = yield from compute(tell, self._tell_seconds, self._took)
             except Exception as error:
                 yield from self._fail(error, now)
                 return total
             total += yield from self._close_phase(seen, rows, counted, state, after, why, now)
 
+    def _took(self, seconds: float) -> None:
+        self._tell_seconds = seconds
+
     def _standing(self, tx: Tx) -> tuple[StudyRow, list[MemberRow], list[ContributionRow]]:
         """The study's row, who takes part, and what no phase has used yet, at one moment."""
-        return leases.locked(tx, self.id), tx.members(self.id), tx.waiting_contributions(self.id)
+        return ledger.locked(tx, self.id), tx.members(self.id), tx.waiting_contributions(self.id)
 
     def _why(
         self, row: StudyRow, state: FederationState, members: Sequence[MemberRow], n: int, now: float
@@ -536,24 +449,12 @@ class FederatedStudy(Study):
         vectors = self.federation.broadcast(after).blobs() if stop is None else {}
 
         def work(tx: Tx) -> StudyRow | None:
-            row = leases.locked(tx, self.id)
+            row = ledger.locked(tx, self.id)
             if (row.step, row.epoch, row.waiting) != (seen.step, seen.epoch, seen.waiting):
                 return None  # closed by another, or more has come, and what was answered "applied" must count
             row.seq += 1
-            tx.insert_steps(
-                [
-                    StepRow(
-                        self.id,
-                        row.step,
-                        max(upto, row.upto_seq),
-                        why,
-                        codec.digest(encoded),
-                        row.seq,
-                        now,
-                        len(counted),
-                    )
-                ]
-            )
+            upto_seq, digest = max(upto, row.upto_seq), codec.digest(encoded)
+            tx.insert_steps([StepRow(self.id, row.step, upto_seq, why, digest, row.seq, now, len(counted))])
             tx.settle_contributions(self.id, [item.seq for item in counted], row.step, keep)
             tx.settle_contributions(self.id, [item.seq for item in late], LATE, keep)
             if moved is not None:
@@ -569,12 +470,12 @@ class FederatedStudy(Study):
             # Those of the phase just closed stay for participants that have not fetched them yet.
             tx.drop_blobs(self.id, row.step - 1, ())
             if stop is not None:
-                leases.finish(tx, row, COMPLETED, stop.reason, now)
-            leases.end_if_spent(tx, row, self.spec, now)
+                ledger.finish(tx, row, COMPLETED, stop.reason, now)
+            ledger.end_if_spent(tx, row, self.spec, now)
             tx.put_study(row)
             return row
 
-        row: StudyRow | None = yield Write(work, long=self.large)
+        row = yield from write(work, long=self.large)
         if row is None:
             return 0
         self._row = row
@@ -583,41 +484,14 @@ class FederatedStudy(Study):
 
     def updates(self, after: int = 0, limit: int = MAX_UPDATES) -> Steps[list[UpdateRow]]:
         """How the common point moved after a version: what an absent participant rebuilds it from."""
-        rows: list[UpdateRow] = yield Read(lambda tx: tx.updates(self.id, after, limit))
-        return rows
+        return (yield from read(lambda tx: tx.updates(self.id, after, limit)))
 
     def closed(self, round: int) -> Steps[list[tuple[str, StepRow]]]:
         """The phases of a round that have closed, by name, with their records."""
         phases = self.federation.phases
         n = len(phases)
-        records: list[StepRow] = yield Read(lambda tx: tx.steps(self.id, n * round, n * (round + 1)))
+        records = yield from read(lambda tx: tx.steps(self.id, n * round, n * (round + 1)))
         return [(phases[record.step % n].name, record) for record in records]
-
-    def recommend(self) -> Steps[tuple[int, dict[str, Any], None]]:
-        """The open step and the common point; nothing goes beside it."""
-        row, state = yield from self.state()
-        return row.step, self.space.decode(self.federation.recommend(state)), None
-
-    def best(self) -> Steps[None]:
-        """Nobody tells values here, so there is no best observed point; see `recommend`."""
-        yield from self.row()
-
-
-def _check_participant(client: str, weight: float) -> None:
-    """Raise what a contribution under that name and weight would."""
-    federation.ContributionJson(terms="", client=client, round=0, phase="", weight=weight, vectors={}, evaluations=0)
-
-
-def _check_same(known: StudyHead, wanted: Hosted) -> None:
-    """Raise if a study that has the name of a hosted participant is not that of this one."""
-    found = Resolved.model_validate_json(known.resolved).hosted
-    if found is None or found.study != wanted.study:
-        raise Conflict(f"the study {known.id} has the name {known.name!r} and hosts nobody", hint="rename or delete it")
-    if found.weight != wanted.weight:
-        raise Conflict(
-            f"{wanted.client} is hosted with the weight {found.weight}, got {wanted.weight}",
-            hint="send the same weight, or join under another name",
-        )
 
 
 def _stretch(tx: Tx, study: str, before: int) -> tuple[list[StepRow], list[ContributionRow]]:

@@ -2,7 +2,8 @@
 
 A store runs *work*: a function of a transaction. `write` returns only when what the work did is durable, and undoes all
 of it when the work raises; works of one store never interleave. `read` sees only what was committed. Every rule about
-trials and leases is written once, in `study.leases`, against the few row verbs of `Tx`; a store only keeps rows.
+trials and leases is written once, in `study.leases` and `study.settling`, against the few row verbs of `Tx`; a store
+only keeps rows.
 """
 
 from __future__ import annotations

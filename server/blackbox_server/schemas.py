@@ -21,7 +21,7 @@ import pydantic_core
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from blackbox.errors import FieldError, InvalidInput, NonFiniteValue, nearest
-from blackbox.study.leases import NON_FINITE_HINT
+from blackbox.study.settling import NON_FINITE_HINT
 from blackbox.study.side_data import MAX_BEHAVIOUR, MAX_SUM_NAMES
 from blackbox.study.spec import Budget, LeaseDefaults, Parallelism
 from blackbox_server.problems import SCHEMA_HINT, MalformedJson

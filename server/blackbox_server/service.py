@@ -2,7 +2,7 @@
 
 `drive` answers the effects of an operation: a write is queued with the store's writer and awaited (so the commits of
 many requests share one), a read of what is committed runs at once, an algorithm's step runs where `compute` says. On
-top: one open `Study` per id, one advance in flight per study, held asks, and answers that are remembered for a retry.
+top: one open study per id, one advance in flight per study, held asks, and answers that are remembered for a retry.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from weakref import WeakSet
 
 from blackbox import codec
 from blackbox.errors import StoreUnavailable, StudyNotFound
+from blackbox.study.answers import AskAnswer, AskRequest, TellAnswer
+from blackbox.study.base import BaseStudy
 from blackbox.study.effects import Compute, Read, Steps, Write
 from blackbox.study.hosting import HostedStudy, hosted_by
-from blackbox.study.kinds import open_study
-from blackbox.study.leases import Report
+from blackbox.study.kinds import as_kind, open_study
 from blackbox.study.rounds import FederatedStudy
 from blackbox.study.rows import ACTIVE, ReplyRow, SnapshotRow, Store, StudyRow, Tx
-from blackbox.study.trials import Asked, Study, Told, Wish
+from blackbox.study.settling import Report
+from blackbox.study.trials import TrialStudy
 from blackbox_server.compute import Computer, timed
 from blackbox_server.metrics import Metrics
 from blackbox_server.problems import IdempotencyKeyReused
@@ -100,7 +102,7 @@ class Open:
     hosted : the other way round.
     """
 
-    study: Study
+    study: BaseStudy
     asks: Line
     log: Line
     advancing: asyncio.Future[None] | None = None
@@ -382,12 +384,12 @@ class Service:
     async def ask(
         self,
         open: Open,
-        wish: Wish,
+        wish: AskRequest,
         *,
         wait_seconds: float = 0.0,
         gone: Callable[[], Awaitable[None]] | None = None,
-        asked: Asked | None = None,
-    ) -> Asked:
+        asked: AskAnswer | None = None,
+    ) -> AskAnswer:
         """Lease trials; holds the request while there are none, at most `wait_seconds`.
 
         Parameters
@@ -403,7 +405,7 @@ class Service:
                 if asked is None:
                     await self.advance(open)
                     asked = await self.drive(
-                        open.study.ask(
+                        as_kind(open.study, TrialStudy).ask(
                             now=self.clock(),
                             worker=wish.worker,
                             count=wish.count,
@@ -427,7 +429,7 @@ class Service:
             if left is not None:
                 left.cancel()
 
-    async def told(self, open: Open, told: Told) -> StudyRow:
+    async def told(self, open: Open, told: TellAnswer) -> StudyRow:
         """What follows a tell: count it, close steps, wake who waits. Returns the study's row after that."""
         counts = Counter(outcome.outcome for outcome in told.outcomes)
         for outcome, n in counts.items():
@@ -440,10 +442,11 @@ class Service:
         return row
 
     async def tell(
-        self, open: Open, reports: Sequence[Report], worker: str, wish: Wish | None = None
-    ) -> tuple[Told, StudyRow]:
+        self, open: Open, reports: Sequence[Report], worker: str, wish: AskRequest | None = None
+    ) -> tuple[TellAnswer, StudyRow]:
         """Apply results, ask in the same transaction where that can be, and close steps; durable when it returns."""
-        told = await self.drive(open.study.tell(reports, now=self.clock(), worker=worker, wish=wish))
+        study = as_kind(open.study, TrialStudy)
+        told = await self.drive(study.tell(reports, now=self.clock(), worker=worker, ask=wish))
         return told, await self.told(open, told)
 
     def row(self, open: Open) -> StudyRow:
@@ -459,7 +462,7 @@ class _Repeated(Exception):
     """Leaves a transaction in which the answer was found already."""
 
 
-def snapshot(study: Study) -> Steps[tuple[int, int]]:
+def snapshot(study: BaseStudy) -> Steps[tuple[int, int]]:
     """Store the state of the open step now; its step and its size in bytes."""
     while True:
         row, state = yield from study.state()

@@ -26,9 +26,10 @@ import blackbox
 from blackbox.backends import Backend
 from blackbox.backends.processes import Processes
 from blackbox.backends.ray_cluster import RayBackend, Session
+from blackbox.study.creation import create
+from blackbox.study.editing import Study
 from blackbox.study.effects import perform
 from blackbox.study.memory import MemoryStore
-from blackbox.study.trials import Study, create
 
 N_WORKERS = len(os.sched_getaffinity(0))
 TURNS = 5

@@ -32,10 +32,11 @@ from blackbox.regions import L1Ball, L2Ball, Simplex
 from blackbox.rng import Key
 from blackbox.space import Choice, Integer, Real, Space
 from blackbox.space import Vector as Vectors
+from blackbox.study.creation import create
+from blackbox.study.editing import Study
 from blackbox.study.effects import perform
-from blackbox.study.leases import Report
 from blackbox.study.memory import MemoryStore
-from blackbox.study.trials import Study, create
+from blackbox.study.settling import Report
 
 Method = Algorithm[Any, Any]
 

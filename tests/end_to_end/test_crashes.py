@@ -18,8 +18,8 @@ from blackbox_client import BlackboxClientError, Client, RetryPolicy, completed,
 from blackbox_client.client import StudyHandle
 from blackbox_server.store import SqlStore
 
+from blackbox.study.editing import Study
 from blackbox.study.effects import perform
-from blackbox.study.trials import Study
 from tests.end_to_end.service import PATIENCE, Command, Service, blackbox, until
 from tests.engine.studies import Driver
 

@@ -16,8 +16,8 @@ from blackbox.space import Space
 from blackbox.study.effects import perform
 from blackbox.study.hosting import HostedStudy
 from blackbox.study.kinds import open_study
-from blackbox.study.leases import Report
-from blackbox.study.trials import Study
+from blackbox.study.settling import Report
+from blackbox.study.trials import TrialStudy
 from tests.end_to_end.service import PATIENCE, Command, Service, blackbox, until
 from tests.end_to_end.test_federated_rounds import SPACE, Quadratic, all_done, centralised_gap
 
@@ -162,7 +162,7 @@ def test_what_a_dead_server_owed_is_sent_when_anybody_comes_back(server: Service
     with closing(SqlStore(server.database)) as store:  # the tell that is stored, but after which the process dies
         hosted = perform(store, open_study(place.id))
         last = Report(trials[-1].number, value=objective(trials[-1].params))
-        perform(store, Study.tell(hosted, [last], now=0.0))
+        perform(store, TrialStudy.tell(hosted, [last], now=0.0))
     server.start()
     assert study.client.send(protocol.watch_round(study.id))["state"] == "COMPLETED"
     assert place.ask().reason == "completed"

@@ -14,8 +14,8 @@ from blackbox_client import Evaluation, StudyHandle, Trial, Worker, completed, r
 from blackbox_server.store import SqlStore
 
 from blackbox.recipes import digest
+from blackbox.study.editing import Study
 from blackbox.study.effects import perform
-from blackbox.study.trials import Study
 from tests.end_to_end.service import Service
 
 DIM = 20_000

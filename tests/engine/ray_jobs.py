@@ -15,9 +15,10 @@ import numpy as np
 
 import blackbox
 from blackbox.backends.inline import Inline
+from blackbox.study.creation import create
+from blackbox.study.editing import Study
 from blackbox.study.effects import perform
 from blackbox.study.memory import MemoryStore
-from blackbox.study.trials import Study, create
 
 LOSE_AFTER, COMPARE_AT = 150, 400
 PATIENCE = 150.0

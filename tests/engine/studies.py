@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from blackbox.study.answers import AskAnswer
+from blackbox.study.creation import create
+from blackbox.study.editing import Study
 from blackbox.study.effects import Compute, perform
-from blackbox.study.leases import Lease, Outcome, Report
+from blackbox.study.leases import Lease
 from blackbox.study.rows import Store
-from blackbox.study.trials import Asked, Study, create
+from blackbox.study.settling import Outcome, Report
 
 
 def sphere(x: Any) -> float:
@@ -26,7 +29,7 @@ class Driver:
     def __init__(self, store: Store, study: Study, now: float = 1000.0) -> None:
         self.store, self.study, self.now = store, study, now
 
-    def ask(self, worker: str = "w", count: int = 1, advance: bool = True, **more: Any) -> Asked:
+    def ask(self, worker: str = "w", count: int = 1, advance: bool = True, **more: Any) -> AskAnswer:
         if advance and self.study.due():
             self.do(self.study.advance(now=self.now))
         return self.do(self.study.ask(now=self.now, worker=worker, count=count, **more))

@@ -26,7 +26,7 @@ from blackbox.records import NOTHING_PENDING, Points, Recipe, Recipes, Results, 
 from blackbox.rng import Key, normal, rademacher, uniform
 from blackbox.space import Space, Vector
 from blackbox.study.effects import perform
-from blackbox.study.leases import Report
+from blackbox.study.settling import Report
 from tests.contracts.algorithm import Case, assert_replays, free, new_study, run_study
 from tests.engine import maze
 

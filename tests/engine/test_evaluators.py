@@ -11,7 +11,7 @@ from blackbox.study.evaluators import (
     Breaker,
     Durations,
 )
-from blackbox.study.leases import Outcome
+from blackbox.study.settling import Outcome
 
 GOOD = Outcome(1, "applied", "COMPLETED")
 REQUEUED = Outcome(1, "requeued", "QUEUED")

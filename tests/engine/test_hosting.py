@@ -11,11 +11,14 @@ import pytest
 
 from blackbox import codec, federation
 from blackbox.errors import Conflict, IncompatibleProblem, InvalidContribution, StudyNotFound, StudyStateError
+from blackbox.study.editing import Study
 from blackbox.study.effects import Read, Write, perform
 from blackbox.study.hosting import HostedStudy, hosted_by
-from blackbox.study.kinds import kind_of, open_study
-from blackbox.study.leases import Report
+from blackbox.study.kinds import as_kind, kind_of, open_study
+from blackbox.study.rounds import FederatedStudy
 from blackbox.study.rows import Store
+from blackbox.study.settling import Report
+from blackbox.study.trials import TrialStudy
 from tests.engine.studies import Driver
 from tests.engine.test_rounds import CENTRES, Rounds, start
 
@@ -364,19 +367,15 @@ def test_a_hosted_participant_outlives_a_federated_study_that_is_deleted(store: 
 def test_its_points_and_its_past_are_its_machines(store: Store) -> None:
     r = start(store)
     d = Hosted(r, "a")
-    lease = d.lease()
+    d.lease()
     forged = Report(None, vector=np.zeros(4).tobytes(), params="{}", status="infeasible", extra={"counted": True})
-    for refused in (
-        lambda: d.study.tell([forged], now=d.now),
-        lambda: d.study.enqueue([{"w": [0.5] * 4}], now=d.now),
-        lambda: d.study.invalidate(trial=lease.trial.number, now=d.now),
-        lambda: d.study.fork("again", now=d.now),
-        lambda: d.study.close(now=d.now),
-    ):
-        with pytest.raises(IncompatibleProblem, match="hosted participant a"):
-            d.do(refused())
-    with pytest.raises(IncompatibleProblem):
-        r.do(r.study.ask(now=r.now))
+    with pytest.raises(IncompatibleProblem, match="hosted participant a"):
+        d.do(d.study.tell([forged], now=d.now))
+    with pytest.raises(IncompatibleProblem, match="hosted participant a"):
+        as_kind(d.study, Study)
+    assert as_kind(d.study, TrialStudy) is d.study
+    with pytest.raises(IncompatibleProblem, match="works on trials"):
+        as_kind(d.study, FederatedStudy)
 
 
 def test_two_replicas_that_follow_the_rounds_at_once_contribute_once(store: Store) -> None:

@@ -13,9 +13,10 @@ from blackbox.algorithms.random_search import RandomSearch
 from blackbox.backends import WorkerLost
 from blackbox.backends.inline import Inline
 from blackbox.errors import InvalidInput, InvalidSpace
+from blackbox.study.creation import create
+from blackbox.study.editing import Study
 from blackbox.study.effects import perform
 from blackbox.study.memory import MemoryStore
-from blackbox.study.trials import Study, create
 from tests.engine import objectives_for_processes as objectives
 
 

@@ -23,9 +23,9 @@ from blackbox.records import NOTHING_PENDING, Points, Results
 from blackbox.rng import Key, normal, normals
 from blackbox.space import Space, Vector
 from blackbox.study.effects import perform
-from blackbox.study.leases import Report
 from blackbox.study.log import factor_place
 from blackbox.study.rows import SUPERSEDED
+from blackbox.study.settling import Report
 from blackbox.toolbox.perturbations import FARTHEST, default_population
 from tests.contracts.algorithm import Case, box, new_study
 

@@ -27,9 +27,10 @@ from blackbox.backends.ray_cluster import session as ray_session
 from blackbox.errors import InvalidInput
 from blackbox.recipes.slices import Slicer
 from blackbox.records import NOTHING_PENDING
+from blackbox.study.creation import create
+from blackbox.study.editing import Study
 from blackbox.study.effects import perform
 from blackbox.study.memory import MemoryStore
-from blackbox.study.trials import Study, create
 from tests.engine import objectives_for_processes as objectives
 from tests.engine.test_slices import digest_after_two_steps
 

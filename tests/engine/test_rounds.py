@@ -13,11 +13,13 @@ import pytest
 from blackbox import codec, federation
 from blackbox.errors import IncompatibleProblem, InvalidContribution, LeaseUnknown, StudyStateError
 from blackbox.federation import Contribution
+from blackbox.study.creation import create
+from blackbox.study.editing import Study
 from blackbox.study.effects import perform
-from blackbox.study.kinds import open_study
+from blackbox.study.kinds import as_kind, open_study
 from blackbox.study.rounds import FederatedStudy
 from blackbox.study.rows import Store
-from blackbox.study.trials import Study, create
+from blackbox.study.trials import TrialStudy
 
 DIM = 4
 CENTRES = {"a": 0.2, "b": 0.4, "c": 0.6, "d": 0.8}
@@ -325,7 +327,7 @@ def test_a_study_that_forgets_contributions_goes_on_from_its_snapshots(store):
 def test_trials_belong_to_other_studies(store):
     d = start(store)
     with pytest.raises(IncompatibleProblem, match="works in federated rounds"):
-        d.do(d.study.ask(now=1.0))
+        as_kind(d.study, TrialStudy)
     with pytest.raises(IncompatibleProblem, match="minimises"):
         start(store, name="max", direction="maximize")
     plain, _ = perform(store, create("default", {"name": "plain", "space": {"x": {"type": "float"}}}, 1.0))

@@ -15,8 +15,9 @@ from blackbox import Pending, Results, Structured, rng
 from blackbox.algorithm import _registered
 from blackbox.errors import IncompatibleProblem
 from blackbox.records import no_note
+from blackbox.study.creation import create
+from blackbox.study.editing import Study
 from blackbox.study.memory import MemoryStore
-from blackbox.study.trials import Study, create
 from tests.engine.studies import Driver, perform
 
 WORDS = ("be brief", "think aloud", "answer in verse", "give an example")

@@ -15,10 +15,12 @@ from blackbox.errors import (
     StudyStateError,
     TrialNotFound,
 )
+from blackbox.study.answers import AskRequest
+from blackbox.study.creation import create
+from blackbox.study.editing import Study
 from blackbox.study.effects import Read, Write, perform
-from blackbox.study.leases import Report
 from blackbox.study.memory import MemoryStore
-from blackbox.study.trials import Study, Wish, create
+from blackbox.study.settling import Report
 from tests.engine.studies import Driver, sphere, start
 
 
@@ -176,7 +178,7 @@ def test_a_tell_asks_along_in_the_same_transaction_unless_a_step_has_to_close_ou
     for i in range(1, 3 * need + 1):
         d.now += 1.0
         steps = d.study.tell(
-            [Report(lease.trial.number, lease.token, value=float(i))], now=d.now, worker="w", wish=Wish("w")
+            [Report(lease.trial.number, lease.token, value=float(i))], now=d.now, worker="w", ask=AskRequest("w")
         )
         writes, told = written(d, steps)
         assert len(writes) == 1
@@ -276,7 +278,7 @@ def test_a_step_closed_in_a_transaction_that_is_undone_was_never_closed(store, m
     steps, work = started(d.study.tell([Report(lease.trial.number, lease.token, value=-7.0)], now=d.now, worker="w"))
 
     def undone(tx):
-        assert work(tx)[1].step == 2
+        assert work(tx).row.step == 2
         raise RuntimeError("the disk is full")
 
     with pytest.raises(RuntimeError, match="disk is full") as failed:
@@ -927,6 +929,22 @@ def test_a_fork_keeps_the_past_and_has_a_future_of_its_own(store):
     second.check_log()
 
 
+def test_a_fork_takes_along_a_failure_that_was_told_for_a_withdrawn_trial(store):
+    d = start(store, "random_search", options={"popsize": 4})
+    slow = d.lease("slow")
+    d.do(d.study.cancel_trial(slow.trial.number, now=d.now))
+    assert d.tell(slow, status="failed").outcome == "late_recorded"
+    d.evaluate(4)
+    assert d.tell(slow, 0.5).outcome == "late_recorded"
+    d.evaluate(4)
+    for name, step in (("before", 1), ("after", None)):
+        branch = Driver(store, Study(d.do(d.study.fork(name, now=d.now, step=step))), d.now)
+        branch.check_log()
+        assert branch.replayed_equal() == branch.row().step
+        branch.evaluate(8)
+        branch.check_log()
+
+
 def test_a_fork_with_another_algorithm_gets_the_results_as_points_it_did_not_choose(store):
     d = start(store, "random_search")
     d.evaluate(40)
@@ -983,7 +1001,7 @@ def test_a_past_state_can_be_looked_at(store):
 
 
 def test_snapshots_are_thinned_and_a_reopened_study_continues_from_the_newest(store, monkeypatch):
-    monkeypatch.setattr("blackbox.study.trials.SNAPSHOT_STEPS", 4)
+    monkeypatch.setattr("blackbox.study.pace.SNAPSHOT_STEPS", 4)
     d = start(store)
     d.evaluate(300)
     steps = store.read(lambda tx: tx.snapshot_steps(d.study.id, 0))

@@ -221,3 +221,35 @@ def test_bad_contributions_say_what_was_expected(server):
     plain = server.create("plain")
     assert_problem(d.http.post(f"/v1/studies/{plain}/rounds/join", json={"client": "a"}), 422, "incompatible-problem")
     assert d.current()["received"] == 0, "nothing of that was stored"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "ask", {}),
+        ("POST", "tell", {"trial": "t_1", "value": 1.0}),
+        ("POST", "tell", {"params": {"w": [0.5] * 3}, "value": 1.0}),
+        ("POST", "heartbeat", {"leases": ["1.1.00"]}),
+        ("POST", "trials", {"trials": [{"params": {"w": [0.5] * 3}}]}),
+        ("POST", "trials", {"trials": [{"params": {"w": [0.5] * 3}, "value": 1.0}]}),
+        ("POST", "trials/t_1/cancel", {}),
+        ("POST", "trials/t_1/requeue", {}),
+        ("POST", "trials/t_1/invalidate", {}),
+        ("POST", "fork", {}),
+        ("GET", "best?k=2", None),
+    ],
+)
+def test_who_comes_with_trials_is_told_what_the_study_takes(server: Server, method: str, path: str, body: Any) -> None:
+    d = Federated(server)
+    answer = d.http.request(method, f"{d.at}/{path}", json=body, headers={"idempotency-key": "k"})
+    problem = assert_problem(answer, 422, "incompatible-problem")
+    assert problem["detail"] == "fedzo works in federated rounds: there are no trials to ask for or to tell"
+    assert problem["hint"] == f"POST {d.at}/rounds/join, or use blackbox_client.Participant"
+
+
+def test_what_reads_trials_finds_none_in_a_federated_study(server: Server) -> None:
+    d = Federated(server)
+    assert d.http.get(f"{d.at}/trials").json()["trials"] == []
+    assert d.http.get(f"{d.at}/best").json()["items"] == []
+    assert_problem(d.http.get(f"{d.at}/trials/t_1"), 404, "trial-not-found")
+    assert_problem(d.http.post(f"{d.at}/ask", json={"encoding": "seed"}), 422, "invalid-input")

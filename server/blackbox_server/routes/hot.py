@@ -10,9 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from blackbox.errors import AlgorithmChanged, BlackboxError, FieldError, InvalidInput, TooLarge
-from blackbox.study.leases import Outcome, Report
+from blackbox.study.answers import AskAnswer, AskRequest
+from blackbox.study.base import BaseStudy
+from blackbox.study.kinds import as_kind
 from blackbox.study.rows import StudyRow, Tx
-from blackbox.study.trials import Asked, Study, Wish
+from blackbox.study.settling import Outcome, Report
+from blackbox.study.trials import TrialStudy
 from blackbox_server import limits, schemas
 from blackbox_server.problems import IdempotencyKeyRequired, problem
 from blackbox_server.routes import shapes
@@ -60,7 +63,7 @@ async def tell(request: Request) -> Response:
     limits.within_count(settings(request), body.results, "/results")
     own, service_ = exchange(request), service(request)
     wish = None if body.ask is None else _wish(request, open, body.ask, body.ask.worker or body.worker)
-    asked: Asked | None = None
+    asked: AskAnswer | None = None
     worker = body.worker or own.principal.name
     if any(item.params is not None for item in body.results):
         outcomes = await _tell_injected(request, service_, open, body, worker, raw, short)
@@ -92,7 +95,7 @@ async def heartbeat(request: Request) -> Response:
     open = await opened(request)
     service_ = service(request)
     renewals = await service_.drive(
-        open.study.heartbeat(body.leases, now=service_.clock(), extend_seconds=body.extend_seconds)
+        as_kind(open.study, TrialStudy).heartbeat(body.leases, now=service_.clock(), extend_seconds=body.extend_seconds)
     )
     leases = []
     for renewal in renewals:
@@ -108,7 +111,7 @@ async def heartbeat(request: Request) -> Response:
 # Asking ---------------------------------------------------------------------------------------------------------------
 
 
-def _wish(request: Request, open: Open, wanted: Ask, worker: str | None) -> Wish:
+def _wish(request: Request, open: Open, wanted: Ask, worker: str | None) -> AskRequest:
     """What an ask wants, within the limits: looked at before anything is told, or a stored tell would answer 422."""
     study, own = open.study, exchange(request)
     limits.within_count(settings(request), wanted.count, "/count")
@@ -118,15 +121,15 @@ def _wish(request: Request, open: Open, wanted: Ask, worker: str | None) -> Wish
         limits.within_values(settings(request), study.space.dim, wanted.count)
     seconds = None if wanted.lease_seconds == "auto" else wanted.lease_seconds
     key = _ask_key(own, idempotency_key(request))
-    return Wish(worker or own.principal.name, wanted.count, seconds, key, wanted.resume)
+    return AskRequest(worker or own.principal.name, wanted.count, seconds, key, wanted.resume)
 
 
 async def _ask(
-    request: Request, service_: Service, open: Open, wanted: Ask, wish: Wish, asked: Asked | None = None
+    request: Request, service_: Service, open: Open, wanted: Ask, wish: AskRequest, asked: AskAnswer | None = None
 ) -> dict[str, Any]:
     asked = await service_.ask(open, wish, wait_seconds=wanted.wait_seconds, gone=_Gone(request).wait, asked=asked)
     return await shapes.asked_json(
-        service_, open.study, asked, wanted.encoding, exchange(request).principal.may("study:read")
+        service_, as_kind(open.study, TrialStudy), asked, wanted.encoding, exchange(request).principal.may("study:read")
     )
 
 
@@ -146,8 +149,8 @@ class _Gone:
             pass
 
 
-def _check_seed_encodable(study: Study) -> None:
-    if not study.seed_encodable:
+def _check_seed_encodable(study: BaseStudy) -> None:
+    if not (isinstance(study, TrialStudy) and study.seed_encodable):
         raise InvalidInput(
             f"{study.resolved.algorithm} on this space does not send its points as seeds",
             hint='Ask with "encoding":"values". Seeds need one unbounded vector and a method that works on noise '
@@ -169,8 +172,8 @@ def _long_form(value: Any) -> tuple[Any, bool]:
 
 
 async def _tell(
-    own: Exchange, service_: Service, open: Open, items: list[Result], worker: str, short: bool, wish: Wish | None
-) -> tuple[list[dict[str, Any]], StudyRow, Asked | None]:
+    own: Exchange, service_: Service, open: Open, items: list[Result], worker: str, short: bool, wish: AskRequest | None
+) -> tuple[list[dict[str, Any]], StudyRow, AskAnswer | None]:
     reports: list[Report] = []
     refused: dict[int, BlackboxError] = {}
     for i, item in enumerate(items):
@@ -232,14 +235,15 @@ async def _tell_once(
             refused[i] = Outcome(item.trial, "rejected", error=error)
 
     def render(tx: Tx, told: Any) -> tuple[int, bytes]:
-        outcomes = iter(told[0])
+        outcomes = iter(told.outcomes)
         shape = [
             shapes.outcome_json(refused.get(i) or next(outcomes), own.request_id, "" if short else f"/results/{i}")
             for i in range(len(items))
         ]
         return 200, dumps(shape)
 
-    done = await service_.once(call, open.study.tell(reports, now=service_.clock(), worker=worker), render)
+    steps = as_kind(open.study, TrialStudy).tell(reports, now=service_.clock(), worker=worker)
+    done = await service_.once(call, steps, render)
     if done.result is not None:
         await service_.told(open, done.result)
     outcomes: list[dict[str, Any]] = orjson.loads(done.body)
@@ -254,7 +258,7 @@ LIMITED = (
 )
 
 
-def report(study: Study, item: Result, max_info_bytes: int) -> Report:
+def report(study: BaseStudy, item: Result, max_info_bytes: int) -> Report:
     """One told result as the engine takes it.
 
     Raises

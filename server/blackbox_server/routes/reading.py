@@ -15,12 +15,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from blackbox.errors import AlgorithmChanged, BlobNotFound, FieldError, InvalidInput
+from blackbox.study.base import BaseStudy
 from blackbox.study.effects import perform
 from blackbox.study.hosting import HostedStudy
-from blackbox.study.rounds import FederatedStudy
-from blackbox.study.rounds import Open as OpenPhase
+from blackbox.study.kinds import as_kind
+from blackbox.study.rounds import FederatedStudy, OpenPhase
 from blackbox.study.rows import StudyRow, Tx
-from blackbox.study.trials import Study
+from blackbox.study.trials import TrialStudy
 from blackbox_server import limits, schemas
 from blackbox_server.problems import RangeNotSatisfiable
 from blackbox_server.routes import shapes
@@ -52,6 +53,7 @@ async def best(
     shape: dict[str, Any] = {"view": view, "items": [], "estimate": None, "note": None}
     if view == "observed" and k > 1:
         # A scan of the whole history, so not in the event loop; one best point is kept up to date and costs nothing.
+        study = as_kind(study, TrialStudy)
         archive, numbers = await asyncio.to_thread(perform, service_.store, study.archive())
         rows = archive.best(k)
         points = await service_.drive(study.points([numbers[row] for row in rows]))
@@ -67,7 +69,7 @@ async def best(
             "" if incumbent is None else f"; t_{numbers[incumbent]} is the one to trust, noise considered"
         )
     elif view == "observed":
-        found = await service_.drive(study.best())
+        found = await service_.drive(as_kind(study, TrialStudy).best()) if isinstance(study, TrialStudy) else None
         if found is not None:
             trial, params = found
             shape["items"] = [{**shapes.trial_json(trial, service_.clock()), "params": params}]
@@ -139,7 +141,7 @@ async def export(
     return StreamingResponse(lines(), media_type="application/x-ndjson")
 
 
-def _chunk(tx: Tx, study: Study, after: int) -> tuple[bytes, int]:
+def _chunk(tx: Tx, study: BaseStudy, after: int) -> tuple[bytes, int]:
     page, last = shapes.log_page(tx, study.id, after, 500)
     told = [event for event in page if event["type"].startswith("trial.") and event["type"] != "trial.late"]
     numbers = [int(event["data"]["trial"][2:]) for event in told]
@@ -193,7 +195,7 @@ async def brief_of(service_: Service, open: Open, origin: str) -> str:
         else:
             found = None
             with suppress(AlgorithmChanged):
-                found = await service_.drive(study.best())
+                found = await service_.drive(as_kind(study, TrialStudy).best())
             words = dumps(found[1]).decode() if found is not None and study.space.dim <= 50 else "(see GET .../best)"
             lines.append(f"best: {row.best_value!r} at t_{row.best_trial} {words[:700]}")
     if seen:
@@ -207,7 +209,7 @@ async def brief_of(service_: Service, open: Open, origin: str) -> str:
     return f"{text[:1700]}\nnext: {_following(study, row, origin)}\n"
 
 
-def _following(study: Study, row: StudyRow, origin: str) -> str:
+def _following(study: BaseStudy, row: StudyRow, origin: str) -> str:
     """The command that most probably comes next."""
     url = f"{origin}/v1/studies/{study.id}"
     in_rounds = isinstance(study, FederatedStudy | HostedStudy)

@@ -10,11 +10,11 @@ from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from blackbox.errors import FieldError, IncompatibleProblem, InvalidContribution, InvalidInput, RoundNotFound
+from blackbox.errors import FieldError, InvalidContribution, InvalidInput, RoundNotFound
 from blackbox.federation import Contribution, ContributionJson
 from blackbox.study.effects import perform
-from blackbox.study.rounds import FederatedStudy
-from blackbox.study.rounds import Open as OpenPhase
+from blackbox.study.kinds import as_kind
+from blackbox.study.rounds import FederatedStudy, OpenPhase
 from blackbox_server import limits
 from blackbox_server.routes import shapes
 from blackbox_server.routes.http import (
@@ -196,12 +196,7 @@ async def updates(
 
 async def _federated(request: Request) -> tuple[Open, FederatedStudy]:
     open = await opened(request)
-    if not isinstance(open.study, FederatedStudy):
-        raise IncompatibleProblem(
-            f"{open.study.resolved.algorithm} works on trials, not in federated rounds",
-            hint=f"POST /v1/studies/{open.study.id}/ask; GET /v1/algorithms names the federated methods",
-        )
-    return open, open.study
+    return open, as_kind(open.study, FederatedStudy)
 
 
 async def _advance(service_: Service, open: Open, study: FederatedStudy) -> None:

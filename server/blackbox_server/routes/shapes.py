@@ -16,10 +16,13 @@ from blackbox.recipes import seed_encoded
 from blackbox.recipes import to_json as recipe_to_json
 from blackbox.space import Space
 from blackbox.study import log
-from blackbox.study.leases import Lease, Outcome
+from blackbox.study.answers import AskAnswer
+from blackbox.study.base import BaseStudy
+from blackbox.study.leases import Lease
 from blackbox.study.rows import EventRow, LateRow, PointRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
+from blackbox.study.settling import Outcome
 from blackbox.study.spec import Resolved, stored_algorithm
-from blackbox.study.trials import Asked, Study
+from blackbox.study.trials import TrialStudy
 from blackbox_server.problems import problem
 from blackbox_server.service import LARGE_DIM, Service
 
@@ -132,7 +135,7 @@ def spec_version(head: StudyHead) -> str:
     return hashlib.blake2b(head.resolved.encode(), digest_size=6).hexdigest()
 
 
-def progress(study: Study, row: StudyRow, with_best: bool) -> dict[str, Any]:
+def progress(study: BaseStudy, row: StudyRow, with_best: bool) -> dict[str, Any]:
     """The few words about the study that come with every ask and tell."""
     evaluations = study.spec.budget.evaluations
     words: dict[str, Any] = {
@@ -152,7 +155,9 @@ def progress(study: Study, row: StudyRow, with_best: bool) -> dict[str, Any]:
 # Trials ---------------------------------------------------------------------------------------------------------------
 
 
-async def asked_json(service: Service, study: Study, asked: Asked, encoding: str, with_best: bool) -> dict[str, Any]:
+async def asked_json(
+    service: Service, study: TrialStudy, asked: AskAnswer, encoding: str, with_best: bool
+) -> dict[str, Any]:
     """The answer to an ask."""
     points = await points_json(service, study, [lease.point for lease in asked.leases], encoding)
     seeds: dict[tuple[int, int, bool], str] = {}
@@ -177,7 +182,7 @@ async def asked_json(service: Service, study: Study, asked: Asked, encoding: str
     }
 
 
-def _leased(study: Study, lease: Lease, point: dict[str, Any], seed: str, expires: datetime) -> dict[str, Any]:
+def _leased(study: TrialStudy, lease: Lease, point: dict[str, Any], seed: str, expires: datetime) -> dict[str, Any]:
     trial = lease.trial
     until = trial.until or 0.0
     if (base := point.get("base")) is not None:
@@ -201,7 +206,7 @@ def _leased(study: Study, lease: Lease, point: dict[str, Any], seed: str, expire
 
 
 async def points_json(
-    service: Service, study: Study, points: Sequence[PointRow], encoding: str = "values", past: bool = False
+    service: Service, study: TrialStudy, points: Sequence[PointRow], encoding: str = "values", past: bool = False
 ) -> list[dict[str, Any]]:
     """What trials ask: their parameters, or how to make them.
 
@@ -227,7 +232,7 @@ def _stored(point: PointRow) -> dict[str, Any]:
     return shape
 
 
-def _made(study: Study, point: PointRow, blobs: Mapping[str, bytes], encoding: str, past: bool) -> dict[str, Any]:
+def _made(study: TrialStudy, point: PointRow, blobs: Mapping[str, bytes], encoding: str, past: bool) -> dict[str, Any]:
     if point.params is not None:
         return _stored(point)
     recipe = study.recipe(point)

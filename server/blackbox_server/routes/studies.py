@@ -11,11 +11,13 @@ from starlette.responses import Response
 
 from blackbox.errors import InvalidInput
 from blackbox.space import Space
-from blackbox.study import trials as engine
+from blackbox.study import creation as engine
+from blackbox.study.base import BaseStudy
+from blackbox.study.editing import Study
 from blackbox.study.effects import Steps
+from blackbox.study.kinds import as_kind
 from blackbox.study.rows import StudyHead, StudyRow, Tx
 from blackbox.study.spec import StudySpec, parse_spec, resolve
-from blackbox.study.trials import Study
 from blackbox_server import limits, schemas
 from blackbox_server import service as services
 from blackbox_server.problems import PreconditionFailed
@@ -128,7 +130,7 @@ async def delete(request: Request) -> Response:
 # State ----------------------------------------------------------------------------------------------------------------
 
 
-async def _transition(request: Request, change: Callable[[Study, str | None], Steps[StudyRow]]) -> Response:
+async def _transition(request: Request, change: Callable[[BaseStudy, str | None], Steps[StudyRow]]) -> Response:
     body, raw = await body_of(request, Reason, allow_empty=True)
     open = await opened(request)
     head = open.study.head
@@ -184,7 +186,7 @@ async def fork(request: Request) -> Response:
     def render(tx: Tx, head: StudyHead) -> tuple[int, bytes]:
         return _created(tx, (head, True))
 
-    steps = open.study.fork(name, now=now, step=body.step, algorithm=algorithm)
+    steps = as_kind(open.study, Study).fork(name, now=now, step=body.step, algorithm=algorithm)
     done = await service_.once(once(request, raw), steps, render)
     location = [] if done.result is None else [(b"location", f"/v1/studies/{done.result.id}".encode())]
     return Bytes(done.body, done.status, location)

@@ -12,10 +12,12 @@ from starlette.responses import Response
 
 from blackbox.errors import FieldError, InvalidInput, LeaseUnknown, TrialNotFound, nearest
 from blackbox.study import leases
+from blackbox.study.editing import Study
 from blackbox.study.effects import Steps
+from blackbox.study.kinds import as_kind
 from blackbox.study.open_step import PARAMS_STORED_UPTO
 from blackbox.study.rows import TRIAL_STATES, StudyHead, StudyRow, TrialRow, Tx
-from blackbox.study.trials import Study
+from blackbox.study.trials import TrialStudy
 from blackbox_server import limits, schemas
 from blackbox_server.problems import IdempotencyKeyRequired
 from blackbox_server.routes import hot, shapes
@@ -53,7 +55,7 @@ async def enqueue(request: Request) -> Response:
             trials = [{"id": f"t_{n}", "number": n, "state": "QUEUED"} for n in queued[1]]
             return 201, dumps({"trials": trials})
 
-        steps = open.study.enqueue([item.params for item in body.trials], now=service_.clock())
+        steps = as_kind(open.study, Study).enqueue([item.params for item in body.trials], now=service_.clock())
         done = await service_.once(once(request, raw), steps, render)
         open.changed()
         return Bytes(done.body, done.status)
@@ -73,10 +75,10 @@ async def enqueue(request: Request) -> Response:
     own = exchange(request)
 
     def imported(tx: Tx, told: Any) -> tuple[int, bytes]:
-        shape = [shapes.outcome_json(o, own.request_id, f"/trials/{i}") for i, o in enumerate(told[0])]
+        shape = [shapes.outcome_json(o, own.request_id, f"/trials/{i}") for i, o in enumerate(told.outcomes)]
         return 201, dumps({"trials": [{**item, "id": item["trial"]} for item in shape]})
 
-    steps_ = open.study.tell(reports, now=service_.clock(), worker=own.principal.name)
+    steps_ = as_kind(open.study, TrialStudy).tell(reports, now=service_.clock(), worker=own.principal.name)
     done_ = await service_.once(once(request, raw), steps_, imported)
     if done_.result is not None:
         await service_.told(open, done_.result)
@@ -103,7 +105,7 @@ async def page(
     rows, points = await service_.read_much(work)
     shown = rows[:limit]
     asks = [points[row.number] for row in shown] if points else []
-    params = await shapes.points_json(service_, study, asks, past=True)
+    params = await shapes.points_json(service_, as_kind(study, TrialStudy), asks, past=True) if asks else []
     now = service_.clock()
     trials = [{**shapes.trial_json(row, now), **(params[i] if params else {})} for i, row in enumerate(shown)]
     following = None
@@ -132,7 +134,7 @@ async def read(request: Request) -> Response:
     if found is None:
         raise TrialNotFound(f"study {study.id} has no trial t_{number}")
     limits.within_values(settings(request), study.space.dim, 1)
-    point = (await shapes.points_json(service_, study, [found[1]], past=True))[0]
+    point = (await shapes.points_json(service_, as_kind(study, TrialStudy), [found[1]], past=True))[0]
     return tagged(request, {**shapes.trial_json(found[0], service_.clock()), **point})
 
 
@@ -141,7 +143,7 @@ def _one(tx: Tx, study: str, number: int) -> tuple[TrialRow, Any] | None:
     return None if row is None else (row, tx.points(study, [number])[number])
 
 
-async def _change(request: Request, change: Callable[[Study, int], Steps[TrialRow]]) -> Response:
+async def _change(request: Request, change: Callable[[TrialStudy, int], Steps[TrialRow]]) -> Response:
     _, raw = await body_of(request, Reason, allow_empty=True)
     open, service_ = await opened(request), service(request)
     number = trial_in_path(request)
@@ -149,7 +151,7 @@ async def _change(request: Request, change: Callable[[Study, int], Steps[TrialRo
     def render(tx: Tx, changed: tuple[StudyRow, TrialRow]) -> tuple[int, bytes]:
         return 200, dumps(shapes.trial_json(changed[1], service_.clock()))
 
-    done = await service_.once(once(request, raw), change(open.study, number), render)
+    done = await service_.once(once(request, raw), change(as_kind(open.study, TrialStudy), number), render)
     open.changed()
     return Bytes(done.body, done.status)
 
@@ -178,7 +180,7 @@ async def invalidate(request: Request) -> Response:
     def render(tx: Tx, taken: tuple[StudyRow, int]) -> tuple[int, bytes]:
         return 200, dumps({"trial": f"t_{number}", "invalidated": taken[1], "epoch": taken[0].epoch})
 
-    steps = open.study.invalidate(trial=number, now=service_.clock())
+    steps = as_kind(open.study, Study).invalidate(trial=number, now=service_.clock())
     done = await service_.once(once(request, raw), steps, render)
     open.changed()
     return Bytes(done.body, done.status)
@@ -200,7 +202,7 @@ async def quarantine(request: Request) -> Response:
         after = found[-1][0].id
         for head, _ in found:
             open = await service_.open(head.id, project)
-            count = await service_.drive(open.study.invalidate(worker=worker, now=service_.clock()))
+            count = await service_.drive(as_kind(open.study, Study).invalidate(worker=worker, now=service_.clock()))
             if count:
                 taken[head.id] = count
                 open.changed()
@@ -222,7 +224,7 @@ async def interim(request: Request) -> Response:
         if study.spec.require_lease:
             raise LeaseUnknown("this study wants the lease token with every report")
         token = leases.token(study.head.secret, number, trial.attempt)
-    renewal = (await service_.drive(study.heartbeat([token], now=service_.clock())))[0]
+    renewal = (await service_.drive(as_kind(study, TrialStudy).heartbeat([token], now=service_.clock())))[0]
     if renewal.error is not None:
         raise renewal.error
     return answer({"directive": renewal.directive, "lease_expires_at": shapes.at(renewal.until)})

@@ -1,0 +1,182 @@
+"""Granting one ask inside a transaction: what is claimed, which new lanes are handed out, and why there are no more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from blackbox.records import NOTHING_PENDING, Pending
+from blackbox.study import leases, ledger, log
+from blackbox.study.answers import AskAnswer, AskRequest, Grant, PointsMissing, Stalled, StepUnknown
+from blackbox.study.evaluators import Breaker, Durations
+from blackbox.study.known import Known
+from blackbox.study.leases import Lease
+from blackbox.study.open_step import OpenStep
+from blackbox.study.pace import Pace
+from blackbox.study.reading import RecordedStudy
+from blackbox.study.rows import ACTIVE, CANCELLED, COMPLETED, FAILED, PAUSED, PointRow, StudyRow, TrialRow, Tx
+
+REASONS = {PAUSED: "paused", COMPLETED: "completed", CANCELLED: "cancelled", FAILED: "study_failed"}
+"""Why a study in this state grants nothing."""
+
+
+class Granter:
+    """Grants the asks of one open study.
+
+    Parameters
+    ----------
+    study : whose trials are handed out.
+    known : where granted leases are remembered, and the open step is found.
+    pace : says whether missing points may be computed inside the transaction.
+
+    Attributes
+    ----------
+    durations : of evaluations, from which the time of a lease is taken.
+    breaker : holds workers that keep failing.
+    """
+
+    def __init__(self, study: RecordedStudy, known: Known, pace: Pace) -> None:
+        self._study, self._known, self._pace = study, known, pace
+        self.durations = Durations()
+        self.breaker = Breaker()
+
+    def lease_seconds(self, requested: float | None) -> float:
+        """How long a lease runs: as requested, as the study says, or three times the 95th percentile seen."""
+        limits = self._study.spec.lease
+        if requested is not None:
+            return min(requested, limits.max_seconds)
+        if limits.default_seconds != "auto":
+            return min(limits.default_seconds, limits.max_seconds)
+        return min(self.durations.lease_seconds, limits.max_seconds)
+
+    def grant(self, tx: Tx, row: StudyRow, request: AskRequest, now: float) -> Grant:
+        """Grant one ask. The row is written with an `AskAnswer`; any other answer comes before anything was changed.
+
+        Parameters
+        ----------
+        row : as it is in this transaction; changed in place.
+        """
+        study, worker, count, key = self._study, request.worker, request.count, request.key
+        ledger.end_if_spent(tx, row, study.spec, now)
+        if row.state != ACTIVE:
+            tx.put_study(row)
+            return AskAnswer((), count, REASONS[row.state], 5.0 if row.state == PAUSED else None, row)
+        step = self._known.step_of(row)
+        if step is None and study.kind == "members":
+            # A member's next point may come from a state that is a few results old.
+            committed = self._known.committed
+            step = committed if committed is not None and committed.epoch == row.epoch else None
+        if step is None:
+            return StepUnknown()
+        if held := self.breaker.holds(worker, now):
+            tx.put_study(row)
+            return AskAnswer((), count, "worker_backed_off", held, row)
+        claim = leases.claim(
+            tx, row, study.spec, study.kind, worker=worker, count=count, now=now, key=key, resume=request.resume
+        )
+        lanes: Sequence[int] = ()
+        reason = claim.reason
+        if claim.n_new:
+            pending = self._pending(tx, row, step)
+            lanes = step.algorithm.lanes(step.state, pending, claim.n_new)
+            if len(lanes) < claim.n_new:
+                reason = "sequential_method" if study.kind == "sequential" else "all_members_in_flight"
+                if not lanes and not (claim.live or claim.lapsed or claim.queued) and row.leased + row.queued == 0:
+                    return Stalled()
+            if (missing := self._missing(row, step, lanes, pending)) is not None:
+                return missing
+        seconds = self.lease_seconds(request.lease_seconds)
+        trials = leases.apply_claim(tx, row, claim, worker=worker, now=now, seconds=seconds, key=key)
+        points = tx.points(study.id, [trial.number for trial in trials]) if trials else {}
+        if lanes:
+            trials += self._insert(tx, row, step, lanes, points, request, now, seconds)
+        row.asks += 1
+        if claim.lost:
+            ledger.end_if_spent(tx, row, study.spec, now)
+        tx.put_study(row)
+        granted = tuple(
+            Lease(trial, points[trial.number], leases.token(study.head.secret, trial.number, trial.attempt))
+            for trial in trials
+        )
+        self._known.lease(granted)
+        if len(granted) >= count:
+            return AskAnswer(granted, count, None, None, row)
+        return AskAnswer(granted, count, reason, 1.0, row)
+
+    def _missing(self, row: StudyRow, step: OpenStep, lanes: Sequence[int], pending: Pending) -> PointsMissing | None:
+        """What has to be computed outside before these lanes can be handed out, if anything."""
+        old = self._study.traits.uses_pending and step.asks != row.asks
+        lacking = lanes if old else [lane for lane in lanes if lane not in step.points]
+        if not lacking:
+            return None
+        missing = PointsMissing(step, lacking, pending, row.asks)
+        return missing if old or not self._add_at_once(missing) else None
+
+    def _add_at_once(self, missing: PointsMissing) -> bool:
+        """Compute points here and now, if the method is quick; an error of its own is raised outside instead."""
+        step, lanes = missing.open_step, missing.open_step.lanes_to_compute(missing.lanes)
+        if not self._pace.may_ask(len(lanes)):
+            return False
+        try:
+            if not step.points:
+                step.blobs = step.vectors()
+            step.points.update(zip(lanes, step.compute(lanes, missing.pending), strict=True))
+        except Exception:
+            return False
+        return True
+
+    def _insert(
+        self,
+        tx: Tx,
+        row: StudyRow,
+        step: OpenStep,
+        lanes: Sequence[int],
+        stored: dict[int, PointRow],
+        request: AskRequest,
+        now: float,
+        seconds: float,
+    ) -> list[TrialRow]:
+        """New trials for lanes whose points are computed, leased at once; their points are added to `stored`."""
+        study = self._study.id
+        trials, points = [], []
+        for lane in lanes:
+            row.trials += 1
+            ready = step.points[lane]
+            trial = TrialRow(study, row.trials, step.state.step, lane, ready.replicate, asked_at=now)
+            leases.lease_to(trial, worker=request.worker, now=now, seconds=seconds, key=request.key)
+            point = PointRow(study, row.trials, ready.vector, ready.recipe, ready.params, ready.note, ready.payload)
+            trials.append(trial)
+            points.append(point)
+            stored[trial.number] = point
+        if not step.blobs_stored:
+            for name, place, content in step.blobs:
+                tx.put_blob(study, name, place, content)
+        tx.insert_trials(trials, points)
+        row.leased += len(trials)
+        if self._study.kind == "group":
+            row.lanes = max(row.lanes, lanes[-1] + 1)
+        return trials
+
+    def _pending(self, tx: Tx, row: StudyRow, step: OpenStep) -> Pending:
+        """What is queued or leased, as far as the method looks at it."""
+        study = self._study
+        if study.kind == "group" and not study.traits.uses_pending:
+            nothing = NOTHING_PENDING
+            return Pending(nothing.step, nothing.lane, nothing.note, nothing.points, row.lanes)
+        trials = [trial for trial in tx.open_trials(study.id) if trial.lane >= 0]
+        trials.sort(key=lambda trial: (trial.step, trial.lane))
+        points = None
+        note = np.empty((len(trials), 0), dtype=np.int64)
+        if study.traits.uses_pending:
+            stored = tx.points(study.id, [trial.number for trial in trials])
+            points = log.points_of([stored[trial.number] for trial in trials], study.space.dim, study.traits.encoding)
+            note = points.note
+        return Pending(
+            np.array([trial.step for trial in trials], dtype=np.int64),
+            np.array([trial.lane for trial in trials], dtype=np.int64),
+            note,
+            points,
+            row.lanes,
+            tx.lanes_at(study.id, step.state.step),
+        )

@@ -1,0 +1,92 @@
+"""A study's row kept right: its counters, the numbers of its log, its best trial, its end. Functions of a transaction.
+
+Whoever changes trials calls these, so that counters and log never disagree with the rows.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from blackbox.errors import StudyNotFound
+from blackbox.study.rows import (
+    ACTIVE,
+    COMPLETED,
+    LEASED,
+    QUEUED,
+    STOPPED,
+    EventRow,
+    StudyRow,
+    TrialRow,
+    Tx,
+)
+from blackbox.study.spec import StudySpec
+
+
+def locked(tx: Tx, study: str) -> StudyRow:
+    """The study's row, to be changed in this transaction."""
+    row = tx.study(study)
+    if row is None:
+        raise StudyNotFound(f"there is no study {study}", hint="GET /v1/studies lists yours")
+    return row
+
+
+def log_event(tx: Tx, row: StudyRow, kind: str, now: float, **facts: Any) -> None:
+    """Write a change of the study itself into its log."""
+    row.seq += 1
+    tx.insert_event(EventRow(row.id, row.seq, kind, now, json.dumps(facts, sort_keys=True)))
+
+
+def finish(tx: Tx, row: StudyRow, state: str, reason: str, now: float) -> None:
+    """End (or pause) a study that is active, with the reason in its log."""
+    if row.state == ACTIVE:
+        row.state, row.reason = state, reason
+        log_event(tx, row, f"study.{state.lower()}", now, reason=reason)
+
+
+def leave(row: StudyRow, trial: TrialRow) -> None:
+    """Take an open trial out of the study's counters."""
+    if trial.state == QUEUED:
+        row.queued -= 1
+    elif trial.state == LEASED:
+        row.leased -= 1
+
+
+def close_trial(row: StudyRow, trial: TrialRow, state: str, value: float | None, now: float) -> None:
+    """Give a trial its terminal state and its place in the log. The caller has taken it out of the open counters."""
+    row.seq += 1
+    row.used += 1
+    row.waiting += 1
+    trial.state, trial.value, trial.seq, trial.told_at, trial.until = state, value, row.seq, now, None
+
+
+def improves(row: StudyRow, spec: StudySpec, trial: TrialRow) -> bool:
+    """Take a trial as the best one if it is; says whether it was."""
+    if trial.value is None or trial.state == STOPPED:
+        return False
+    sign = 1.0 if spec.direction == "minimize" else -1.0
+    if row.best_value is not None and sign * trial.value >= sign * row.best_value:
+        return False
+    row.best_trial, row.best_value = trial.number, trial.value
+    return True
+
+
+def may_end(spec: StudySpec) -> bool:
+    """Whether there is anything that could complete the study, its method aside."""
+    budget = spec.budget
+    limits = (spec.target, budget.evaluations, budget.max_cost, budget.deadline)
+    return any(limit is not None for limit in limits)
+
+
+def end_if_spent(tx: Tx, row: StudyRow, spec: StudySpec, now: float) -> None:
+    """Complete the study when its target, its evaluations or its money are reached, or its time is over."""
+    if spec.target is not None and row.best_value is not None:
+        sign = 1.0 if spec.direction == "minimize" else -1.0
+        if sign * row.best_value <= sign * spec.target:
+            finish(tx, row, COMPLETED, "target", now)
+    if spec.budget.evaluations is not None and row.used >= spec.budget.evaluations:
+        finish(tx, row, COMPLETED, "budget", now)
+    if spec.budget.max_cost is not None and row.cost >= spec.budget.max_cost:
+        finish(tx, row, COMPLETED, "max_cost", now)
+    if spec.budget.deadline is not None and now >= spec.budget.deadline.timestamp():
+        finish(tx, row, COMPLETED, "deadline", now)

@@ -1,0 +1,310 @@
+"""What becomes of told results: each is settled by itself, and what changed is written at once.
+
+A terminal transition, its place in the log and the study's counters are one transaction, so two tells cannot both win.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from blackbox.errors import (
+    BlackboxError,
+    FieldError,
+    InvalidInput,
+    LeaseUnknown,
+    NonFiniteValue,
+    TrialNotFound,
+)
+from blackbox.study.leases import Kind, Lease, LeaseMoved, is_stale, read_token
+from blackbox.study.ledger import close_trial, end_if_spent, improves, leave, may_end
+from blackbox.study.log import LoggedResult
+from blackbox.study.rows import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    INFEASIBLE,
+    OPEN_STATES,
+    QUEUED,
+    STOPPED,
+    SUPERSEDED,
+    LateRow,
+    PointRow,
+    StudyRow,
+    TrialRow,
+    Tx,
+)
+from blackbox.study.spec import StudySpec
+
+Status = Literal["completed", "infeasible", "failed", "stopped", "released"]
+
+NON_FINITE_HINT = (
+    'If the point cannot be evaluated send {"status":"infeasible"}; if your evaluator broke send {"status":"failed"}; '
+    'or create the study with "non_finite":"infeasible".'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One told result, as it comes from outside.
+
+    Attributes
+    ----------
+    trial : its number; None for a point the study did not choose (then `vector` and `params` are set).
+    token : the lease token, or None where the study does not require it.
+    value : the objective as the user sees it (not sign-flipped).
+    extra : what else was told: stderr, n, cost, info, error, reason, ...
+    retryable : for a failure, whether another attempt may help.
+    """
+
+    trial: int | None = None
+    token: str | None = None
+    status: Status = "completed"
+    value: float | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    retryable: bool = True
+    vector: bytes | None = None
+    params: str | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one report: applied, injected, requeued, released, duplicate, late_recorded or rejected."""
+
+    trial: int | None
+    outcome: str
+    state: str | None = None
+    attempt: int | None = None
+    attempts_left: int | None = None
+    best_so_far: bool = False
+    error: BlackboxError | None = None
+
+
+class Settlement:
+    """Where the results of one tell are settled: reads their trials at once, and writes what changed at once.
+
+    Parameters
+    ----------
+    row : the study's row, changed in place; the caller writes it.
+    numbers : of the trials that the reports are about.
+    leased : those of them that the caller knows to be leased, as they are leased; changed in place.
+    lacks : what a completed result with this `extra` must bring and does not, see `Algorithm.lacks`.
+    """
+
+    def __init__(
+        self,
+        tx: Tx,
+        row: StudyRow,
+        spec: StudySpec,
+        secret: bytes,
+        kind: Kind,
+        numbers: Sequence[int],
+        leased: Mapping[int, Lease],
+        lacks: Callable[[Mapping[str, Any]], FieldError | None] = lambda extra: None,
+        *,
+        worker: str | None,
+        now: float,
+    ) -> None:
+        self.tx, self.row, self.spec, self.secret, self.kind, self.lacks = tx, row, spec, secret, kind, lacks
+        self.worker, self.now = worker, now
+        unknown = [number for number in numbers if number not in leased] if leased else numbers
+        self.trials = tx.trials(row.id, unknown) if unknown else {}
+        self.trials.update((number, lease.trial) for number, lease in leased.items())
+        self._leased = leased
+        self._may_end = may_end(spec)
+        self._waiting = row.waiting
+        self.changed: dict[int, TrialRow] = {}
+        """Trials of the study's own that a report has changed, by number."""
+
+    def settle(self, report: Report) -> Outcome:
+        """Apply one report. Never raises for a bad item: the outcome says what was wrong with it."""
+        try:
+            report = _checked(report, self.spec)
+            if report.status in ("completed", "stopped") and (lack := self.lacks(report.extra)) is not None:
+                name = lack.pointer[1:]
+                raise InvalidInput(
+                    f"the study's method needs {name} beside the value: {lack.message}",
+                    hint=f'send {{"value": ..., "{name}": ...}}',
+                    errors=[lack],
+                )
+            if report.trial is None:
+                return self._inject(report)
+            trial = self.trials.get(report.trial)
+            if trial is None:
+                raise TrialNotFound(
+                    f"study {self.row.id} has no trial t_{report.trial}; its newest is t_{self.row.trials}",
+                    hint="tell the `id` of a trial that ask gave out",
+                )
+            attempt = self._attempt(report, trial)
+            if trial.state not in OPEN_STATES:
+                return self._late(trial, report, attempt)
+            if report.status in ("released", "failed"):
+                return self._give_back(trial, report, attempt)
+            return self._apply(trial, report, attempt)
+        except BlackboxError as error:
+            return Outcome(report.trial, "rejected", error=error)
+
+    def write(self) -> None:
+        """Write the trials that changed.
+
+        Raises
+        ------
+        LeaseMoved
+            If one of those that the caller knew is leased differently by now. The transaction must be undone.
+        """
+        known = [trial for number, trial in self.changed.items() if number in self._leased]
+        others = [trial for number, trial in self.changed.items() if number not in self._leased]
+        if others:
+            self.tx.put_trials(others)
+        if known and not self.tx.put_leased(known):
+            raise LeaseMoved(f"leases of {self.row.id} have changed")
+
+    def logged(self) -> list[LoggedResult] | None:
+        """The results that were put in the log, by seq, with their points; None where not all are
+        at hand: the caller did not bring those of an injected point, or of one that was leased long ago."""
+        told = [self._leased[n] for n, trial in self.changed.items() if trial.seq is not None and n in self._leased]
+        if len(told) != self.row.waiting - self._waiting:
+            return None
+        return sorted(((lease.trial, lease.point) for lease in told), key=lambda pair: pair[0].seq or 0)
+
+    def seconds(self, outcomes: Sequence[Outcome]) -> list[float]:
+        """How long the evaluations took that came to an end."""
+        applied = [self.trials[o.trial] for o in outcomes if o.outcome == "applied" and o.trial is not None]
+        return [self.now - trial.leased_at for trial in applied if trial.leased_at is not None]
+
+    def _attempt(self, report: Report, trial: TrialRow) -> int:
+        """The attempt a report speaks for."""
+        if report.token is None:
+            if self.spec.require_lease:
+                raise LeaseUnknown(
+                    f"this study wants the lease token with every result, t_{trial.number} came without one",
+                    hint='add "lease": the `lease.token` of the ask answer',
+                )
+            return trial.attempt
+        lease = self._leased.get(trial.number)
+        if lease is not None and hmac.compare_digest(lease.token.encode(), report.token.encode()):
+            return trial.attempt
+        number, attempt = read_token(self.secret, report.token)
+        if number != trial.number or attempt > trial.attempt:
+            raise LeaseUnknown(
+                f"the lease token is for t_{number}, the result for t_{trial.number}",
+                hint="send each result with the token of its own trial",
+            )
+        return attempt
+
+    def _apply(self, trial: TrialRow, report: Report, attempt: int) -> Outcome:
+        """A result for an open trial, whoever holds it now."""
+        state = {"completed": COMPLETED, "infeasible": INFEASIBLE, "stopped": STOPPED}[report.status]
+        leave(self.row, trial)
+        trial.worker = self.worker or trial.worker
+        trial.extra = _dumped(report.extra)
+        close_trial(self.row, trial, state, None if state == INFEASIBLE else report.value, self.now)
+        best = improves(self.row, self.spec, trial)
+        self.changed[trial.number] = trial
+        self._spend(report)
+        return Outcome(trial.number, "applied", state, attempt, best_so_far=best)
+
+    def _give_back(self, trial: TrialRow, report: Report, attempt: int) -> Outcome:
+        """An open trial is released or its evaluation failed."""
+        left = self.spec.lease.max_attempts - trial.failures
+        if attempt < trial.attempt or (trial.state == QUEUED and report.status == "released"):
+            # Somebody else holds it, or it is free already: what this attempt did changes nothing.
+            return Outcome(trial.number, "duplicate", trial.state, attempt, left)
+        failed = report.status == "failed"
+        if failed:
+            trial.failures += 1
+            left -= 1
+            trial.extra = _dumped(report.extra)
+        leave(self.row, trial)
+        self.changed[trial.number] = trial
+        if failed and (not report.retryable or left <= 0):
+            close_trial(self.row, trial, FAILED, None, self.now)
+            self._spend(report)
+            return Outcome(trial.number, "applied", FAILED, attempt, 0)
+        trial.until, trial.worker, trial.ask_key = None, None, None
+        if is_stale(trial, self.row, self.kind):
+            trial.state = SUPERSEDED
+        else:
+            trial.state = QUEUED
+            self.row.queued += 1
+        return Outcome(trial.number, "requeued" if failed else "released", trial.state, attempt + 1, left)
+
+    def _late(self, trial: TrialRow, report: Report, attempt: int) -> Outcome:
+        """A result for a closed trial: a repetition, or one more value worth keeping."""
+        if report.status == "released":
+            return Outcome(trial.number, "duplicate", trial.state, attempt)
+        said = {COMPLETED: "completed", INFEASIBLE: "infeasible", STOPPED: "stopped", FAILED: "failed"}.get(trial.state)
+        withdrawn = trial.state in (SUPERSEDED, CANCELLED)
+        if withdrawn and trial.seq is not None:
+            said = "completed" if trial.value is not None else "infeasible"
+        if said == report.status and trial.value == (report.value if report.status != "infeasible" else None):
+            return Outcome(trial.number, "duplicate", trial.state, attempt)
+        self.row.seq += 1
+        extra = _dumped(report.extra)
+        if not (withdrawn and trial.seq is None and report.status in ("completed", "infeasible")):
+            late = LateRow(self.row.id, self.row.seq, trial.number, self.worker, self.now, report.value, extra)
+            self.tx.insert_late(late)
+            return Outcome(trial.number, "late_recorded", trial.state, attempt)
+        self.row.waiting += 1
+        trial.value = report.value if report.status == "completed" else None
+        trial.seq, trial.told_at, trial.extra, trial.worker = self.row.seq, self.now, extra, self.worker or trial.worker
+        best = trial.state == SUPERSEDED and improves(self.row, self.spec, trial)
+        self.changed[trial.number] = trial
+        self._spend(report)
+        return Outcome(trial.number, "late_recorded", trial.state, attempt, best_so_far=best)
+
+    def _inject(self, report: Report) -> Outcome:
+        """A point the study did not choose, with its value: told to methods that take such points."""
+        row = self.row
+        row.trials += 1
+        number = row.trials
+        trial = TrialRow(row.id, number, row.step, -number, asked_at=self.now, worker=self.worker)
+        trial.source, trial.extra = report.source or "injected", _dumped(report.extra)
+        row.seq += 1
+        row.waiting += 1
+        trial.state = {"completed": COMPLETED, "infeasible": INFEASIBLE}.get(report.status, STOPPED)
+        trial.value, trial.seq, trial.told_at = report.value, row.seq, self.now
+        best = improves(row, self.spec, trial)
+        self.tx.insert_trials([trial], [PointRow(row.id, number, report.vector, None, report.params)])
+        return Outcome(number, "injected", trial.state, best_so_far=best)
+
+    def _spend(self, report: Report) -> None:
+        """Count the cost, and end the study when target or budget is reached."""
+        if "cost" in report.extra:
+            cost = report.extra["cost"]
+            usd = cost.get("usd") if isinstance(cost, Mapping) else None
+            if isinstance(usd, int | float) and not isinstance(usd, bool) and math.isfinite(usd) and usd > 0:
+                self.row.cost += usd
+        if self._may_end:
+            end_if_spent(self.tx, self.row, self.spec, self.now)
+
+
+def _checked(report: Report, spec: StudySpec) -> Report:
+    """The report with its value checked; a non-finite one is refused or taken as infeasible, as the study says."""
+    if report.status not in ("completed", "stopped"):
+        return report
+    if report.value is None:
+        raise NonFiniteValue(
+            f'a result with status "{report.status}" needs a value',
+            hint='send {"value": 0.5}, or a status of "infeasible", "failed" or "released"',
+            errors=[FieldError("/value", "missing", "no value")],
+        )
+    if math.isfinite(report.value):
+        return report
+    if spec.non_finite == "infeasible":
+        reason = {**report.extra, "reason": f"value was {report.value}"}
+        return replace(report, status="infeasible", value=None, extra=reason)
+    raise NonFiniteValue(
+        f"value is {report.value}, expected a finite number",
+        hint=NON_FINITE_HINT,
+        errors=[FieldError("/value", "non_finite", f"got {report.value}")],
+    )
+
+
+def _dumped(extra: Mapping[str, Any]) -> str | None:
+    return json.dumps(extra, sort_keys=True) if extra else None
