@@ -20,8 +20,10 @@ from blackbox.study.trials import TrialStudy
 
 
 class Study(TrialStudy):
-    """A study whose points and past are its own, as against a hosted participant's, which are its machine's. This is
-    `blackbox.Study`."""
+    """A study whose points and past are its own: people enqueue points, take results back, close steps, fork it.
+
+    Those of a hosted participant are its machine's. `blackbox.Study` is this class.
+    """
 
     # Points and steps -------------------------------------------------------------------------------------------------
 
