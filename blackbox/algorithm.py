@@ -8,23 +8,20 @@ from the registry.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.metadata import entry_points
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blackbox.errors import FieldError, IncompatibleProblem, UnknownAlgorithm, nearest
-from blackbox.options import Options, parse_options
+from blackbox.errors import FieldError
+from blackbox.options import Options
 from blackbox.recipes import digest
 from blackbox.recipes.slices import WHOLE, Slicer
 from blackbox.records import JSON, Pending, Points, Results, Stop, Vector
+from blackbox.registry import Method, O, Registry
 from blackbox.rng import Key
 from blackbox.space import Space
 
@@ -36,7 +33,6 @@ class StateLike(Protocol):
     def step(self) -> int: ...
 
 
-O = TypeVar("O", bound=Options)  # noqa: E741 -- O and S are the letters of the design
 S = TypeVar("S", bound=StateLike)
 
 
@@ -75,7 +71,7 @@ class Traits:
         return "members" if self.members else "sequential" if self.sequential else "group"
 
 
-class Algorithm(ABC, Generic[O, S]):
+class Algorithm(Method[O], ABC, Generic[O, S]):
     """A Moore machine. Instances hold constants only; everything that changes is in S.
 
     Parameters
@@ -88,24 +84,9 @@ class Algorithm(ABC, Generic[O, S]):
     stream : number of the noise stream; a fork gets a new one.
     """
 
-    name: ClassVar[str]
     traits: ClassVar[Traits]
-    revision: ClassVar[int] = 1
-    """Raised in the commit that changes what the method computes: see "Adding a method" in the README."""
-    Options: ClassVar[type[Options]]
-    """What people write."""
-    Resolved: ClassVar[type[Any]]
-    """What `resolve` makes of it and a study stores: O. A subclass of `Options` in which nothing that was filled in is
-    optional; a method that fills in nothing leaves it out, and then it is `Options`."""
     State: ClassVar[type[Any]]
     """What changes: S."""
-    slicer: Slicer = WHOLE
-    """Who computes the parts of large sums (`recipe.weighted_noise_sum`); whoever builds the method may set another."""
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        if "Options" in vars(cls) and "Resolved" not in vars(cls):
-            cls.Resolved = cls.Options
 
     def __init__(self, space: Space, options: O, key: Key, stream: int = 0) -> None:
         self.space = space
@@ -115,18 +96,18 @@ class Algorithm(ABC, Generic[O, S]):
         self.noise = key.stream(stream)
 
     @classmethod
-    def resolve(cls, options: Any, space: Space) -> O:
-        """What people wrote (`Options`) with every default that depends on the problem filled in (`Resolved`).
-
-        The result is stored with the study. Resolved options resolve to themselves.
-        """
-        resolved: O = options
-        return resolved
-
-    @classmethod
-    def memory(cls, options: O, space: Space) -> int:
-        """Estimate of the bytes that state and one step need; the service refuses what does not fit."""
-        return 64 * space.dim
+    def why_not(cls, space: Space, *, maximize: bool = False) -> str | None:
+        traits = cls.traits
+        if foreign := space.kinds - traits.parameters:
+            treated, found = ", ".join(sorted(traits.parameters)), ", ".join(sorted(foreign))
+            return f"it takes {treated} parameters, the space has {found}"
+        if traits.max_dim is not None and space.dim > traits.max_dim:
+            return f"it takes at most {traits.max_dim} internal dimensions, the space has {space.dim}"
+        if space.domain not in traits.regions:
+            return f"it takes regions of kind {', '.join(sorted(traits.regions))}, the space is of kind {space.domain}"
+        if space.domain == "convex" and traits.projects and not (space.region and space.region.has_projection):
+            return "it projects onto the region, and this one has only a linear oracle"
+        return None
 
     @abstractmethod
     def init(self) -> S:
@@ -211,87 +192,20 @@ def idle_members(told_at: NDArray[np.int64], pending: Pending, n: int) -> list[i
 
 
 A = TypeVar("A", bound=type[Algorithm[Any, Any]])
-_registered: dict[str, type[Algorithm[Any, Any]]] = {}
+ALGORITHMS: Registry[Algorithm[Any, Any]] = Registry("algorithm", "blackbox.algorithms")
+registry, lookup, resolve_options = ALGORITHMS.all, ALGORITHMS.lookup, ALGORITHMS.resolve_options
 
 
 def algorithm(name: str, traits: Traits) -> Callable[[A], A]:
     """Register a class under a name. It needs `Options`, `State`, a docstring with its source, and the contract."""
 
     def register(cls: A) -> A:
-        missing = [part for part in ("Options", "State") if part not in vars(cls)]
-        if missing or not cls.__doc__:
-            raise TypeError(f"{cls.__name__} lacks {', '.join(missing) or 'a docstring that names its source'}")
-        if name in _registered and _registered[name].__qualname__ != cls.__qualname__:
-            raise ValueError(f'the name "{name}" is taken by {_registered[name].__qualname__}')
-        cls.name = name
+        ALGORITHMS.register(name, cls, ("Options", "State"))
         cls.traits = traits
-        _registered[name] = cls
+        cls.kind = traits.kind
         return cls
 
     return register
-
-
-@lru_cache(maxsize=1)
-def _load() -> None:
-    import blackbox.algorithms as package
-
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
-    for entry in entry_points(group="blackbox.algorithms"):
-        entry.load()
-
-
-def registry() -> Mapping[str, type[Algorithm[Any, Any]]]:
-    """Every registered method by name: the built-in ones and those of installed packages (entry points)."""
-    _load()
-    return dict(sorted(_registered.items()))
-
-
-def lookup(name: str) -> type[Algorithm[Any, Any]]:
-    """The class of that name.
-
-    Raises
-    ------
-    UnknownAlgorithm
-        Naming the nearest known one.
-    """
-    known = registry()
-    if name not in known:
-        raise UnknownAlgorithm(f'there is no algorithm "{name}"', hint=nearest(name, [*known, "auto"]))
-    return known[name]
-
-
-def resolve_options(name: str, space: Space, raw: Mapping[str, Any]) -> Options:
-    """Validate `raw` for the algorithm and the space, and fill in every default.
-
-    Raises
-    ------
-    UnknownAlgorithm, InvalidOptions
-    IncompatibleProblem
-        The message names what the algorithm treats and which ones treat this problem.
-    """
-    cls = lookup(name)
-    obstacle = why_not(cls, space)
-    if obstacle:
-        fitting = [other for other, c in registry().items() if why_not(c, space) is None]
-        hint = f"these can: {', '.join(fitting)}" if fitting else "no registered method can"
-        raise IncompatibleProblem(f"{name} cannot treat this space: {obstacle}", hint=hint)
-    resolved: Options = cls.resolve(parse_options(cls.Options, dict(raw)), space)
-    return resolved
-
-
-def why_not(cls: type[Algorithm[Any, Any]], space: Space) -> str | None:
-    """What keeps the method from treating this space, or None."""
-    traits = cls.traits
-    if foreign := space.kinds - traits.parameters:
-        return f"it takes {', '.join(sorted(traits.parameters))} parameters, the space has {', '.join(sorted(foreign))}"
-    if traits.max_dim is not None and space.dim > traits.max_dim:
-        return f"it takes at most {traits.max_dim} internal dimensions, the space has {space.dim}"
-    if space.domain not in traits.regions:
-        return f"it takes regions of kind {', '.join(sorted(traits.regions))}, the space is of kind {space.domain}"
-    if space.domain == "convex" and traits.projects and not (space.region and space.region.has_projection):
-        return "it projects onto the region, and this one has only a linear oracle"
-    return None
 
 
 def build(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from blackbox.algorithm import lookup, registry, why_not
+from blackbox.algorithm import registry
 from blackbox.errors import IncompatibleProblem
 from blackbox.space import Space
 
@@ -79,7 +79,7 @@ def options(name: str, space: Space, evaluations: int | None) -> dict[str, Any]:
 def _on_region(space: Space) -> str:
     known = registry()
     for name in ("zo_frank_wolfe", "random_search"):
-        if name in known and why_not(lookup(name), space) is None:
+        if name in known and known[name].why_not(space) is None:
             return name
     raise IncompatibleProblem(
         "no registered method treats this convex region together with the other parameters of the space",

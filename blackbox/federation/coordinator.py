@@ -15,6 +15,7 @@ from blackbox import rng
 from blackbox.errors import (
     FieldError,
     InvalidContribution,
+    InvalidOptions,
     nearest,
 )
 from blackbox.federation import privacy as dp
@@ -32,8 +33,8 @@ from blackbox.federation.payloads import (
     norm,
     project,
 )
-from blackbox.recipes.slices import WHOLE, Slicer
 from blackbox.records import Stop, Vector
+from blackbox.registry import Method
 from blackbox.rng import Key
 from blackbox.space import Space
 from blackbox.validation import invalid, pointer
@@ -95,7 +96,7 @@ class FederationState:
 O = TypeVar("O", bound=FederationOptions)  # noqa: E741 -- as in blackbox.algorithm
 
 
-class Federation(ABC, Generic[O]):
+class Federation(Method[O], ABC, Generic[O]):
     """The coordinator of rounds: a Moore machine that never sees data and never evaluates. Instances hold constants.
 
     Parameters
@@ -107,22 +108,9 @@ class Federation(ABC, Generic[O]):
         which must outlive a release that adds an option.
     """
 
-    name: ClassVar[str]
-    revision: ClassVar[int] = 1
-    """As that of an algorithm; it speaks for the participants' machine too."""
+    kind = "rounds"
     State: ClassVar[type[FederationState]] = FederationState
-    Options: ClassVar[type[FederationOptions]]
-    """What people write."""
-    Resolved: ClassVar[type[Any]]
-    """What `resolve` makes of it, as in `blackbox.algorithm`: O. Left out it is `Options`."""
     Participant: ClassVar[type[Participant[Any, Any]]]
-    slicer: Slicer = WHOLE
-    """Who computes the parts of large sums; whoever builds the coordinator may set another."""
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        if "Options" in vars(cls) and "Resolved" not in vars(cls):
-            cls.Resolved = cls.Options
 
     def __init__(self, space: Space, options: O, key: Key, stated: Mapping[str, Any] | None = None) -> None:
         self.space = space
@@ -136,13 +124,43 @@ class Federation(ABC, Generic[O]):
     # -- what a method says
 
     @classmethod
-    def resolve(cls, options: Any, space: Space) -> O:
-        """What people wrote (`Options`) with every default that depends on the problem filled in (`Resolved`).
+    def why_not(cls, space: Space, *, maximize: bool = False) -> str | None:
+        if foreign := space.kinds - {"real"}:
+            return f"it takes real parameters, the space has {', '.join(sorted(foreign))}"
+        if space.domain == "convex":
+            return "it takes free and bounded parameters, the space has a region"
+        if maximize:
+            return (
+                'it minimises, for its participants\' values never come here; leave out "direction", and let each '
+                "participant negate its value"
+            )
+        return None
 
-        The result is stored with the study. Resolved options resolve to themselves.
-        """
-        resolved: O = options
-        return resolved
+    @classmethod
+    def check_options(cls, options: O, space: Space) -> None:
+        privacy = options.privacy
+        if privacy is None:
+            return
+        travel = {name for phase in cls(space, options, Key.from_seed(0)).phases for name in phase.payload}
+        faults = [
+            FieldError(pointer("privacy", "clip", name), "missing", "is required: this vector travels")
+            for name in sorted(travel - set(privacy.clip))
+        ] + [
+            FieldError(pointer("privacy", "clip", name), "unknown_vector", f"no such vector; {nearest(name, travel)}")
+            for name in sorted(set(privacy.clip) - travel)
+        ]
+        faults += [
+            FieldError(pointer("privacy", "clip", name), "greater_than", f"must be positive and finite, got {clip}")
+            for name, clip in privacy.clip.items()
+            if not 0 < clip < math.inf
+        ]
+        if faults:
+            raise invalid(InvalidOptions, faults)
+
+    @classmethod
+    def memory(cls, options: O, space: Space) -> int:
+        """Bytes of the common point, of what is broadcast beside it, and of the mean of contributions."""
+        return 128 * space.dim
 
     @classmethod
     def hosting_memory(cls, options: O, space: Space) -> int:

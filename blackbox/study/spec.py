@@ -19,15 +19,17 @@ from pydantic import Field, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from blackbox import federation
-from blackbox.algorithm import registry, resolve_options
+from blackbox.algorithm import ALGORITHMS
 from blackbox.algorithms import auto
-from blackbox.errors import FieldError, IncompatibleProblem, InvalidInput, InvalidOptions, UnknownAlgorithm, nearest
+from blackbox.errors import FieldError, InvalidInput, InvalidOptions, UnknownAlgorithm, nearest
+from blackbox.federation.method import FEDERATED
 from blackbox.options import Options, known_options, parse_options
+from blackbox.registry import Registry
 from blackbox.space import Parameter, Space
 from blackbox.validation import Model, field_errors, invalid
 
 MAX_SAFE_INTEGER = 2**53
+REGISTRIES: tuple[Registry[Any], ...] = (ALGORITHMS, FEDERATED)
 
 
 class _ParameterSchema:
@@ -187,24 +189,19 @@ def resolve(spec: StudySpec) -> tuple[Resolved, Space]:
             )
         name, reason = auto.choose(space, spec.budget.evaluations)
         chosen = auto.options(name, space, spec.budget.evaluations)
-    federated = name in (rounds := federation.registry())
-    if not federated and name not in registry():
-        known = [*registry(), *rounds, "auto"]
+    kind = next((registry for registry in REGISTRIES if name in registry.all()), None)
+    if kind is None:
+        known = [*(known for registry in REGISTRIES for known in registry.all()), "auto"]
         raise UnknownAlgorithm(f'there is no algorithm "{name}"', hint=nearest(name, known))
-    options: Options
-    cls: type[Any] = (rounds if federated else registry())[name]
-    if federated:
-        if spec.direction == "maximize":
-            raise IncompatibleProblem(
-                f"{name} minimises: its participants' values never come here",
-                hint='let each participant negate its value, and leave out "direction"',
-            )
-        options = federation.resolve_options(name, space, chosen)
-    else:
-        options = resolve_options(name, space, chosen)
-    dumped = options.model_dump(mode="json")
+    options = kind.resolve_options(name, space, chosen, maximize=spec.direction == "maximize")
+    cls = kind.lookup(name)
     resolved = Resolved(
-        spec=spec, algorithm=name, options=dumped, reason=reason, revision=cls.revision, federated=federated
+        spec=spec,
+        algorithm=name,
+        options=options.model_dump(mode="json"),
+        reason=reason,
+        revision=cls.revision,
+        federated=cls.kind == "rounds",
     )
     return resolved, space
 
@@ -239,7 +236,7 @@ def stored_algorithm(resolved: Resolved, space: Space) -> StoredAlgorithm:
     """The algorithm of a stored study in this release. Never raises: whatever has changed, the study can be read."""
     name = resolved.algorithm
     in_rounds = resolved.federated or resolved.hosted is not None
-    cls: type[Any] | None = (federation.registry() if in_rounds else registry()).get(name)
+    cls: type[Any] | None = (FEDERATED if in_rounds else ALGORITHMS).all().get(name)
     if cls is None:
         return StoredAlgorithm(None, None, f'this release has no algorithm "{name}"')
     revised = ""

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sized
 from typing import Any
 
-from blackbox.algorithm import Algorithm, lookup, registry, why_not
+from blackbox.algorithm import Algorithm, registry
 from blackbox.errors import BlackboxError, FieldError, TooLarge
-from blackbox.options import parse_options
 from blackbox.space import Space
 from blackbox.study.spec import Resolved, stored_algorithm
 from blackbox_server.settings import Settings
@@ -95,11 +94,10 @@ def within_memory(settings: Settings, resolved: Resolved, space: Space) -> None:
     ------
     TooLarge
     """
-    if resolved.federated:  # the common point, what is broadcast beside it, and the mean of contributions
-        estimate = 128 * space.dim
-    else:
-        cls = lookup(resolved.algorithm)
-        estimate = cls.memory(parse_options(cls.Resolved, resolved.options), space)
+    stored = stored_algorithm(resolved, space)
+    if stored.cls is None or stored.options is None:
+        return  # nothing will be run, as the study itself says
+    estimate = stored.cls.memory(stored.options, space)
     if estimate <= settings.max_algorithm_bytes:
         return
     fitting = [name for name in registry() if _fits(settings, registry()[name], space)]
@@ -133,7 +131,7 @@ def within_hosting(settings: Settings, resolved: Resolved, space: Space) -> None
 
 def _fits(settings: Settings, cls: type[Algorithm[Any, Any]], space: Space) -> bool:
     try:
-        if why_not(cls, space) is not None:
+        if cls.why_not(space) is not None:
             return False
         return cls.memory(cls.resolve(cls.Options(), space), space) <= settings.max_algorithm_bytes
     except (BlackboxError, ValueError, ArithmeticError, MemoryError):

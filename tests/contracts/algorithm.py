@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from blackbox import codec
-from blackbox.algorithm import Algorithm, lookup, why_not
+from blackbox.algorithm import Algorithm, lookup
 from blackbox.options import Options, parse_options
 from blackbox.recipes import materialise
 from blackbox.recipes import to_json as recipe_to_json
@@ -141,7 +141,7 @@ def cases(
     method: type[Method], problems: Sequence[Problem] = PROBLEMS, raw: Mapping[str, Any] | None = None
 ) -> list[Case]:
     """The method on those of the problems that its traits can treat."""
-    return [Case(method, problem, raw or {}) for problem in problems if why_not(method, problem.space) is None]
+    return [Case(method, problem, raw or {}) for problem in problems if method.why_not(problem.space) is None]
 
 
 def home(method: type[Method], raw: Mapping[str, Any] | None = None, dim: int = 10) -> Case:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from blackbox import codec
-from blackbox.algorithm import Algorithm, Traits, _registered, algorithm, build, lookup, resolve_options
+from blackbox.algorithm import ALGORITHMS, Algorithm, Traits, algorithm, build, lookup, resolve_options
 from blackbox.options import Field, Options
 from blackbox.records import NOTHING_PENDING, Ints, Matrix, Pending, Points, Results, Vector, dense
 from blackbox.rng import Key
@@ -216,4 +216,4 @@ def registered() -> Iterator[type[TwoArms]]:
     try:
         yield TwoArms
     finally:
-        del _registered[TwoArms.name]
+        del ALGORITHMS.classes[TwoArms.name]

@@ -12,7 +12,7 @@ import pytest
 
 import blackbox
 from blackbox import Pending, Results, Structured, rng
-from blackbox.algorithm import _registered
+from blackbox.algorithm import ALGORITHMS
 from blackbox.errors import IncompatibleProblem
 from blackbox.records import no_note
 from blackbox.study.creation import create
@@ -75,7 +75,7 @@ def study() -> Iterator[Driver]:
         head, _ = perform(store, create("p", {"name": "words", "space": SPACE, "algorithm": "pick", "seed": 1}, 0.0))
         yield Driver(store, Study(head))
     finally:
-        del _registered["pick"]
+        del ALGORITHMS.classes["pick"]
 
 
 def worth(params: Mapping[str, Any]) -> float:

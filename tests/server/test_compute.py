@@ -21,10 +21,10 @@ from blackbox import recipes
 from blackbox.recipes import slices
 from blackbox.records import Term
 from blackbox.rng import Key
+from blackbox.study.creation import create
 from blackbox.study.effects import perform
 from blackbox.study.leases import Report
 from blackbox.study.memory import MemoryStore
-from blackbox.study.creation import create
 
 DIM = 4 * slices.ALIGN + 5
 TERMS = [Term(0, 0, lane, 1.0 + lane) for lane in range(40)]

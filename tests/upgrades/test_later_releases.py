@@ -15,10 +15,9 @@ import pytest
 from typer.testing import CliRunner
 
 from blackbox import federation
-from blackbox.algorithm import _registered as algorithms
-from blackbox.algorithm import lookup, registry
+from blackbox.algorithm import ALGORITHMS, lookup, registry
 from blackbox.cli.commands import app
-from blackbox.federation.method import _registered as methods
+from blackbox.federation.method import FEDERATED
 from blackbox.options import Field, known_options
 from tests.server.conftest import assert_problem
 from tests.upgrades.releases import renamed, revised, stricter, without_option
@@ -48,7 +47,7 @@ def release(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Puts a changed class into the registry, under the name of the one it was made from."""
 
     def put(cls: Any) -> Any:
-        monkeypatch.setitem(algorithms, cls.name, cls)
+        monkeypatch.setitem(ALGORITHMS.classes, cls.name, cls)
         return cls
 
     registry()
@@ -60,7 +59,7 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Takes an algorithm out of the registry."""
 
     def take(name: str) -> None:
-        table: dict[str, Any] = algorithms if name in registry() else methods
+        table: dict[str, Any] = (ALGORITHMS if name in registry() else FEDERATED).classes
         monkeypatch.delitem(table, name)
 
     federation.registry()

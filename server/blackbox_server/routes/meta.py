@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from blackbox import federation
-from blackbox.algorithm import registry, why_not
+from blackbox.algorithm import registry
 from blackbox.space import Space
 from blackbox_server import metrics, problems
 from blackbox_server.routes.http import answer, exchange, needs, router, service, settings, tagged
@@ -208,7 +208,7 @@ def _memory(name: str) -> dict[str, int]:
     for dim in (10, 1000, 100_000, 1_000_000):
         for limits in ({}, {"low": 0.0, "high": 1.0}, {"region": {"type": "simplex"}}):
             space = Space.from_json({"x": {"type": "vector", "dim": dim, **limits}})
-            if why_not(cls, space) is None:
+            if cls.why_not(space) is None:
                 found[str(dim)] = int(cls.memory(cls.resolve(cls.Options(), space), space))
                 break
     return found
