@@ -18,6 +18,8 @@ from blackbox.study.rows import (
     SUPERSEDED,
     ContributionRow,
     EventRow,
+    Group,
+    InterimRow,
     KeyRow,
     LateRow,
     MemberRow,
@@ -53,6 +55,8 @@ class _Tables:
     steps: list[StepRow] = field(default_factory=list)
     events: list[EventRow] = field(default_factory=list)
     late: list[LateRow] = field(default_factory=list)
+    interim: dict[int, list[InterimRow]] = field(default_factory=dict)
+    """By trial, in their order."""
     snapshots: dict[tuple[int, int], SnapshotRow] = field(default_factory=dict)
     blobs: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     members: dict[str, MemberRow] = field(default_factory=dict)
@@ -109,6 +113,9 @@ class MemoryStore:
     def read(self, work: Callable[[Tx], T]) -> T:
         with self._lock:
             return work(self._tx)
+
+    def try_begin(self, again: bool = True, *, wait: bool = True) -> Group:
+        return _MemoryGroup(self)
 
     def close(self) -> None:
         """Nothing to do."""
@@ -315,6 +322,15 @@ class _MemoryTx:
             if t.value is not None and t.seq is not None and not t.invalid and t.state in (COMPLETED, SUPERSEDED)
         ]
         return _trial(min(rows, key=lambda t: (sign * (t.value or 0.0), t.seq))) if rows else None
+
+    def put_interim(self, row: InterimRow, keep: int) -> None:
+        interim = self._studies[row.study].interim
+        rows = [old for old in interim.get(row.number, ()) if (old.attempt, old.step) != (row.attempt, row.step)]
+        rows = sorted([*rows, row], key=lambda row: (row.attempt, row.step))
+        self._set(interim, row.number, rows[-keep:])
+
+    def interim(self, study: str, number: int) -> list[InterimRow]:
+        return list(self._studies[study].interim.get(number, ()))
 
     # the log
 

@@ -131,7 +131,9 @@ class FederatedStudy(Study):
             hint=f"POST /v1/studies/{self.id}/rounds/join, or use blackbox_client.Participant",
         )
 
-    ask = tell = heartbeat = enqueue = cancel_trial = requeue_trial = invalidate = fork = archive = close = _refuse
+    ask = tell = heartbeat = report = enqueue = cancel_trial = requeue_trial = invalidate = fork = archive = close = (
+        _refuse
+    )
 
     def due(self) -> bool:
         return True  # a deadline may have come

@@ -772,5 +772,16 @@ class Study(Editing):
         renewals: list[Renewal] = yield Write(work)
         return renewals
 
+    def report(self, token: str, *, step: int | None, value: float | None, now: float) -> Steps[Renewal]:
+        """Renew a lease and keep an interim value; see `leases.report`."""
+        seconds = self.lease_seconds(None)
+
+        def work(tx: Tx) -> Renewal:
+            row = leases.locked(tx, self.id)
+            return leases.report(tx, row, self.head.secret, token, step=step, value=value, now=now, seconds=seconds)
+
+        renewal: Renewal = yield Write(work)
+        return renewal
+
 
 _WORD = {PAUSED: "paused", COMPLETED: "completed", CANCELLED: "cancelled", FAILED: "study_failed"}
