@@ -25,7 +25,7 @@ from blackbox.study.leases import Lease
 from blackbox.study.memory import MemoryStore
 from blackbox.study.rows import ACTIVE, COMPLETED, FAILED, PointRow, Store
 from blackbox.study.settling import Report
-from blackbox.study.side_data import behaviour_of, sums_of
+from blackbox.study.side_data import TOLD
 
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult  # half a second to import: only when a result is made
@@ -252,7 +252,7 @@ def _report(
     return Report(done.ticket, token, value=value, extra=side), None
 
 
-_SIDE = {"behaviour": behaviour_of, "sums": sums_of}
+_SIDE = {name: told.read for name, told in TOLD.items() if told.read is not None}
 
 
 def _told(returned: Any) -> tuple[float, dict[str, Any]]:
@@ -262,7 +262,8 @@ def _told(returned: Any) -> tuple[float, dict[str, Any]]:
     if isinstance(returned, Mapping):
         if "value" not in returned or set(returned) - {"value", *_SIDE}:
             what = f"got the names {', '.join(map(repr, returned))}"
-            raise InvalidInput(f'a mapping returned by the objective has "value", "behaviour" and "sums"; {what}')
+            names = " and ".join(f'"{name}"' for name in _SIDE)
+            raise InvalidInput(f'a mapping returned by the objective has "value", {names}; {what}')
         value = returned["value"]
         side = {name: read(returned[name]) for name, read in _SIDE.items() if returned.get(name) is not None}
     if isinstance(value, np.ndarray | np.generic) and np.ndim(value) == 0:

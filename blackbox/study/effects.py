@@ -1,13 +1,13 @@
 """What an operation wants from the outside: a write, a read, a computation.
 
-An operation is a generator that yields effects, gets their results sent back, and returns its answer. `perform` drives
-it in this thread; the service drives the same generators from its event loop. Inside an operation `row = yield from
-write(work)` asks for an effect: the answer has the type that the work returns.
+An operation is a generator that yields effects, gets their results sent back, and returns its answer. `drive` runs it
+with whatever answers effects: `perform` answers them in this thread, the service from its event loop. Inside an
+operation `row = yield from write(work)` asks for an effect: the answer has the type that the work returns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -68,23 +68,58 @@ def compute(work: Callable[[], T], seconds: float = 0.0, took: Callable[[float],
     return answer
 
 
-def perform(store: Store, steps: Steps[T]) -> T:
-    """Drive an operation to its end in this thread."""
-    answer: Any = None
+async def drive(steps: Steps[T], answer: Callable[[Effect], Awaitable[Any]]) -> T:
+    """Drive an operation to its end: the one loop behind `perform`, a service and the tests.
+
+    Parameters
+    ----------
+    answer : does what an effect wants. What it raises is raised inside the operation, where it waits for the answer.
+    """
+    value: Any = None
     error: BaseException | None = None
     while True:
         try:
-            effect = steps.send(answer) if error is None else steps.throw(error)
+            effect = steps.send(value) if error is None else steps.throw(error)
         except StopIteration as stop:
             result: T = stop.value
             return result
-        answer, error = None, None
+        value, error = None, None
         try:
-            if isinstance(effect, Write):
-                answer = store.write(effect.work)
-            elif isinstance(effect, Read):
-                answer = store.read(effect.work)
-            else:
-                answer = effect.work()
+            value = await answer(effect)
         except Exception as raised:
             error = raised
+
+
+def perform(store: Store, steps: Steps[T]) -> T:
+    """Drive an operation to its end in this thread."""
+    return at_once(drive(steps, in_place(store)))
+
+
+def in_place(store: Store) -> Callable[[Effect], Awaitable[Any]]:
+    """What answers effects for `drive` at once, in the thread that calls it."""
+
+    async def answer(effect: Effect) -> Any:
+        if isinstance(effect, Write):
+            return store.write(effect.work)
+        if isinstance(effect, Read):
+            return store.read(effect.work)
+        return effect.work()
+
+    return answer
+
+
+def at_once(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that never has to wait, without an event loop.
+
+    Raises
+    ------
+    RuntimeError
+        If it waits.
+    """
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    coroutine.close()
+    raise RuntimeError("an operation that is performed in one thread waited for something")

@@ -33,6 +33,7 @@ from blackbox.study.rows import (
     LEASED,
     QUEUED,
     SUPERSEDED,
+    InterimRow,
     PointRow,
     StudyRow,
     TrialRow,
@@ -231,6 +232,37 @@ def renew(tx: Tx, row: StudyRow, secret: bytes, tokens: Sequence[str], *, now: f
 def cancel(trial: TrialRow) -> None:
     """Withdraw an open trial; see `change_trial`."""
     trial.state, trial.until = CANCELLED, None
+
+
+INTERIM_KEPT = 100
+"""Interim values that are kept of one trial: the newest."""
+
+
+def report(
+    tx: Tx,
+    row: StudyRow,
+    secret: bytes,
+    text: str,
+    *,
+    step: int | None,
+    value: float | None,
+    now: float,
+    seconds: float,
+) -> Renewal:
+    """Extend a lease, and keep the interim value that its holder sends along.
+
+    Parameters
+    ----------
+    step : how far the evaluation has got; None: one further than its newest report. Of one step the last value counts.
+    value : as the user sees it; None: nothing is kept.
+    """
+    renewal = renew(tx, row, secret, [text], now=now, seconds=seconds)[0]
+    if value is not None and renewal.directive == "continue":
+        number, attempt = read_token(secret, text)
+        if step is None:
+            step = max((old.step for old in tx.interim(row.id, number) if old.attempt == attempt), default=-1) + 1
+        tx.put_interim(InterimRow(row.id, number, attempt, step, value, now), INTERIM_KEPT)
+    return renewal
 
 
 def change_trial(tx: Tx, row: StudyRow, number: int, change: Callable[[TrialRow], None]) -> TrialRow:

@@ -18,6 +18,8 @@ from blackbox.study.rows import (
     SUPERSEDED,
     ContributionRow,
     EventRow,
+    Group,
+    InterimRow,
     KeyRow,
     LateRow,
     MemberRow,
@@ -53,6 +55,8 @@ class _Tables:
     steps: list[StepRow] = field(default_factory=list)
     events: list[EventRow] = field(default_factory=list)
     late: list[LateRow] = field(default_factory=list)
+    interim: dict[int, list[InterimRow]] = field(default_factory=dict)
+    """By trial, in their order."""
     snapshots: dict[tuple[int, int], SnapshotRow] = field(default_factory=dict)
     blobs: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     members: dict[str, MemberRow] = field(default_factory=dict)
@@ -109,6 +113,9 @@ class MemoryStore:
     def read(self, work: Callable[[Tx], T]) -> T:
         with self._lock:
             return work(self._tx)
+
+    def try_begin(self, again: bool = True, *, wait: bool = True) -> Group:
+        return _MemoryGroup(self)
 
     def close(self) -> None:
         """Nothing to do."""
@@ -316,6 +323,15 @@ class _MemoryTx:
         ]
         return _trial(min(rows, key=lambda t: (sign * (t.value or 0.0), t.seq))) if rows else None
 
+    def put_interim(self, row: InterimRow, keep: int) -> None:
+        interim = self._studies[row.study].interim
+        rows = [old for old in interim.get(row.number, ()) if (old.attempt, old.step) != (row.attempt, row.step)]
+        rows = sorted([*rows, row], key=lambda row: (row.attempt, row.step))
+        self._set(interim, row.number, rows[-keep:])
+
+    def interim(self, study: str, number: int) -> list[InterimRow]:
+        return list(self._studies[study].interim.get(number, ()))
+
     # the log
 
     def insert_steps(self, rows: Sequence[StepRow]) -> None:
@@ -463,3 +479,19 @@ class _MemoryTx:
     def purge_replies(self, before: float) -> None:
         for key in [key for key, row in self._replies.items() if row.at < before]:
             self._delete(self._replies, key)
+
+
+class _MemoryGroup:
+    """`Group` where nothing has to reach a disk: each work is a transaction of its own."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    def run(self, work: Callable[[Tx], Any]) -> tuple[Any, BaseException | None]:
+        try:
+            return self._store.write(work), None
+        except BaseException as error:
+            return None, error
+
+    def commit(self) -> None:
+        """Nothing to do."""

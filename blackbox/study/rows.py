@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -165,6 +165,20 @@ class LateRow:
 
 
 @dataclass(frozen=True, slots=True)
+class InterimRow:
+    """A value that an evaluation reported while it was under way."""
+
+    study: str
+    number: int
+    attempt: int
+    step: int
+    """How far the evaluation had got, in its own units: an epoch, a fold, a fraction of the simulated time."""
+    value: float
+    """As told."""
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class SnapshotRow:
     """An encoded state: a cache of the log."""
 
@@ -302,6 +316,17 @@ class Tx(Protocol):
         """The valid trial with the best value, by a scan: only after history was rewritten."""
         ...
 
+    def put_interim(self, row: InterimRow, keep: int) -> None:
+        """Keep an interim value, instead of one of the same attempt and step.
+
+        Of its trial the `keep` newest, by attempt and step, stay.
+        """
+        ...
+
+    def interim(self, study: str, number: int) -> list[InterimRow]:
+        """The interim values of a trial, by attempt and step."""
+        ...
+
     # the log
     def insert_steps(self, rows: Sequence[StepRow]) -> None: ...
     def put_digests(self, study: str, digests: Sequence[tuple[int, str | None]]) -> None: ...
@@ -374,9 +399,42 @@ class Tx(Protocol):
     def purge_replies(self, before: float) -> None: ...
 
 
+class Group(Protocol):
+    """A transaction that several works share; it must be committed, after the last of them."""
+
+    def run(self, work: Callable[[Tx], Any]) -> tuple[Any, BaseException | None]:
+        """Run a work; its value, or why it failed, in which case what it did is undone and the others stand.
+
+        Raises
+        ------
+        StoreUnavailable
+            If the database failed, not the work: the group has ended, and nothing of it stands.
+        """
+        ...
+
+    def commit(self) -> None:
+        """Make it durable; may be called in another thread than the works were run in.
+
+        Raises
+        ------
+        StoreUnavailable
+        """
+        ...
+
+
 class Store(Protocol):
     """Runs works. See the module's docstring for what is promised. A work uses its transaction, never its store."""
 
     def write(self, work: Callable[[Tx], T]) -> T: ...
     def read(self, work: Callable[[Tx], T]) -> T: ...
+    def try_begin(self, again: bool = True, *, wait: bool = True) -> Group | None:
+        """Begin a transaction that works share, now, if possible.
+
+        Parameters
+        ----------
+        again : where another program holds the database, say so by None, and not by an error: there is time to retry.
+        wait : for threads of this program that are writing; else None says that one is.
+        """
+        ...
+
     def close(self) -> None: ...

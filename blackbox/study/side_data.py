@@ -1,16 +1,24 @@
-"""What an evaluator may tell beside the value, for methods that use it: where it ended up, and sums to add up.
+"""What may be told beside the value: each field is declared here, once.
+
+`TOLD` is the table. The service's model of a result, its limits, `minimize` and the page of the protocol follow it; a
+method reads what it uses from `Results.extra`. To add a field, add its record, the method that uses it, and its line
+in the page; who sends it in Python has a `Result` in the client.
 
 `behaviour` is a list of finite numbers that says what a point did (where a robot ended, how often it jumped): novelty
 search looks for points whose behaviour is unlike that of others. `sums` are named numbers or lists of numbers of which
 only the sum over results means something, such as the statistics of observations
-``{"count": 200.0, "total": [...], "squares": [...]}``. Both reach `tell` in `Results.extra`.
+``{"count": 200.0, "total": [...], "squares": [...]}``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import Field
 
 from blackbox.errors import FieldError, InvalidInput, NonFiniteValue, TooLarge
 
@@ -20,6 +28,9 @@ MAX_BEHAVIOUR = 256
 """Most numbers of a behaviour: it is stored with every result, and compared with many others."""
 MAX_SUM_NAMES = 64
 """Most names in `sums`."""
+
+
+# How an objective's own values are read -------------------------------------------------------------------------------
 
 
 def behaviour_of(told: Any) -> list[float]:
@@ -102,3 +113,62 @@ def _unfit(pointer: str, expected: str, told: Any) -> InvalidInput:
 
 def _words(pointer: str) -> str:
     return ".".join(pointer.split("/")[1:])
+
+
+# The table ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ToldField:
+    """One field that a result may carry beside its value.
+
+    Attributes
+    ----------
+    type : what it is on the wire, as pydantic reads it.
+    about : what it says, in one line of Markdown.
+    used_by : who does something with it; others keep it with the trial.
+    read : from what an objective returns in a mapping; None: `minimize` takes no such field.
+    too_large : what to do where its JSON passes the service's `info_bytes`; None: its type bounds it.
+    """
+
+    type: Any
+    about: str
+    used_by: str = ""
+    read: Callable[[Any], Any] | None = None
+    too_large: str | None = None
+
+
+TOLD: Mapping[str, ToldField] = MappingProxyType(
+    {
+        "stderr": ToldField(Annotated[float, Field(ge=0)], "Standard error of the value.", "the list of best points"),
+        "n": ToldField(Annotated[int, Field(ge=1)], "Number of samples behind the value."),
+        "cost": ToldField(
+            dict[str, float],
+            'What it took, such as `{"seconds": 61.2, "usd": 0.03}`.',
+            "`budget.max_cost`, which sums `usd`",
+        ),
+        "behaviour": ToldField(
+            Annotated[list[float], Field(min_length=1, max_length=MAX_BEHAVIOUR)],
+            f"What the point did, in 1 to {MAX_BEHAVIOUR} numbers: where a robot ended, say.",
+            "`deep_ga` with `novelty`",
+            read=behaviour_of,
+        ),
+        "sums": ToldField(
+            Annotated[dict[str, float | list[float]], Field(max_length=MAX_SUM_NAMES)],
+            "Numbers and lists of numbers to add up over results, such as "
+            '`{"count": 200, "total": [0.1], "squares": [0.3]}`; at most '
+            f"{MAX_SUM_NAMES} names.",
+            "`openai_es`, `ars` and `pgpe` with `observations`",
+            read=sums_of,
+            too_large="Add up over blocks of numbers, or send fewer digits.",
+        ),
+        "info": ToldField(
+            dict[str, Any],
+            "Anything small worth keeping.",
+            too_large="Keep artefacts elsewhere and send their address.",
+        ),
+        "reason": ToldField(Annotated[str, Field(max_length=2000)], "Why a point is infeasible."),
+        "fidelity": ToldField(float | dict[str, Any], "How far a stopped evaluation got."),
+    }
+)
+"""Every such field by its name. (`error`, why an evaluation failed, is kept with them, but says what to do next.)"""

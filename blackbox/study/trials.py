@@ -354,6 +354,16 @@ class TrialStudy(RecordedStudy):
 
         return (yield from write(work))
 
+    def report(self, token: str, *, step: int | None, value: float | None, now: float) -> Steps[Renewal]:
+        """Renew a lease and keep an interim value; see `leases.report`."""
+        seconds = self._granter.lease_seconds(None)
+
+        def work(tx: Tx) -> Renewal:
+            row = ledger.locked(tx, self.id)
+            return leases.report(tx, row, self.head.secret, token, step=step, value=value, now=now, seconds=seconds)
+
+        return (yield from write(work))
+
     def cancel_trial(self, number: int, *, now: float) -> Steps[TrialRow]:
         """Withdraw an open trial; its holder is told to abandon it at the next heartbeat."""
 

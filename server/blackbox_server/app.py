@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 import logging
 import socket
 import sys
@@ -16,24 +15,27 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
-from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
-from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blackbox.algorithm import registry
 from blackbox.backends.ray_cluster import RaySlices
-from blackbox.errors import BlackboxError, FieldError, InvalidInput, nearest
+from blackbox.errors import BlackboxError, nearest
+from blackbox.study.effects import Steps, perform
 from blackbox.study.rows import Store
+from blackbox_server import auth
 from blackbox_server.auth import Keyring
 from blackbox_server.compute import Threads
 from blackbox_server.metrics import Metrics
 from blackbox_server.problems import Forbidden, MethodNotAllowed, RouteNotFound, row_of
-from blackbox_server.routes import hot, keys, meta, reading, rounds, studies, trials
-from blackbox_server.routes.http import Exchange, Guarded, problem_answer
-from blackbox_server.service import Service, timing
+from blackbox_server.routes import hot, keys, meta, openapi, reading, rounds, studies, trials
+from blackbox_server.routes.call import Call
+from blackbox_server.routes.responses import problem_answer
+from blackbox_server.routes.route import Route
+from blackbox_server.service import ServerTiming, Service, timing
 from blackbox_server.settings import Settings
+from blackbox_server.store import SqlStore
+from blackbox_server.store.embedded import EmbeddedStore
 
 logger = logging.getLogger("blackbox_server")
 
@@ -45,18 +47,25 @@ LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
 class App(FastAPI):
     """FastAPI inside a layer of our own.
 
-    The layer gives every request its record, every answer its headers, every error its problem. It also takes the hot
-    routes straight to their endpoints: the framework's way to them costs as much as an ask does.
+    The layer gives every request its `Call`, every answer its headers, every error its problem. It also finds the hot
+    routes by itself: the framework's search for them costs as much as an ask does.
     """
 
-    _hot: Mapping[str, Guarded] = {}
+    _hot: Mapping[str, Route] = {}
+
+    def openapi(self) -> dict[str, Any]:
+        """The document behind `/openapi.json`, made once."""
+        if self.openapi_schema is None:
+            routes = (route for route in self.routes if isinstance(route, Route))
+            self.openapi_schema = openapi.document(routes, self.title, self.version)
+        return self.openapi_schema
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
-        own = scope["blackbox"] = Exchange()
-        timing.set(own)
+        call = scope["blackbox"] = Call(scope, receive, self.state)
+        timing.set(call)
         started = perf_counter()
         status = 0
 
@@ -64,7 +73,7 @@ class App(FastAPI):
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *own.headers()]
+                message["headers"] = [*message["headers"], *call.answer_headers()]
             await send(message)
 
         try:
@@ -81,19 +90,19 @@ class App(FastAPI):
                 raise
             error = _known(raised, scope)
             if row_of(error).status >= 500:
-                logger.exception("%s %s failed (%s)", scope["method"], scope["path"], own.request_id)
-            response = problem_answer(error, own.request_id)
+                logger.exception("%s %s failed (%s)", scope["method"], scope["path"], call.request_id)
+            response = problem_answer(error, call.request_id)
             if isinstance(raised, HTTPException) and raised.status_code == 405:
                 response.headers["allow"] = (raised.headers or {}).get("Allow", "")
             await response(scope, receive, answer)
         finally:
-            self.state.metrics.answered(own.route, status, perf_counter() - started)
+            self.state.metrics.answered(call.route, status, perf_counter() - started)
 
     def build_middleware_stack(self) -> ASGIApp:
         """The router alone: errors are answered above, where hot routes get the same."""
-        return AsyncExitStackMiddleware(self.router)
+        return self.router
 
-    def _hot_route(self, scope: Scope) -> Guarded | None:
+    def _hot_route(self, scope: Scope) -> Route | None:
         path: str = scope["path"]
         if scope["method"] != "POST" or not path.startswith(HOT_PREFIX):
             return None
@@ -138,51 +147,51 @@ def create_app(
     settings = settings or Settings.from_env()
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: App) -> AsyncIterator[None]:
         registry()  # imports every method now, not at somebody's first request
         opened = store if store is not None else open_store(settings)
+        front = EmbeddedStore(opened)
         cluster = RaySlices(settings.slice_ray) if settings.slice_ray else None
         computer = Threads(settings.compute_threads, settings.inline_seconds, settings.slice_threads, cluster)
         state = app.state
-        timing.set(Exchange())
-        state.service = Service(settings, opened, computer, state.metrics, clock)
+        timing.set(ServerTiming())
+        state.service = Service(settings, front, computer, state.metrics, clock)
+        keyring = Keyring(front, settings.rate_per_second)
         if settings.insecure_local:
-            state.local = Keyring(opened, settings.rate_per_second).local(settings.root_project, clock())
+            state.local = keyring.local(settings.root_project, clock())
         else:
-            state.keyring = Keyring(opened, settings.rate_per_second)
-            state.first_key = await asyncio.to_thread(_first_key, settings, state.keyring, clock)
+            state.keyring = keyring
+            state.first_key = await state.service.drive(_first_key(settings, clock))
         purging = asyncio.create_task(_purge(state.service))
         try:
             yield
         finally:
             purging.cancel()
-            state.service.close()
+            front.close()
             computer.close()
             if store is None:
                 await asyncio.to_thread(opened.close)
 
-    app = App(title="blackbox", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app._hot = {route.path.rpartition("/")[2]: route for route in hot.routes.routes if isinstance(route, Guarded)}
+    every = (hot, studies, trials, rounds, reading, keys, meta)
+    declared = [route for module in every for route in module.routes]
+    # Its own pages and document are left out: `routes.meta` serves the document, and the pages would load scripts.
+    app = App(title="blackbox", version="1", lifespan=lifespan, routes=declared, openapi_url=None)
+    app._hot = {route.path.rpartition("/")[2]: route for route in hot.routes}
     app.state.settings = settings
     app.state.metrics = Metrics()
     app.state.local = app.state.keyring = app.state.first_key = None
-    for module in (hot, studies, trials, rounds, reading, keys, meta):
-        app.router.routes.extend(module.routes.routes)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
 
 def open_store(settings: Settings) -> Store:
     """The store that the settings name."""
-    from blackbox_server.store import SqlStore
-
     return SqlStore(settings.database)
 
 
-def _first_key(settings: Settings, keyring: Keyring, clock: Callable[[], float]) -> str | None:
+def _first_key(settings: Settings, clock: Callable[[], float]) -> Steps[str | None]:
     """The first key, if it was made now and is to be shown: one in a file is not."""
     path = None if settings.first_key_file is None else Path(settings.first_key_file)
-    text = keyring.first_key(settings.root_project, clock(), path)
+    text = yield from auth.first_key(settings.root_project, clock(), path)
     return text if path is None else None
 
 
@@ -201,13 +210,6 @@ async def _purge(service: Service) -> None:
 
 def _known(error: Exception, scope: Scope) -> Exception:
     """What the framework raises, as errors of ours."""
-    if isinstance(error, RequestValidationError):
-        faults = [
-            FieldError("/" + "/".join(str(part) for part in item["loc"][1:]), item["type"], item["msg"])
-            for item in error.errors()
-        ]
-        detail = "; ".join(f"query parameter {fault.pointer[1:]}: {fault.message}" for fault in faults)
-        return InvalidInput(detail, errors=faults)
     if not isinstance(error, HTTPException):
         return error
     path = scope["path"][:200]
@@ -217,26 +219,6 @@ def _known(error: Exception, scope: Scope) -> Exception:
     near = nearest(path, [getattr(route, "path", "") for route in scope["app"].routes])
     hint = near if near.startswith("did") else "GET /v1 lists what there is."
     return RouteNotFound(f"there is nothing at {path}", hint=hint)
-
-
-# OpenAPI --------------------------------------------------------------------------------------------------------------
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's document, with the models that our own routes read. Made once."""
-    if app.openapi_schema is None:
-        document = copy.deepcopy(get_openapi(title=app.title, version=app.version, routes=app.routes))
-        components = document.setdefault("components", {})
-        models = components.setdefault("schemas", {})
-        for operations in document["paths"].values():
-            for operation in operations.values():
-                if (body := operation.pop("x-body", None)) is not None:
-                    name, schema = body
-                    models.update(schema.pop("$defs", {}))
-                    models[name] = schema
-        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        app.openapi_schema = document
-    return app.openapi_schema
 
 
 # Serving --------------------------------------------------------------------------------------------------------------
@@ -270,7 +252,7 @@ class _Server(uvicorn.Server):
 
 def _state(app: Any) -> Any:
     """The application's state, through the layers that uvicorn puts around it."""
-    while app is not None and not isinstance(app, FastAPI):
+    while app is not None and not isinstance(app, App):
         app = getattr(app, "app", None)
     return None if app is None else app.state
 
@@ -294,7 +276,7 @@ def run(settings: Settings) -> None:
     opened = open_store(settings)
     if settings.first_key_file is not None and not settings.insecure_local:
         try:  # here and not when the application starts, where an error is a traceback
-            _first_key(settings, Keyring(opened, settings.rate_per_second), time.time)
+            perform(opened, _first_key(settings, time.time))
         except BlackboxError:
             opened.close()
             raise

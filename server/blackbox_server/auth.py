@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Literal
 
 from blackbox.errors import FieldError, InvalidInput, nearest
-from blackbox.study.rows import KeyRow, Store, Tx
-from blackbox_server.limits import Bucket
+from blackbox.study.effects import Read, Steps, Write
+from blackbox.study.rows import KeyRow, Tx
+from blackbox_server.limits import TokenBucket
 from blackbox_server.problems import Forbidden, KeyNotFound, RateLimited, Unauthorized
+from blackbox_server.store.front import AsyncStore
 
 Scope = Literal["study:read", "study:evaluate", "study:admin", "project:admin", "keys:admin"]
 SCOPES: tuple[Scope, ...] = ("study:read", "study:evaluate", "study:admin", "project:admin", "keys:admin")
@@ -46,7 +48,7 @@ class Principal:
     name: str
     project: str
     scopes: frozenset[str]
-    bucket: Bucket
+    bucket: TokenBucket
 
     def may(self, scope: str) -> bool:
         """Whether its scopes, or one that includes it, allow this."""
@@ -137,6 +139,32 @@ def checked_scopes(scopes: Iterable[str], granted_by: Principal | None = None) -
     return wanted
 
 
+def first_key(project: str, now: float, path: Path | None = None) -> Steps[str | None]:
+    """Make the administrator's key if the store has none yet; its text, to be shown once.
+
+    Parameters
+    ----------
+    path : where its text is kept, see `key_of_file`; untouched where the store has keys.
+
+    Raises
+    ------
+    InvalidInput
+        If the file is of no use.
+    """
+    if (yield Read(lambda tx: bool(tx.keys(None)))):
+        return None
+    text = _fresh() if path is None else key_of_file(path)
+    row = _row(text, "first", project, SCOPES, now)
+
+    def work(tx: Tx) -> bool:
+        if tx.keys(None):
+            return False
+        tx.put_key(row)
+        return True
+
+    return text if (yield Write(work)) else None
+
+
 class Keyring:
     """The keys of a store.
 
@@ -145,42 +173,17 @@ class Keyring:
     rate : requests per second and key.
     """
 
-    def __init__(self, store: Store, rate: float) -> None:
+    def __init__(self, store: AsyncStore, rate: float) -> None:
         self._store = store
         self._rate = rate
         self._trusted: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
-        self._buckets: dict[str, Bucket] = {}
-
-    def first_key(self, project: str, now: float, path: Path | None = None) -> str | None:
-        """Make the administrator's key if the store has none yet; its text, to be shown once.
-
-        Parameters
-        ----------
-        path : where its text is kept, see `key_of_file`; untouched where the store has keys.
-
-        Raises
-        ------
-        InvalidInput
-            If the file is of no use.
-        """
-        if self._store.read(lambda tx: bool(tx.keys(None))):
-            return None
-        text = _fresh() if path is None else key_of_file(path)
-        row = _row(text, "first", project, SCOPES, now)
-
-        def work(tx: Tx) -> bool:
-            if tx.keys(None):
-                return False
-            tx.put_key(row)
-            return True
-
-        return text if self._store.write(work) else None
+        self._buckets: dict[str, TokenBucket] = {}
 
     def local(self, project: str, now: float) -> Principal:
         """Who asks where no keys are needed."""
         return Principal("local", "local", project, frozenset(SCOPES), self._bucket("local", now))
 
-    def admit(self, authorization: bytes | None, now: float) -> Principal:
+    async def admit(self, authorization: bytes | None, now: float) -> Principal:
         """The owner of a key.
 
         Raises
@@ -193,18 +196,18 @@ class Keyring:
         known = self._trusted.get(name)
         if known is not None and known[0] > now:
             return known[1]
-        principal = self._verified(authorization, now)
+        principal = await self._verified(authorization, now)
         self._trusted[name] = (now + TRUSTED_SECONDS, principal)
         if len(self._trusted) > 1024:
             self._trusted.popitem(last=False)
         return principal
 
-    def _verified(self, authorization: bytes, now: float) -> Principal:
+    async def _verified(self, authorization: bytes, now: float) -> Principal:
         scheme, _, text = authorization.decode("latin-1").strip().partition(" ")
         parts = text.strip().split("_")
         if scheme.lower() != "bearer" or len(parts) != 3 or parts[0] != "zok" or len(text) > 200:
             raise Unauthorized("the Authorization header holds no key of this service")
-        row = self._store.read(lambda tx: tx.key(parts[1][:64]))
+        row = await self._store.read(lambda tx: tx.key(parts[1][:64]))
         # The comparison also runs for unknown ids, so that its time does not tell which ones exist.
         matches = hmac.compare_digest(_hash(text.strip()), row.hash if row is not None else bytes(32))
         if row is None or not matches:
@@ -216,8 +219,8 @@ class Keyring:
         scopes = frozenset().union(*(IMPLIED.get(scope, frozenset()) for scope in row.scopes.split()))
         return Principal(row.id, row.name, row.project, scopes, self._bucket(row.id, now))
 
-    def _bucket(self, key_id: str, now: float) -> Bucket:
-        return self._buckets.setdefault(key_id, Bucket(self._rate, now))
+    def _bucket(self, key_id: str, now: float) -> TokenBucket:
+        return self._buckets.setdefault(key_id, TokenBucket(self._rate, now))
 
     def forget(self) -> None:
         """Believe no key without reading its row again."""

@@ -12,8 +12,8 @@ from blackbox.study.spec import Resolved, stored_algorithm
 from blackbox_server.settings import Settings
 
 
-class Bucket:
-    """A token bucket: so many requests per second on average, twice as many in a burst."""
+class TokenBucket:
+    """So many requests per second on average, twice as many in a burst."""
 
     __slots__ = ("_at", "_left", "burst", "rate")
 

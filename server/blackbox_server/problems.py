@@ -7,12 +7,17 @@ decide by it, people read `detail` and `hint`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import orjson
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict  # as pydantic wants it before Python 3.12
 
 from blackbox import errors
 from blackbox.errors import BlackboxError
+
+documented = with_config(ConfigDict(extra="forbid", use_attribute_docstrings=True))
+"""For the typed dictionaries of answers: no other members, and their docstrings go into `/openapi.json`."""
 
 
 class MalformedJson(errors.InvalidInput):
@@ -191,12 +196,41 @@ INTERNAL = Row(
 )  # fmt: skip
 
 
+@documented
+class ProblemField(TypedDict):
+    """One place of a request that is at fault."""
+
+    pointer: str
+    """JSON pointer into the body; of a query parameter, its name."""
+    code: str
+    message: str
+
+
+@documented
+class Problem(TypedDict):
+    """An error (RFC 9457)."""
+
+    type: str
+    """Address of what it means."""
+    title: str
+    status: int
+    code: str
+    """Stable: programs decide by this."""
+    detail: str
+    hint: str
+    """What to do."""
+    errors: list[ProblemField]
+    retryable: bool
+    """Whether the same request may succeed later."""
+    request_id: str
+
+
 def row_of(error: BaseException) -> Row:
     """The table's row of an error: that of its nearest class."""
     return next((TABLE[cls] for cls in type(error).__mro__ if cls in TABLE), INTERNAL)
 
 
-def problem(error: BaseException, request_id: str, prefix: str = "") -> dict[str, Any]:
+def problem(error: BaseException, request_id: str, prefix: str = "") -> Problem:
     """The problem document of an error.
 
     Parameters
@@ -221,7 +255,7 @@ def problem(error: BaseException, request_id: str, prefix: str = "") -> dict[str
     }
 
 
-def encode(document: Mapping[str, Any]) -> bytes:
+def encode(document: Problem) -> bytes:
     """The bytes of a problem document. What people wrote may hold half a surrogate pair, which UTF-8 cannot."""
     try:
         return orjson.dumps(document)

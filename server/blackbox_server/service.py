@@ -1,8 +1,8 @@
 """The engine's generators, driven from an event loop.
 
-`drive` answers the effects of an operation: a write is queued with the store's writer and awaited (so the commits of
-many requests share one), a read of what is committed runs at once, an algorithm's step runs where `compute` says. On
-top: one open study per id, one advance in flight per study, held asks, and answers that are remembered for a retry.
+`drive` answers the effects of an operation: works are awaited of the store (where the commits of many requests share
+one), an algorithm's step runs where `compute` says. On top: one open study per id, one advance in flight per study,
+held asks, and answers that are remembered for a retry.
 """
 
 from __future__ import annotations
@@ -18,25 +18,26 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
 from blackbox import codec
 from blackbox.errors import StoreUnavailable, StudyNotFound
+from blackbox.study import effects
 from blackbox.study.answers import AskAnswer, AskRequest, TellAnswer
 from blackbox.study.base import BaseStudy
-from blackbox.study.effects import Compute, Read, Steps, Write
+from blackbox.study.effects import Compute, Effect, Read, Steps, Write
 from blackbox.study.hosting import HostedStudy, hosted_by
 from blackbox.study.kinds import as_kind, open_study
 from blackbox.study.rounds import FederatedStudy
-from blackbox.study.rows import ACTIVE, ReplyRow, SnapshotRow, Store, StudyRow, Tx
+from blackbox.study.rows import ACTIVE, ReplyRow, SnapshotRow, StudyRow, Tx
 from blackbox.study.settling import Report
 from blackbox.study.trials import TrialStudy
 from blackbox_server.compute import Computer, timed
 from blackbox_server.metrics import Metrics
 from blackbox_server.problems import IdempotencyKeyReused
 from blackbox_server.settings import Settings
-from blackbox_server.writer import GroupStore, Writer
+from blackbox_server.store.front import AsyncStore
 
 T = TypeVar("T")
 logger = logging.getLogger("blackbox_server")
@@ -49,8 +50,8 @@ LARGE_DIM = 20_000
 """Points of more numbers than this, together, are decoded in a thread."""
 
 
-class Timing:
-    """Where a request spent its time, in seconds."""
+class ServerTiming:
+    """Where a request spent its time, in seconds; its header Server-Timing says so."""
 
     __slots__ = ("algo", "db")
 
@@ -59,10 +60,10 @@ class Timing:
         self.db = 0.0
 
 
-timing: ContextVar[Timing] = ContextVar("timing")
+timing: ContextVar[ServerTiming] = ContextVar("timing")
 
 
-class Line:
+class Waiters:
     """Requests that wait for something to happen, first come first."""
 
     def __init__(self) -> None:
@@ -90,8 +91,8 @@ class Line:
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
-class Open:
-    """A study kept open.
+class OpenStudy:
+    """A study kept open, with who waits for it.
 
     Attributes
     ----------
@@ -103,11 +104,11 @@ class Open:
     """
 
     study: BaseStudy
-    asks: Line
-    log: Line
+    asks: Waiters = field(default_factory=Waiters)
+    log: Waiters = field(default_factory=Waiters)
     advancing: asyncio.Future[None] | None = None
-    rounds: Open | None = None
-    hosted: WeakSet[Open] = field(default_factory=WeakSet)
+    rounds: OpenStudy | None = None
+    hosted: WeakSet[OpenStudy] = field(default_factory=WeakSet)
 
     def changed(self, freed: int | None = None) -> None:
         """Something was told (`freed` leases), advanced, or changed state (None)."""
@@ -118,32 +119,31 @@ class Open:
 
 
 @dataclass(frozen=True, slots=True)
-class Once:
-    """What a POST is remembered by.
+class IdempotentRequest:
+    """A request that may come again, and what it is recognised by.
 
     Attributes
     ----------
     key : its Idempotency-Key; None: nothing is remembered.
-    request : digest of method, path and body.
+    digest : of path and body.
     """
 
     project: str
     key: str | None
-    request: str
+    digest: str
 
     @staticmethod
-    def of(project: str, key: str | None, *parts: bytes) -> Once:
-        return Once(project, key, hashlib.sha256(b"\n".join(parts)).hexdigest() if key else "")
+    def of(project: str, key: str | None, *parts: bytes) -> IdempotentRequest:
+        return IdempotentRequest(project, key, hashlib.sha256(b"\n".join(parts)).hexdigest() if key else "")
 
 
 @dataclass(frozen=True, slots=True)
-class Done(Generic[T]):
-    """The outcome of a remembered operation; `result` is None when the answer is an earlier one."""
+class Answered(Generic[T]):
+    """The answer to such a request; `result` is None where it is one that was stored before."""
 
     status: int
     body: bytes
     result: T | None
-    replayed: bool = False
 
 
 class Service:
@@ -151,14 +151,13 @@ class Service:
 
     Parameters
     ----------
-    store : with `try_begin` where many works can share a transaction; else each runs in place (the memory store).
     clock : seconds since the epoch.
     """
 
     def __init__(
         self,
         settings: Settings,
-        store: Store,
+        store: AsyncStore,
         computer: Computer,
         metrics: Metrics,
         clock: Callable[[], float] = time.time,
@@ -168,8 +167,7 @@ class Service:
         self.metrics = metrics
         self.clock = clock
         self._computer = computer
-        self._writer = Writer(cast(GroupStore, store)) if hasattr(store, "try_begin") else None
-        self._studies: OrderedDict[str, Open] = OrderedDict()
+        self._studies: OrderedDict[str, OpenStudy] = OrderedDict()
         self.stopping = False
 
     # Driving ----------------------------------------------------------------------------------------------------------
@@ -178,59 +176,43 @@ class Service:
         """Run a work in a transaction; returns when it is durable."""
         started = perf_counter()
         try:
-            if self._writer is None:
-                return self.store.write(work)
-            return await self._writer.write(work, long)
+            return await self.store.write(work, long)
         except StoreUnavailable:
             self._studies.clear()  # nobody knows what the disk has: read everything again
             raise
         finally:
             timing.get().db += perf_counter() - started
 
-    def read(self, work: Callable[[Tx], T]) -> T:
-        """Run a short work on what is committed."""
+    async def read(self, work: Callable[[Tx], T], long: bool = False) -> T:
+        """Run a work on what is committed."""
         started = perf_counter()
         try:
-            return self.store.read(work)
+            return await self.store.read(work, long)
         finally:
             timing.get().db += perf_counter() - started
 
-    async def read_much(self, work: Callable[[Tx], T]) -> T:
-        """Run a work that reads many rows, beside the event loop."""
-        started = perf_counter()
-        try:
-            return await asyncio.to_thread(self.store.read, work)
-        finally:
-            timing.get().db += perf_counter() - started
+    async def drive(self, steps: Steps[T]) -> T:
+        """Drive an operation to its end."""
+        return await effects.drive(steps, self._answer)
 
-    async def drive(
-        self, steps: Steps[T], first: Callable[[Callable[[Tx], Any]], Callable[[Tx], Any]] | None = None
-    ) -> T:
-        """Drive an operation to its end.
+    async def drive_beside(self, steps: Steps[T]) -> T:
+        """Drive an operation that works through very many rows, beside the event loop."""
+        loop = asyncio.get_running_loop()
 
-        Parameters
-        ----------
-        first : wraps the work of the operation's first write that is done (one that is undone is tried again).
-        """
-        answer: Any = None
-        error: BaseException | None = None
-        while True:
-            try:
-                effect = steps.send(answer) if error is None else steps.throw(error)
-            except StopIteration as stop:
-                result: T = stop.value
-                return result
-            answer, error = None, None
-            try:
-                if type(effect) is Write:
-                    answer = await self.write(effect.work if first is None else first(effect.work), effect.long)
-                    first = None
-                elif type(effect) is Read:
-                    answer = self.read(effect.work)
-                else:
-                    answer = await self._compute(effect)  # type: ignore[arg-type]
-            except Exception as raised:
-                error = raised
+        async def answer(effect: Effect) -> Any:
+            if isinstance(effect, Compute):
+                return effect.work()
+            run = self.write if isinstance(effect, Write) else self.read
+            return asyncio.run_coroutine_threadsafe(run(effect.work, long=True), loop).result()
+
+        return await asyncio.to_thread(lambda: effects.at_once(effects.drive(steps, answer)))
+
+    async def _answer(self, effect: Effect) -> Any:
+        if isinstance(effect, Write):
+            return await self.write(effect.work, effect.long)
+        if isinstance(effect, Read):
+            return await self.read(effect.work)
+        return await self._compute(effect)
 
     async def _compute(self, effect: Compute) -> Any:
         started = perf_counter()
@@ -242,7 +224,9 @@ class Service:
             effect.took(seconds)
         return value
 
-    async def once(self, call: Once, steps: Steps[T], render: Callable[[Tx, Any], tuple[int, bytes]]) -> Done[T]:
+    async def once(
+        self, request: IdempotentRequest, steps: Steps[T], render: Callable[[Tx, Any], tuple[int, bytes]]
+    ) -> Answered[T]:
         """Drive an operation whose answer is stored in the transaction of its effect.
 
         A retry with the same key finds the stored answer inside the same transaction that would have done the work, so
@@ -261,31 +245,39 @@ class Service:
         rendered: tuple[int, bytes] = (200, b"{}")
         earlier: ReplyRow | None = None
 
-        def wrap(work: Callable[[Tx], Any]) -> Callable[[Tx], Any]:
-            def run(tx: Tx) -> Any:
-                nonlocal rendered, earlier
-                if call.key is not None:
-                    earlier = tx.reply(call.project, call.key)
-                    if earlier is not None and earlier.at < now - 3600.0 * self.settings.reply_hours:
-                        earlier = None
-                    if earlier is not None:
-                        if earlier.request != call.request:
-                            raise IdempotencyKeyReused(f'the key "{call.key[:64]}" came with another request')
-                        raise _Repeated
-                answer = work(tx)
-                rendered = render(tx, answer)
-                if call.key is not None:
-                    tx.put_reply(ReplyRow(call.project, call.key, call.request, rendered[0], rendered[1].decode(), now))
-                return answer
+        def remembered(tx: Tx, work: Callable[[Tx], Any]) -> Any:
+            nonlocal rendered, earlier
+            project, key = request.project, request.key
+            if key is not None:
+                earlier = tx.reply(project, key)
+                if earlier is not None and earlier.at < now - 3600.0 * self.settings.reply_hours:
+                    earlier = None
+                if earlier is not None:
+                    if earlier.request != request.digest:
+                        raise IdempotencyKeyReused(f'the key "{key[:64]}" came with another request')
+                    raise _Repeated
+            answer = work(tx)
+            rendered = render(tx, answer)
+            if key is not None:
+                tx.put_reply(ReplyRow(project, key, request.digest, rendered[0], rendered[1].decode(), now))
+            return answer
 
-            return run
+        written = False
+
+        async def answer(effect: Effect) -> Any:
+            nonlocal written
+            if written or not isinstance(effect, Write):
+                return await self._answer(effect)
+            value = await self.write(lambda tx: remembered(tx, effect.work), effect.long)
+            written = True  # not before: what was undone is tried again
+            return value
 
         try:
-            result = await self.drive(steps, wrap)
+            result = await effects.drive(steps, answer)
         except _Repeated:
             assert earlier is not None
-            return Done(earlier.status, earlier.body.encode(), None, replayed=True)
-        return Done(*rendered, result)
+            return Answered(earlier.status, earlier.body.encode(), None)
+        return Answered(*rendered, result)
 
     async def purge(self) -> None:
         """Forget old answers."""
@@ -294,7 +286,7 @@ class Service:
 
     # Studies ----------------------------------------------------------------------------------------------------------
 
-    async def open(self, study: str, project: str) -> Open:
+    async def open(self, study: str, project: str) -> OpenStudy:
         """The study of that id, if it belongs to the project.
 
         Raises
@@ -304,7 +296,7 @@ class Service:
         """
         found = self._studies.get(study)
         if found is None:
-            found = Open(await self.drive(open_study(study, self._computer.slicer)), Line(), Line())
+            found = OpenStudy(await self.drive(open_study(study, self._computer.slicer)))
             found = self._studies.setdefault(study, found)  # another request may have been faster
             if len(self._studies) > self.settings.open_studies:
                 self._studies.popitem(last=False)
@@ -316,15 +308,15 @@ class Service:
             raise StudyNotFound(f"there is no study {study}", hint="GET /v1/studies lists yours")
         return found
 
-    async def _follow_rounds(self, open: Open) -> None:
+    async def _follow_rounds(self, opened: OpenStudy) -> None:
         """Tie a federated study that was just opened, or a hosted participant, to what goes with it."""
-        study = open.study
+        study = opened.study
         if isinstance(study, HostedStudy):
             with suppress(StudyNotFound):  # it was deleted, which the participant finds out
-                open.rounds = await self.open(study.place.study, study.head.project)
-                if isinstance(rounds := open.rounds.study, FederatedStudy):
+                opened.rounds = await self.open(study.place.study, study.head.project)
+                if isinstance(rounds := opened.rounds.study, FederatedStudy):
                     study.parent = rounds
-                    open.rounds.hosted.add(open)
+                    opened.rounds.hosted.add(opened)
         elif isinstance(study, FederatedStudy):
             # A server that died may have owed what they had finished, and whoever evaluates for them need not come.
             for participant in await self.drive(hosted_by(study)):
@@ -333,16 +325,11 @@ class Service:
                 except Exception:
                     logger.exception("advance of %s failed", participant.id)
 
-    def close(self) -> None:
-        """End what this runs beside the event loop."""
-        if self._writer is not None:
-            self._writer.close()
-
     def let_go(self) -> None:
         """The server is stopping: answer every held request with what there is."""
         self.stopping = True
-        for open in self._studies.values():
-            open.changed()
+        for opened in self._studies.values():
+            opened.changed()
 
     def forget(self, study: str) -> None:
         """Close a study that was deleted or changed from outside."""
@@ -350,40 +337,40 @@ class Service:
         if found is not None:
             found.changed()
 
-    async def advance(self, open: Open) -> bool:
+    async def advance(self, opened: OpenStudy) -> bool:
         """Close the steps that can be closed; whether any was. One request at a time does it, the others wait."""
         moved = False
-        while open.study.due():
-            if open.advancing is not None:
-                await open.advancing
+        while opened.study.due():
+            if opened.advancing is not None:
+                await opened.advancing
                 moved = True
                 continue
-            open.advancing = asyncio.get_running_loop().create_future()
+            opened.advancing = asyncio.get_running_loop().create_future()
             started = perf_counter()
             steps = 0
-            rounds = None if open.rounds is None else open.rounds.study.seen
+            rounds = None if opened.rounds is None else opened.rounds.study.seen
             try:
-                steps = await self.drive(open.study.advance(now=self.clock()))
+                steps = await self.drive(opened.study.advance(now=self.clock()))
             except Exception:
                 # What was told is stored, so the request at hand did not fail; the next one tries again.
-                logger.exception("advance of %s failed", open.study.id)
+                logger.exception("advance of %s failed", opened.study.id)
             finally:
-                open.advancing.set_result(None)
-                open.advancing = None
+                opened.advancing.set_result(None)
+                opened.advancing = None
             if steps:
                 self.metrics.steps.inc(steps)
                 self.metrics.advance_seconds.observe(perf_counter() - started)
-                open.changed()
+                opened.changed()
                 moved = True
-            if open.rounds is not None and open.rounds.study.seen != rounds:
-                open.rounds.changed()
+            if opened.rounds is not None and opened.rounds.study.seen != rounds:
+                opened.rounds.changed()
             if not steps:
                 break
         return moved
 
     async def ask(
         self,
-        open: Open,
+        opened: OpenStudy,
         wish: AskRequest,
         *,
         wait_seconds: float = 0.0,
@@ -403,9 +390,9 @@ class Service:
         try:
             while True:
                 if asked is None:
-                    await self.advance(open)
+                    await self.advance(opened)
                     asked = await self.drive(
-                        as_kind(open.study, TrialStudy).ask(
+                        as_kind(opened.study, TrialStudy).ask(
                             now=self.clock(),
                             worker=wish.worker,
                             count=wish.count,
@@ -421,7 +408,7 @@ class Service:
                 if gone is not None and left is None:
                     left = asyncio.ensure_future(gone())
                 with self.metrics.waiting.track_inprogress():
-                    await open.asks.wait(min(POLL_SECONDS, remaining), left)
+                    await opened.asks.wait(min(POLL_SECONDS, remaining), left)
                 if left is not None and left.done():
                     return asked
                 asked = None
@@ -429,32 +416,32 @@ class Service:
             if left is not None:
                 left.cancel()
 
-    async def told(self, open: Open, told: TellAnswer) -> StudyRow:
+    async def told(self, opened: OpenStudy, told: TellAnswer) -> StudyRow:
         """What follows a tell: count it, close steps, wake who waits. Returns the study's row after that."""
         counts = Counter(outcome.outcome for outcome in told.outcomes)
         for outcome, n in counts.items():
             self.metrics.told(outcome, n)
         freed = counts["applied"] + counts["requeued"] + counts["released"]
-        row = (open.study.seen if await self.advance(open) else None) or told.row
+        row = (opened.study.seen if await self.advance(opened) else None) or told.row
         if told.n_closed:
             self.metrics.steps.inc(told.n_closed)
-        open.changed(None if told.n_closed or row.state != ACTIVE else freed)
+        opened.changed(None if told.n_closed or row.state != ACTIVE else freed)
         return row
 
     async def tell(
-        self, open: Open, reports: Sequence[Report], worker: str, wish: AskRequest | None = None
+        self, opened: OpenStudy, reports: Sequence[Report], worker: str, wish: AskRequest | None = None
     ) -> tuple[TellAnswer, StudyRow]:
         """Apply results, ask in the same transaction where that can be, and close steps; durable when it returns."""
-        study = as_kind(open.study, TrialStudy)
+        study = as_kind(opened.study, TrialStudy)
         told = await self.drive(study.tell(reports, now=self.clock(), worker=worker, ask=wish))
-        return told, await self.told(open, told)
+        return told, await self.told(opened, told)
 
-    def row(self, open: Open) -> StudyRow:
+    async def row(self, opened: OpenStudy) -> StudyRow:
         """The committed row."""
-        row = self.read(lambda tx: tx.study(open.study.id))
+        row = await self.read(lambda tx: tx.study(opened.study.id))
         if row is None:
-            self.forget(open.study.id)
-            raise StudyNotFound(f"there is no study {open.study.id}", hint="GET /v1/studies lists yours")
+            self.forget(opened.study.id)
+            raise StudyNotFound(f"there is no study {opened.study.id}", hint="GET /v1/studies lists yours")
         return row
 
 

@@ -55,7 +55,7 @@ def trial(i):
     params = {f"x{k}": 1.2345678901234567 for k in range(5)}
     expires = datetime.fromtimestamp(1795300000.123456, UTC)
     lease = {"token": f"{i}.1." + "0" * 24, "attempt": 1, "expires_at": expires, "heartbeat_seconds": 200.0}
-    return {"id": f"t_{i}", "number": i, "generation": 4, "replicate": 0, "params": params, "fidelity": None,
+    return {"id": f"t_{i}", "number": i, "generation": 4, "replicate": 0, "params": params,
             "eval_seed": "123456789012345", "lease": lease}
 
 def asked(count):

@@ -24,6 +24,7 @@ from blackbox.study.rows import (
     TRIAL_STATES,
     ContributionRow,
     EventRow,
+    InterimRow,
     KeyRow,
     LateRow,
     MemberRow,
@@ -109,6 +110,7 @@ class StoreContract:
             tx.insert_steps([StepRow(S, 0, 1, "need", None, 2, 1.0, 1)])
             tx.insert_snapshot(SnapshotRow(S, 0, 1, b"old"))
             tx.put_blob(S, "d", 0, b"content")
+            tx.put_interim(InterimRow(S, 2, 1, 0, 0.5, 1.0), 2)
 
         study.write(first)
         before = study.read(everything)
@@ -127,6 +129,8 @@ class StoreContract:
             tx.keep_snapshots(S, 0, [])
             tx.drop_blobs(S, 9, [])
             tx.put_blob(S, "e", 1, b"content")
+            for step in (0, 1, 2):
+                tx.put_interim(InterimRow(S, 2, 1, step, 0.25, 2.0), 2)
             tx.put_key(KeyRow("k", "n", "default", b"h", "all", 1.0))
             tx.put_reply(ReplyRow("default", "k", "r", 200, "{}", 1.0))
             tx.insert_study(head("st_two"), StudyRow("st_two"))
@@ -166,6 +170,23 @@ class StoreContract:
         row = study.read(lambda tx: tx.study(S))
         assert row is not None
         assert row.asks == 400
+
+    def test_works_of_a_group_see_one_another_and_one_that_fails_leaves_no_trace(self, study: Store) -> None:
+        def fails(tx: Tx) -> None:
+            insert(tx, queued(2))
+            raise Boom
+
+        group = study.try_begin()
+        assert group is not None
+        assert group.run(lambda tx: insert(tx, queued(1))) == (None, None)
+        value, failure = group.run(fails)
+        assert value is None
+        assert isinstance(failure, Boom)
+        assert group.run(lambda tx: [trial.number for trial in tx.open_trials(S)]) == ([1], None)
+        group.run(lambda tx: insert(tx, queued(2)))
+        group.commit()
+        assert study.read(lambda tx: tx.open_trials(S)) == [queued(1), queued(2)]
+        study.write(lambda tx: insert(tx, queued(3)))
 
     def test_a_work_sees_what_it_wrote(self, study: Store) -> None:
         def work(tx: Tx) -> TrialRow | None:
@@ -651,6 +672,19 @@ class StoreContract:
         store.write(lambda tx: tx.purge_replies(20.0))
         assert store.read(lambda tx: (tx.reply("p", "k1"), tx.reply("q", "k1"))) == (None, rows[1])
 
+    def test_the_newest_interim_values_of_a_trial_are_kept_one_for_each_step_of_an_attempt(self, study: Store) -> None:
+        rows = [InterimRow(S, 1, attempt, step, step / 8, 1.5) for attempt in (1, 2) for step in (0, 3, 9)]
+        others = [InterimRow(S, 2, 1, 0, -1.0, 2.5)]
+        for row in (*reversed(rows), *others):
+            study.write(lambda tx, row=row: tx.put_interim(row, 4))  # type: ignore[misc]
+        assert study.read(lambda tx: tx.interim(S, 1)) == rows[2:]
+        assert study.read(lambda tx: (tx.interim(S, 2), tx.interim(S, 3))) == (others, [])
+        again = replace(rows[4], value=7.0, at=9.0)
+        study.write(lambda tx: tx.put_interim(again, 4))
+        assert study.read(lambda tx: tx.interim(S, 1)) == [*rows[2:4], again, rows[5]]
+        with pytest.raises(LookupError):
+            study.write(lambda tx: tx.put_interim(replace(again, study="st_none"), 4))
+
     # the reference
 
     @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -697,6 +731,7 @@ def contents(tx: Tx, study: str) -> dict[str, Any]:
         "logged": tx.steps_logged(study, 0, 10**6),
         "events": tx.events(study, 0, 10**6),
         "late": tx.late(study, 0, 10**6),
+        "interim": [tx.interim(study, number) for number in range(4)],
         "snapshots": [
             tx.snapshot(study, epoch, step) for epoch in range(2) for step in tx.snapshot_steps(study, epoch)
         ],
@@ -711,7 +746,7 @@ def everything(tx: Tx) -> dict[str, dict[str, Any]]:
 
 EMPTY: dict[str, Any] = {
     "trials": [], "points": {}, "open": [], "queued": [], "lapsed": [], "told": [], "lanes": [frozenset()] * 4,
-    "steps": [], "logged": [], "events": [], "late": [], "snapshots": [], "blobs": [None] * 20,
+    "steps": [], "logged": [], "events": [], "late": [], "interim": [[]] * 4, "snapshots": [], "blobs": [None] * 20,
 }  # fmt: skip
 
 # Random verbs ---------------------------------------------------------------------------------------------------------
@@ -785,6 +820,7 @@ _verbs: dict[str, Callable[[Tx, str, int, int, float], Any]] = {
     "told": lambda tx, s, a, b, x: tx.told(s, a, a + b),
     "page": lambda tx, s, a, b, x: tx.page(s, a % 4, b, TRIAL_STATES[: a % 3]),
     "best": lambda tx, s, a, b, x: tx.best(s, a % 2 == 0),
+    "interim": lambda tx, s, a, b, x: tx.put_interim(InterimRow(s, a % 4, b % 2, a, x, x), 1 + b % 3),
     "snapshot": lambda tx, s, a, b, x: tx.insert_snapshot(SnapshotRow(s, a % 2, b, b"%d" % a)),
     "newest": lambda tx, s, a, b, x: tx.snapshot(s, a % 2, b),
     "prune": lambda tx, s, a, b, x: tx.keep_snapshots(s, a % 2, range(b)),

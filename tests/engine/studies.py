@@ -1,18 +1,19 @@
 """Small helpers to drive a study in tests: time is a number that the test moves."""
 
-from collections.abc import Callable, Generator
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
 from blackbox.study.answers import AskAnswer
 from blackbox.study.creation import create
 from blackbox.study.editing import Study
-from blackbox.study.effects import Compute, perform
+from blackbox.study.effects import Compute, Effect, Steps, at_once, drive, in_place, perform
 from blackbox.study.leases import Lease
 from blackbox.study.rows import Store
 from blackbox.study.settling import Outcome, Report
+
+T = TypeVar("T")
 
 
 def sphere(x: Any) -> float:
@@ -44,7 +45,7 @@ class Driver:
         return self.do(self.study.tell([report], now=self.now, worker=worker)).outcomes[0]
 
     def do(self, steps: Any) -> Any:
-        return perform(self.store, measured(steps) if self.measures else steps)
+        return measured(self.store, steps) if self.measures else perform(self.store, steps)
 
     def row(self) -> Any:
         return self.do(self.study.row())
@@ -94,32 +95,17 @@ class Driver:
         assert row.leased == sum(t.state == "LEASED" for t in open_trials)
 
 
-def measured(steps: Any) -> Generator[Any, Any, Any]:
-    """The same effects, whose computations take next to no time."""
+def measured(store: Store, steps: Steps[T]) -> T:
+    """Drive an operation whose computations take next to no time."""
+    answer = in_place(store)
 
-    def told(effect: Any) -> Any:
-        if not isinstance(effect, Compute) or effect.took is None:
-            return effect
-        work, took = effect.work, effect.took
+    async def answer_and_say(effect: Effect) -> Any:
+        value = await answer(effect)
+        if isinstance(effect, Compute) and effect.took is not None:
+            effect.took(1e-6)
+        return value
 
-        def timed() -> Any:
-            value = work()
-            took(1e-6)
-            return value
-
-        return replace(effect, work=timed)
-
-    answer, error = None, None
-    while True:
-        try:
-            effect = steps.send(answer) if error is None else steps.throw(error)
-        except StopIteration as stop:
-            return stop.value
-        answer, error = None, None
-        try:
-            answer = yield told(effect)
-        except Exception as raised:
-            error = raised
+    return at_once(drive(steps, answer_and_say))
 
 
 def start(store: Store, algorithm: str = "cma_es", dim: int = 3, **spec: Any) -> Driver:

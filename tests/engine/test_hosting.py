@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from blackbox import codec, federation
 from blackbox.errors import Conflict, IncompatibleProblem, InvalidContribution, StudyNotFound, StudyStateError
 from blackbox.study.editing import Study
-from blackbox.study.effects import Read, Write, perform
+from blackbox.study.effects import Effect, drive, in_place, perform
 from blackbox.study.hosting import HostedStudy, hosted_by
 from blackbox.study.kinds import as_kind, kind_of, open_study
 from blackbox.study.rounds import FederatedStudy
@@ -400,14 +401,14 @@ def test_two_replicas_that_follow_the_rounds_at_once_contribute_once(store: Stor
 
 def _interleaved(store: Store, running: list[Any]) -> None:
     """Drive several operations, one effect each in turn."""
-    answers: list[Any] = [None] * len(running)
-    alive = dict(enumerate(running))
-    while alive:
-        for i, steps in list(alive.items()):
-            try:
-                effect = steps.send(answers[i])
-            except StopIteration:
-                del alive[i]
-                continue
-            run = {Write: store.write, Read: store.read}.get(type(effect))
-            answers[i] = run(effect.work) if run is not None else effect.work()
+    answer = in_place(store)
+
+    async def answer_in_turn(effect: Effect) -> Any:
+        value = await answer(effect)
+        await asyncio.sleep(0)
+        return value
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(drive(steps, answer_in_turn) for steps in running))
+
+    asyncio.run(all_of_them())

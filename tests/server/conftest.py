@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # starlette's advice about another HTTP library
@@ -36,11 +40,57 @@ class Clock:
         return self.now
 
 
+class DocumentedClient(TestClient):
+    """A client that holds every answer against what `/openapi.json` says of its route."""
+
+    def request(self, method: str, url: Any, **options: Any) -> Any:
+        response = super().request(method, url, **options)
+        check_documented(method.upper(), response)
+        return response
+
+
+@cache
+def document() -> dict[str, Any]:
+    """`/openapi.json`."""
+    return create_app(Settings(), MemoryStore()).openapi()
+
+
+@cache
+def _patterns() -> list[tuple[str, re.Pattern[str]]]:
+    """The documented paths, those without names in them first, as the routes are declared."""
+    paths = sorted(document()["paths"], key=lambda path: path.count("{"))
+    return [(path, re.compile(re.sub(r"{\w+}", "[^/]+", path))) for path in paths]
+
+
+@cache
+def _validator(path: str, method: str, status: str, kind: str) -> Draft202012Validator:
+    responses = document()["paths"][path][method.lower()]["responses"]
+    response = responses.get(status, responses["default"])
+    if "$ref" in response:
+        response = document()["components"]["responses"][response["$ref"].rpartition("/")[2]]
+    assert kind in response.get("content", {}), f"{method} {path} does not say that it may answer {status} {kind}"
+    return Draft202012Validator({**response["content"][kind]["schema"], "components": document()["components"]})
+
+
+def check_documented(method: str, response: Any) -> None:
+    """Fail if an answer of a documented route is not as its schema says."""
+    found = (path for path, pattern in _patterns() if pattern.fullmatch(response.request.url.path))
+    path = next((path for path in found if method.lower() in document()["paths"][path]), None)
+    if path is None or not response.content:
+        return
+    status, kind = str(response.status_code), response.headers.get("content-type", "").partition(";")[0]
+    validator = _validator(path, method, status, kind)
+    if kind in ("application/json", "application/problem+json"):
+        fault = best_match(validator.iter_errors(response.json()))
+        assert fault is None, f"{method} {path} answered {status} otherwise than documented: {fault}"
+
+
 class Server:
     """An application that runs, and its client."""
 
-    def __init__(self, app: App, http: TestClient, clock: Clock) -> None:
+    def __init__(self, app: App, http: TestClient, clock: Clock, store: Store) -> None:
         self.app = app
+        self.store = store
         self.http = http
         self.clock = clock
         if app.state.first_key is not None:
@@ -87,12 +137,13 @@ def serve(clock: Clock) -> Iterator[Callable[..., Server]]:
     running: list[TestClient] = []
 
     def start(store: Store | None = None, **settings: Any) -> Server:
-        app = create_app(Settings(**settings), store if store is not None else MemoryStore(), clock)
+        store = store if store is not None else MemoryStore()
+        app = create_app(Settings(**settings), store, clock)
         base = "http://localhost" if settings.get("insecure_local") else "http://testserver"
-        http = TestClient(app, base_url=base, raise_server_exceptions=False)
+        http = DocumentedClient(app, base_url=base, raise_server_exceptions=False)
         http.__enter__()
         running.append(http)
-        return Server(app, http, clock)
+        return Server(app, http, clock, store)
 
     yield start
     for http in running:

@@ -78,7 +78,6 @@ def test_the_token_of_an_earlier_attempt_is_applied_and_the_other_holder_abandon
     assert server.outcome(study, trial="t_1", lease=first["lease"]["token"], value=1)["outcome"] == "applied"
     beat = server.http.post(f"/v1/studies/{study}/heartbeat", json={"leases": [second["lease"]["token"]]}).json()
     assert beat["leases"][0]["directive"] == "abandon"
-    assert beat["commands"] == []
 
 
 def test_closed_trial_same_value_is_a_duplicate_other_value_is_recorded_late(server: Server) -> None:
@@ -248,6 +247,44 @@ def test_a_heartbeat_extends_and_a_report_too(server: Server) -> None:
     assert server.http.post(f"/v1/studies/{study}/trials/t_1/reports", json={"step": 3}).status_code == 200
     server.clock.now += 50
     assert server.ask(study)["trials"][0]["id"] == "t_2"
+
+
+def test_interim_values_are_kept_with_the_trial_by_attempt_and_step(each_store: Server) -> None:
+    study = each_store.create(lease={"default_seconds": 60})
+    path = f"/v1/studies/{study}/trials/t_1"
+    token = each_store.ask(study)["trials"][0]["lease"]["token"]
+    assert each_store.http.get(path).json()["interim"] == []
+    for body in ({"step": 3, "value": 0.5}, {"value": 0.25}, {"step": 3, "value": 0.4}, {"step": 9}):
+        assert each_store.http.post(f"{path}/reports", json={"lease": token, **body}).status_code == 200
+    kept = each_store.http.get(path).json()["interim"]
+    assert [(row["attempt"], row["step"], row["value"]) for row in kept] == [(1, 3, 0.4), (1, 4, 0.25)]
+    assert kept[0]["at"] == "2027-01-15T08:00:00Z"
+    each_store.clock.now += 1000
+    assert each_store.ask(study, worker="other")["trials"][0]["id"] == "t_1"
+    gone = each_store.http.post(f"{path}/reports", json={"lease": token, "value": 0.1})
+    assert gone.json()["directive"] == "abandon"
+    assert each_store.http.post(f"{path}/reports", json={"value": 0.2}).json()["directive"] == "continue"
+    each_store.tell(study, {"trial": "t_1", "value": 1.0})
+    kept = each_store.http.get(path).json()["interim"]
+    assert [(row["attempt"], row["step"]) for row in kept] == [(1, 3), (1, 4), (2, 0)]
+
+
+def test_a_report_with_the_token_of_another_trial_is_refused(server: Server) -> None:
+    study = server.create()
+    one, two = (trial["lease"]["token"] for trial in server.ask(study, count=2)["trials"])
+    path = f"/v1/studies/{study}/trials/t_1/reports"
+    for token in (two, "forged"):
+        assert_problem(server.http.post(path, json={"lease": token, "value": 1}), 422, "lease-unknown")
+    assert server.http.post(path, json={"lease": one, "value": 1}).status_code == 200
+
+
+def test_of_many_interim_values_the_newest_hundred_stay(server: Server) -> None:
+    study = server.create()
+    server.ask(study)
+    for _ in range(103):
+        server.http.post(f"/v1/studies/{study}/trials/t_1/reports", json={"value": 1})
+    kept = server.http.get(f"/v1/studies/{study}/trials/t_1").json()["interim"]
+    assert [row["step"] for row in kept] == list(range(3, 103))
 
 
 # Empty asks and long polls --------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from blackbox_server import auth
-from blackbox_server.routes.http import Guarded
+from blackbox_server.routes.route import Route
 from blackbox_server.settings import Settings
 
 from blackbox.errors import InvalidInput
@@ -30,9 +30,9 @@ def _routes() -> list[tuple[str, str, str | None]]:
     """Every address with its verb and the scope it needs."""
     from blackbox_server.app import create_app
 
-    routes = [route for route in create_app(Settings(), MemoryStore()).routes if isinstance(route, Guarded)]
+    routes = [route for route in create_app(Settings(), MemoryStore()).routes if isinstance(route, Route)]
     assert len(routes) > 30
-    return sorted((min(r.methods), r.path, r.needs) for r in routes)  # type: ignore[type-var]
+    return sorted((route.method, route.path, route.needs) for route in routes)
 
 
 def _held(scope: str) -> frozenset[str]:
@@ -142,7 +142,7 @@ def test_a_file_without_a_key_is_refused_and_left_alone(tmp_path: Path, text: st
 
 def test_only_a_hash_of_a_key_is_stored(server: Server) -> None:
     text = server.app.state.first_key
-    rows = server.app.state.service.store.read(lambda tx: tx.keys(None))
+    rows = server.store.read(lambda tx: tx.keys(None))
     assert len(rows[0].hash) == 32
     assert text.split("_")[2] not in repr(rows)
     assert text.split("_")[2] not in server.http.get("/v1/keys").text

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from blackbox_server.compute import Threads, timed
 from blackbox_server.metrics import Metrics
-from blackbox_server.routes.http import Exchange
-from blackbox_server.service import Service, timing
+from blackbox_server.service import ServerTiming, Service, timing
 from blackbox_server.settings import Settings
+from blackbox_server.store.embedded import EmbeddedStore
 
 from blackbox import recipes
 from blackbox.recipes import slices
@@ -23,8 +23,8 @@ from blackbox.records import Term
 from blackbox.rng import Key
 from blackbox.study.creation import create
 from blackbox.study.effects import perform
-from blackbox.study.leases import Report
 from blackbox.study.memory import MemoryStore
+from blackbox.study.settling import Report
 
 DIM = 4 * slices.ALIGN + 5
 TERMS = [Term(0, 0, lane, 1.0 + lane) for lane in range(40)]
@@ -98,6 +98,6 @@ def test_the_steps_of_a_study_of_the_service_are_cut() -> None:
         return perform(store, opened.study.row()).step
 
     with closing(Threads(1, 0.0, 1, Listening(seen))) as computer:
-        timing.set(Exchange())
-        assert asyncio.run(one_step(Service(Settings(), store, computer, Metrics()))) == 1
+        timing.set(ServerTiming())
+        assert asyncio.run(one_step(Service(Settings(), EmbeddedStore(store), computer, Metrics()))) == 1
     assert [name.partition("_")[0] for name in seen] == ["compute"] * 4 + ["closed"]

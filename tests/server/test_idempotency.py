@@ -78,12 +78,12 @@ def test_what_failed_is_not_remembered(server: Server) -> None:
     path = f"/v1/studies/{study}/pause"
     write = service.store.write
 
-    def refuse(work: Any) -> Any:
+    async def refuse(work: Any, long: bool) -> Any:
         def run(tx: Any) -> Any:
             work(tx)
             raise StoreUnavailable("the disk is full")
 
-        return write(run)
+        return await write(run, long)
 
     service.store.write = refuse
     assert server.http.post(path, headers=KEY).status_code == 503

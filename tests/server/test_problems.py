@@ -125,6 +125,34 @@ def test_whatever_is_told_history_stays_readable(server: Server, value: Any, oth
             json.loads(line, parse_constant=pytest.fail)
 
 
+# Query parameters -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/trials?limit=0", "limit"),
+        ("/trials?limit=many", "limit"),
+        ("/trials?limit=5&limit=5000", "limit"),
+        ("/best?view=guessed", "view"),
+        ("/events?wait_seconds=nan", "wait_seconds"),
+        ("/export?format=csv", "format"),
+    ],
+)
+def test_a_query_parameter_that_cannot_be_used_is_named(server: Server, path: str, name: str) -> None:
+    problem = assert_problem(server.http.get(f"/v1/studies/{server.create()}{path}"), 422, "invalid-input")
+    assert problem["detail"].startswith(f"query parameter {name}: ")
+    assert problem["errors"][0]["pointer"] == f"/{name}"
+
+
+def test_of_a_query_parameter_that_is_given_twice_the_last_counts_and_others_are_not_looked_at(server: Server) -> None:
+    study = server.create()
+    server.ask(study, count=3)
+    page = server.http.get(f"/v1/studies/{study}/trials?limit=1&limit=2&colour=red").json()
+    assert [trial["id"] for trial in page["trials"]] == ["t_1", "t_2"]
+    assert page["next"].endswith("limit=2&cursor=2")
+
+
 # JSON -----------------------------------------------------------------------------------------------------------------
 
 
@@ -263,7 +291,7 @@ def test_hostile_text_is_only_text(server: Server, text: str) -> None:
 def test_a_failing_store_answers_503_and_says_that_retrying_is_safe(server: Server) -> None:
     study = server.create()
 
-    def refuse(work: Any) -> Any:
+    async def refuse(work: Any, long: bool) -> Any:
         raise errors.StoreUnavailable("the disk is full")
 
     server.app.state.service.store.write = refuse
@@ -275,7 +303,7 @@ def test_a_failing_store_answers_503_and_says_that_retrying_is_safe(server: Serv
 def test_a_programming_error_answers_500_without_its_inside(server: Server) -> None:
     study = server.create()
 
-    def broken(work: Any) -> Any:
+    async def broken(work: Any, long: bool) -> Any:
         raise RuntimeError("secret")
 
     server.app.state.service.store.read = broken

@@ -400,6 +400,7 @@ def test_each_table_has_the_fields_of_its_row_type_in_their_order():
         "heads": rows.StudyHead, "studies": StudyRow, "trials": TrialRow, "points": rows.PointRow, "steps": StepRow,
         "events": EventRow, "late": LateRow, "snapshots": SnapshotRow, "keys": rows.KeyRow, "replies": rows.ReplyRow,
         "members": rows.MemberRow, "contributions": rows.ContributionRow, "updates": rows.UpdateRow,
+        "interim": rows.InterimRow,
     }.items():  # fmt: skip
         assert [column.name for column in metadata.tables[name].columns] == [field.name for field in fields(row)], name
 

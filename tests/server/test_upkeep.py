@@ -22,7 +22,9 @@ LEFT = Path(__file__).parents[1] / "upgrades" / "v0_1_0.sqlite"
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return Path(shutil.copy(LEFT, tmp_path / "blackbox.db"))
+    copied = Path(shutil.copy(LEFT, tmp_path / "blackbox.db"))
+    upkeep.upgrade(copied)
+    return copied
 
 
 def change(path: Path, sql: str) -> None:
@@ -40,7 +42,6 @@ def faults(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def test_a_database_as_it_should_be_is_sound(path: Path) -> None:
-    upkeep.upgrade(path)
     health = upkeep.check(path)
     assert health.sound
     assert health.schema == migrations.HEAD

@@ -123,7 +123,7 @@ def test_a_renamed_field_changes_no_digest(left: Left, release: Any) -> None:
 def test_a_readable_snapshot_follows_soon_after_one_that_cannot_be_read(left: Left, release: Any) -> None:
     release(renamed(lookup("cma_es"), "pc", "path"))
     evaluate(left.server, left.id("group"), 12)
-    store, study = left.server.app.state.service.store, left.id("group")
+    store, study = left.server.store, left.id("group")
     newest = store.read(lambda tx: tx.snapshot(study, 0, 10**6))
     assert newest.step > left.studies["group"]["step"]
     assert b"path" in newest.state

@@ -44,7 +44,7 @@ class Left:
 
     def replayed(self, name: str) -> list[tuple[int, bool]]:
         """Every recorded step, and whether its digest is that of the record."""
-        store = self.server.app.state.service.store
+        store = self.server.store
         study = perform(store, open_study(self.id(name)))
         return [(record.step, digest == record.digest) for record, digest in perform(store, study.replay())]
 

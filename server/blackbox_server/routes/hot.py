@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
-from starlette.requests import Request
 from starlette.responses import Response
 
 from blackbox.errors import AlgorithmChanged, BlackboxError, FieldError, InvalidInput, TooLarge
@@ -15,138 +16,92 @@ from blackbox.study.base import BaseStudy
 from blackbox.study.kinds import as_kind
 from blackbox.study.rows import StudyRow, Tx
 from blackbox.study.settling import Outcome, Report
+from blackbox.study.side_data import TOLD
 from blackbox.study.trials import TrialStudy
-from blackbox_server import limits, schemas
-from blackbox_server.problems import IdempotencyKeyRequired, problem
+from blackbox_server import limits
+from blackbox_server.problems import IdempotencyKeyRequired
 from blackbox_server.routes import shapes
-from blackbox_server.routes.http import (
-    Exchange,
-    answer,
-    body_of,
-    dumps,
-    exchange,
-    idempotency_key,
-    needs,
-    once,
-    opened,
-    parse,
-    read_bytes,
-    router,
-    service,
-    settings,
-)
-from blackbox_server.schemas import Ask, Heartbeat, Result, Tell
-from blackbox_server.service import Once, Open, Service
+from blackbox_server.routes.call import Call
+from blackbox_server.routes.responses import answer, dumps
+from blackbox_server.routes.route import Routes
+from blackbox_server.schemas import answers, parsing
+from blackbox_server.schemas.requests import Ask, Heartbeat, Result, Tell
+from blackbox_server.service import IdempotentRequest, OpenStudy
 
-routes = router()
+routes = Routes()
 
 
-@routes.post("/v1/studies/{study}/ask", **needs("study:evaluate", Ask))
-async def ask(request: Request) -> Response:
+@routes("POST /v1/studies/{study}/ask", "study:evaluate", {200: answers.AskAnswer}, body=Ask)
+async def ask(call: Call) -> Response:
     """Lease up to `count` trials."""
-    wanted, _ = await body_of(request, Ask)
-    open = await opened(request)
-    wish = _wish(request, open, wanted, wanted.worker)
-    return answer(await _ask(request, service(request), open, wanted, wish))
+    wanted = await call.body(Ask)
+    opened = await call.opened()
+    wish = _wish(call, opened.study, wanted, wanted.worker)
+    asked = await call.service.ask(opened, wish, wait_seconds=wanted.wait_seconds, gone=call.gone)
+    granted = await shapes.granted_json(call.service, opened.study, asked, wanted.encoding)
+    return answer({**granted, "study": shapes.progress(opened.study, asked.row, call.may_read)})
 
 
-@routes.post("/v1/studies/{study}/tell", **needs("study:evaluate", Tell))
-async def tell(request: Request) -> Response:
+@routes("POST /v1/studies/{study}/tell", "study:evaluate", {200: answers.TellAnswer}, body=Tell, vectors=True)
+async def tell(call: Call) -> Response:
     """Results, item by item, and perhaps the next ask. The short form is one result without `results`."""
-    raw = await read_bytes(request, settings(request).max_vector_body_bytes)
-    value, finite = await parse(raw)
-    open = await opened(request)
+    value, finite = await call.json()
+    opened = await call.opened()
     told, short = _long_form(value)
-    body = schemas.fit(Tell, told, shorten="/results/0" if short else "")
+    body = parsing.fit(Tell, told, shorten="/results/0" if short else "")
     if not finite:
-        schemas.refuse_not_finite(value, tolerant=open.study.spec.non_finite == "infeasible")
-    limits.within_count(settings(request), body.results, "/results")
-    own, service_ = exchange(request), service(request)
-    wish = None if body.ask is None else _wish(request, open, body.ask, body.ask.worker or body.worker)
+        parsing.refuse_not_finite(value, tolerant=opened.study.spec.non_finite == "infeasible")
+    limits.within_count(call.settings, body.results, "/results")
+    telling = _Telling(call, opened, body.worker or call.principal.name, short)
+    wish = None if body.ask is None else _wish(call, opened.study, body.ask, body.ask.worker or body.worker)
     asked: AskAnswer | None = None
-    worker = body.worker or own.principal.name
     if any(item.params is not None for item in body.results):
-        outcomes = await _tell_injected(request, service_, open, body, worker, raw, short)
-        row = service_.row(open)
+        outcomes = await telling.injected(body.results)
+        row = await call.service.row(opened)
     else:
-        outcomes, row, asked = await _tell(own, service_, open, body.results, worker, short, wish)
-    shape: dict[str, Any] = {
+        outcomes, row, asked = await telling.trials(body.results, wish)
+    shape: answers.TellAnswer = {
         "applied": sum(outcome["outcome"] == "applied" for outcome in outcomes),
         "results": outcomes,
-        "study": shapes.progress(open.study, row, own.principal.may("study:read")),
+        "study": shapes.progress(opened.study, row, call.may_read),
     }
     if body.ask is not None and wish is not None:
         try:
-            shape["ask"] = await _ask(request, service_, open, body.ask, wish, asked)
-            shape["study"] = shape["ask"].pop("study")
+            asked = await call.service.ask(
+                opened, wish, wait_seconds=body.ask.wait_seconds, gone=call.gone, asked=asked
+            )
+            shape["ask"] = await shapes.granted_json(call.service, opened.study, asked, body.ask.encoding)
+            shape["study"] = shapes.progress(opened.study, asked.row, call.may_read)
         except AlgorithmChanged as error:  # what was told is stored, so this request has not failed
-            shape["ask"] = {
-                "trials": [], "granted": 0, "requested": wish.count, "reason": "algorithm_changed",
-                "retry_after_seconds": None, "problem": problem(error, own.request_id),
-            }  # fmt: skip
+            shape["ask"] = shapes.nothing_granted(wish.count, error, call.request_id)
     return answer(shape)
 
 
-@routes.post("/v1/studies/{study}/heartbeat", **needs("study:evaluate", Heartbeat))
-async def heartbeat(request: Request) -> Response:
+@routes("POST /v1/studies/{study}/heartbeat", "study:evaluate", {200: answers.HeartbeatAnswer}, body=Heartbeat)
+async def heartbeat(call: Call) -> Response:
     """Renew leases; the answer says what to do with each."""
-    body, _ = await body_of(request, Heartbeat)
-    limits.within_count(settings(request), body.leases, "/leases")
-    open = await opened(request)
-    service_ = service(request)
-    renewals = await service_.drive(
-        as_kind(open.study, TrialStudy).heartbeat(body.leases, now=service_.clock(), extend_seconds=body.extend_seconds)
-    )
-    leases = []
-    for renewal in renewals:
-        shape: dict[str, Any] = {"token": renewal.token, "directive": renewal.directive}
-        if renewal.until is not None:
-            shape["expires_at"] = shapes.at(renewal.until)
-        if renewal.error is not None:
-            shape["problem"] = problem(renewal.error, exchange(request).request_id)
-        leases.append(shape)
-    return answer({"leases": leases, "commands": []})
+    body = await call.body(Heartbeat)
+    limits.within_count(call.settings, body.leases, "/leases")
+    study = as_kind((await call.opened()).study, TrialStudy)
+    renewals = await call.service.drive(study.heartbeat(body.leases, now=call.now, extend_seconds=body.extend_seconds))
+    return answer({"leases": [shapes.renewal_json(renewal, call.request_id) for renewal in renewals]})
 
 
 # Asking ---------------------------------------------------------------------------------------------------------------
 
 
-def _wish(request: Request, open: Open, wanted: Ask, worker: str | None) -> AskRequest:
+def _wish(call: Call, study: BaseStudy, wanted: Ask, worker: str | None) -> AskRequest:
     """What an ask wants, within the limits: looked at before anything is told, or a stored tell would answer 422."""
-    study, own = open.study, exchange(request)
-    limits.within_count(settings(request), wanted.count, "/count")
+    limits.within_count(call.settings, wanted.count, "/count")
     if wanted.encoding == "seed":
         _check_seed_encodable(study)
     else:
-        limits.within_values(settings(request), study.space.dim, wanted.count)
+        limits.within_values(call.settings, study.space.dim, wanted.count)
     seconds = None if wanted.lease_seconds == "auto" else wanted.lease_seconds
-    key = _ask_key(own, idempotency_key(request))
-    return AskRequest(worker or own.principal.name, wanted.count, seconds, key, wanted.resume)
-
-
-async def _ask(
-    request: Request, service_: Service, open: Open, wanted: Ask, wish: AskRequest, asked: AskAnswer | None = None
-) -> dict[str, Any]:
-    asked = await service_.ask(open, wish, wait_seconds=wanted.wait_seconds, gone=_Gone(request).wait, asked=asked)
-    return await shapes.asked_json(
-        service_, as_kind(open.study, TrialStudy), asked, wanted.encoding, exchange(request).principal.may("study:read")
-    )
-
-
-def _ask_key(own: Exchange, key: str | None) -> str | None:
-    """The key as it is kept on the leased rows: two API keys of one project must not find each other's leases."""
-    return None if key is None else f"{own.principal.key_id}/{key}"
-
-
-class _Gone:
-    """Whether the client has left. After the body, the next message can only be that."""
-
-    def __init__(self, request: Request) -> None:
-        self._receive = request.receive
-
-    async def wait(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+    key = call.idempotency_key
+    if key is not None:  # kept on the leased rows: two API keys of one project must not find each other's leases
+        key = f"{call.principal.key_id}/{key}"
+    return AskRequest(worker or call.principal.name, wanted.count, seconds, key, wanted.resume)
 
 
 def _check_seed_encodable(study: BaseStudy) -> None:
@@ -171,91 +126,98 @@ def _long_form(value: Any) -> tuple[Any, bool]:
     return {**outer, "results": [inner]}, True
 
 
-async def _tell(
-    own: Exchange, service_: Service, open: Open, items: list[Result], worker: str, short: bool, wish: AskRequest | None
-) -> tuple[list[dict[str, Any]], StudyRow, AskAnswer | None]:
-    reports: list[Report] = []
-    refused: dict[int, BlackboxError] = {}
-    for i, item in enumerate(items):
-        try:
-            reports.append(report(open.study, item, service_.settings.max_info_bytes))
-        except BlackboxError as error:
-            refused[i] = error
-    told, row = await service_.tell(open, reports, worker, wish)
-    outcomes = iter(told.outcomes)
-    shape = [
-        shapes.outcome_json(
-            Outcome(item.trial, "rejected", error=refused[i]) if i in refused else next(outcomes),
-            own.request_id,
-            "" if short else f"/results/{i}",
-        )
-        for i, item in enumerate(items)
-    ]
-    return shape, row, told.asked
+@dataclass(frozen=True, slots=True)
+class _Telling:
+    """The results of one request.
 
-
-async def _tell_injected(
-    request: Request, service_: Service, open: Open, body: Tell, worker: str, raw: bytes, short: bool
-) -> list[dict[str, Any]]:
-    """A tell with points that nobody asked for: each must be recognised when it is told again.
-
-    With the header the whole tell is remembered; with keys on the items each of those is.
+    Attributes
+    ----------
+    short : the request was one result without `results`, so errors point into that.
     """
-    own = exchange(request)
-    if idempotency_key(request) is not None:
-        return await _tell_once(own, service_, open, body.results, worker, once(request, raw), short)
-    outcomes: list[dict[str, Any]] = []
-    for i, item in enumerate(body.results):
-        if item.params is not None and item.key is None:
-            pointer = "" if short else f"/results/{i}"
-            raise IdempotencyKeyRequired(
-                f"{schemas.dotted(pointer) if pointer else 'the result'} has params: told twice, it would count twice",
-                errors=[FieldError(f"{pointer}/key", "missing", "or the header Idempotency-Key")],
+
+    call: Call
+    opened: OpenStudy
+    worker: str
+    short: bool
+
+    async def trials(
+        self, items: Sequence[Result], wish: AskRequest | None
+    ) -> tuple[list[answers.OutcomeInfo], StudyRow, AskAnswer | None]:
+        """Tell results of trials that were asked."""
+        reports, refused = self._reports(items)
+        told, row = await self.call.service.tell(self.opened, reports, self.worker, wish)
+        return self._shape(items, refused, told.outcomes), row, told.asked
+
+    async def injected(self, items: Sequence[Result]) -> list[answers.OutcomeInfo]:
+        """Tell results among which are points that nobody asked for: each must be recognised when it is told again.
+
+        With the header the whole tell is remembered; with keys on the items each of those is.
+        """
+        call = self.call
+        if call.idempotency_key is not None:
+            return await self._once(items, call.idempotent)
+        for i, item in enumerate(items):
+            if item.params is not None and item.key is None:
+                pointer = "" if self.short else f"/results/{i}"
+                raise IdempotencyKeyRequired(
+                    f"{parsing.dotted(pointer) if pointer else 'the result'} has params: told twice, it would count "
+                    "twice",
+                    errors=[FieldError(f"{pointer}/key", "missing", "or the header Idempotency-Key")],
+                )
+        outcomes: list[answers.OutcomeInfo] = []
+        alone = replace(self, short=True)
+        for i, item in enumerate(items):
+            if item.params is None:
+                outcomes += (await alone.trials([item], None))[0]
+            else:
+                content = orjson.dumps(item.model_dump(exclude_none=True))
+                key = f"{self.opened.study.id}/item/{item.key}"
+                outcomes += await alone._once([item], IdempotentRequest.of(call.principal.project, key, content))
+            if not self.short and "problem" in outcomes[-1]:
+                for fault in outcomes[-1]["problem"]["errors"]:
+                    fault["pointer"] = f"/results/{i}{fault['pointer']}"
+        return outcomes
+
+    async def _once(self, items: Sequence[Result], request: IdempotentRequest) -> list[answers.OutcomeInfo]:
+        reports, refused = self._reports(items)
+
+        def render(tx: Tx, told: Any) -> tuple[int, bytes]:
+            return 200, dumps(self._shape(items, refused, told.outcomes))
+
+        service, study = self.call.service, as_kind(self.opened.study, TrialStudy)
+        steps = study.tell(reports, now=self.call.now, worker=self.worker)
+        done = await service.once(request, steps, render)
+        if done.result is not None:
+            await service.told(self.opened, done.result)
+        outcomes: list[answers.OutcomeInfo] = orjson.loads(done.body)
+        return outcomes
+
+    def _reports(self, items: Sequence[Result]) -> tuple[list[Report], dict[int, BlackboxError]]:
+        """What the engine is told, and by their places the results that are refused before that."""
+        reports: list[Report] = []
+        refused: dict[int, BlackboxError] = {}
+        for i, item in enumerate(items):
+            try:
+                reports.append(report(self.opened.study, item, self.call.settings.max_info_bytes))
+            except BlackboxError as error:
+                refused[i] = error
+        return reports, refused
+
+    def _shape(
+        self, items: Sequence[Result], refused: Mapping[int, BlackboxError], told: Sequence[Outcome]
+    ) -> list[answers.OutcomeInfo]:
+        outcomes = iter(told)
+        return [
+            shapes.outcome_json(
+                Outcome(item.trial, "rejected", error=refused[i]) if i in refused else next(outcomes),
+                self.call.request_id,
+                "" if self.short else f"/results/{i}",
             )
-    for i, item in enumerate(body.results):
-        if item.params is None:
-            outcomes += (await _tell(own, service_, open, [item], worker, True, None))[0]
-        else:
-            content = orjson.dumps(item.model_dump(exclude_none=True))
-            call = Once.of(own.principal.project, f"{open.study.id}/item/{item.key}", content)
-            outcomes += await _tell_once(own, service_, open, [item], worker, call, True)
-        for fault in outcomes[-1].get("problem", {}).get("errors", ()):
-            fault["pointer"] = fault["pointer"] if short else f"/results/{i}{fault['pointer']}"
-    return outcomes
-
-
-async def _tell_once(
-    own: Exchange, service_: Service, open: Open, items: list[Result], worker: str, call: Once, short: bool
-) -> list[dict[str, Any]]:
-    reports, refused = [], {}
-    for i, item in enumerate(items):
-        try:
-            reports.append(report(open.study, item, service_.settings.max_info_bytes))
-        except BlackboxError as error:
-            refused[i] = Outcome(item.trial, "rejected", error=error)
-
-    def render(tx: Tx, told: Any) -> tuple[int, bytes]:
-        outcomes = iter(told.outcomes)
-        shape = [
-            shapes.outcome_json(refused.get(i) or next(outcomes), own.request_id, "" if short else f"/results/{i}")
-            for i in range(len(items))
+            for i, item in enumerate(items)
         ]
-        return 200, dumps(shape)
-
-    steps = as_kind(open.study, TrialStudy).tell(reports, now=service_.clock(), worker=worker)
-    done = await service_.once(call, steps, render)
-    if done.result is not None:
-        await service_.told(open, done.result)
-    outcomes: list[dict[str, Any]] = orjson.loads(done.body)
-    return outcomes
 
 
-EXTRA = frozenset({"stderr", "n", "cost", "behaviour", "sums", "info", "reason", "fidelity"})
-"""What is kept with a result beside its value."""
-LIMITED = (
-    ("info", "Keep artefacts elsewhere and send their address."),
-    ("sums", "Add up over blocks of numbers, or send fewer digits."),
-)
+_TOLD = frozenset(TOLD)
 
 
 def report(study: BaseStudy, item: Result, max_info_bytes: int) -> Report:
@@ -266,18 +228,19 @@ def report(study: BaseStudy, item: Result, max_info_bytes: int) -> Report:
     InvalidInput
         If it names no trial, or its point does not fit the space.
     TooLarge
-        If its `info` or its `sums` are.
+        If what it tells beside the value is.
     """
     extra: dict[str, Any] = {}
-    if told := item.model_fields_set & EXTRA:
-        for name, hint in LIMITED:
-            if name in told and len(dumps(getattr(item, name))) > max_info_bytes:
-                raise TooLarge(
-                    f"{name} is larger than {max_info_bytes} bytes",
-                    hint=hint,
-                    errors=[FieldError(f"/{name}", "too_large", f"at most {max_info_bytes} bytes of JSON")],
-                )
-        extra = {name: value for name in EXTRA if (value := getattr(item, name)) is not None}
+    for name in item.model_fields_set & _TOLD:
+        if (value := getattr(item, name)) is None:
+            continue
+        if (hint := TOLD[name].too_large) is not None and len(dumps(value)) > max_info_bytes:
+            raise TooLarge(
+                f"{name} is larger than {max_info_bytes} bytes",
+                hint=hint,
+                errors=[FieldError(f"/{name}", "too_large", f"at most {max_info_bytes} bytes of JSON")],
+            )
+        extra[name] = value
     retryable = True
     if item.error is not None:
         extra["error"] = item.error.model_dump()

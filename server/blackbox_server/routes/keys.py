@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from blackbox.study.effects import Steps, Write
@@ -10,23 +9,16 @@ from blackbox.study.rows import KeyRow, Tx
 from blackbox_server import auth
 from blackbox_server.problems import Forbidden
 from blackbox_server.routes import shapes
-from blackbox_server.routes.http import (
-    answer,
-    body_of,
-    dumps,
-    exchange,
-    needs,
-    once,
-    router,
-    service,
-    settings,
-)
-from blackbox_server.schemas import NewKey
+from blackbox_server.routes.call import Call
+from blackbox_server.routes.responses import JsonResponse, answer, dumps
+from blackbox_server.routes.route import Routes
+from blackbox_server.schemas.answers import KeyInfo, KeysPage, MadeKey
+from blackbox_server.schemas.requests import NewKey
 
-routes = router()
+routes = Routes()
 
 
-def _shape(row: KeyRow) -> dict[str, object]:
+def _shape(row: KeyRow) -> KeyInfo:
     return {
         "id": row.id,
         "name": row.name,
@@ -47,47 +39,41 @@ def _put(row: KeyRow) -> Steps[KeyRow]:
     return made
 
 
-@routes.post("/v1/keys", **needs("keys:admin", NewKey))
-async def create(request: Request) -> Response:
+@routes("POST /v1/keys", "keys:admin", {201: MadeKey}, body=NewKey)
+async def create(call: Call) -> Response:
     """Make a key. Its text is in this answer and nowhere else: a repeated request shows the key without it."""
-    body, raw = await body_of(request, NewKey)
-    service_, own = service(request), exchange(request).principal
+    body = await call.body(NewKey)
+    own, root = call.principal, call.settings.root_project
     project = body.project or own.project
-    if project != own.project and own.project != settings(request).root_project:
+    if own.project not in (project, root):
         raise Forbidden(f"a key of project {own.project} cannot make keys for {project}")
-    scopes = auth.checked_scopes(body.scopes, own)
-    now = service_.clock()
+    scopes, now = auth.checked_scopes(body.scopes, own), call.now
     expires = None if body.expires_seconds is None else now + body.expires_seconds
     text, row = auth.new_key(body.name, project, scopes, now, expires)
 
     def render(tx: Tx, made: KeyRow) -> tuple[int, bytes]:
         return 201, dumps(_shape(made))
 
-    done = await service_.once(once(request, raw), _put(row), render)
-    shape = {**_shape(row), "key": text} if done.result is not None else None
-    return answer(shape, 201) if shape else _again(done.body)
+    done = await call.once(_put(row), render)
+    if done.result is None:
+        return JsonResponse(done.body, done.status)
+    return answer({**_shape(row), "key": text}, 201)
 
 
-def _again(body: bytes) -> Response:
-    return Response(body, 201, media_type="application/json")
-
-
-@routes.get("/v1/keys", **needs("keys:admin"))
-async def list_keys(request: Request) -> Response:
+@routes("GET /v1/keys", "keys:admin", {200: KeysPage})
+async def list_keys(call: Call) -> Response:
     """Keys of the project, without their secrets."""
-    project = exchange(request).principal.project
-    rows = service(request).read(lambda tx: tx.keys(project))
+    project = call.principal.project
+    rows = await call.service.read(lambda tx: tx.keys(project))
     return answer({"keys": [_shape(row) for row in rows]})
 
 
-@routes.delete("/v1/keys/{key}", **needs("keys:admin"))
-async def delete(request: Request) -> Response:
+@routes("DELETE /v1/keys/{key}", "keys:admin", {204: None})
+async def delete(call: Call) -> Response:
     """Revoke a key."""
-    service_, own = service(request), exchange(request).principal
-    project = None if own.project == settings(request).root_project else own.project
-    now = service_.clock()
-    await service_.write(lambda tx: auth.revoked(tx, request.path_params["key"], project, now))
-    keyring = request.app.state.keyring
-    if keyring is not None:
-        keyring.forget()
+    own, now, key = call.principal.project, call.now, call.path["key"]
+    project = None if own == call.settings.root_project else own
+    await call.service.write(lambda tx: auth.revoked(tx, key, project, now))
+    if call.state.keyring is not None:
+        call.state.keyring.forget()
     return Response(status_code=204)

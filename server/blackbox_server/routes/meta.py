@@ -4,20 +4,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import lru_cache
 from typing import Any
 
-from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from blackbox import federation
 from blackbox.algorithm import registry
 from blackbox.space import Space
 from blackbox_server import metrics, problems
-from blackbox_server.routes.http import answer, exchange, needs, router, service, settings, tagged
-from blackbox_server.schemas import MAX_DEPTH
+from blackbox_server.routes.call import Call
+from blackbox_server.routes.responses import answer, tagged
+from blackbox_server.routes.route import Routes
+from blackbox_server.schemas import answers
+from blackbox_server.schemas.parsing import MAX_DEPTH
 
-routes = router()
+routes = Routes()
 
 LLMS = """# blackbox: gradient-free optimization over HTTP
 
@@ -70,8 +73,8 @@ EXAMPLES = {
 }
 
 
-@routes.get("/v1", **needs(None))
-async def document(request: Request) -> Response:
+@routes("GET /v1", None, {200: answers.ServiceInfo, 304: None})
+async def document(call: Call) -> Response:
     """Links and examples."""
     links = {
         "studies": "/v1/studies",
@@ -87,39 +90,44 @@ async def document(request: Request) -> Response:
     }
     for name in ("ask", "tell", "heartbeat", "trials", "best", "events", "export", "brief", "fork"):
         links[name] = f"/v1/studies/{{study}}/{name}"
-    return tagged(request, {"name": "blackbox", "version": "v1", "links": links, "examples": EXAMPLES})
+    return tagged(call, {"name": "blackbox", "version": "v1", "links": links, "examples": EXAMPLES})
 
 
-@routes.get("/healthz", **needs(None))
-async def healthz(request: Request) -> Response:
+@routes("GET /healthz", None, {200: answers.Status})
+async def healthz(call: Call) -> Response:
     """Whether the process answers."""
     return answer({"status": "ok"})
 
 
-@routes.get("/readyz", **needs(None))
-async def readyz(request: Request) -> Response:
+@routes("GET /readyz", None, {200: answers.Status})
+async def readyz(call: Call) -> Response:
     """Whether the store answers."""
-    service(request).read(lambda tx: tx.key("readyz"))
+    await call.service.read(lambda tx: tx.key("readyz"))
     return answer({"status": "ready"})
 
 
-@routes.get("/metrics", **needs(None))
-async def exposition(request: Request) -> Response:
+@routes("GET /metrics", None, {200: "text/plain"})
+async def exposition(call: Call) -> Response:
     """Prometheus."""
-    return Response(service(request).metrics.text(), media_type=metrics.CONTENT_TYPE)
+    return Response(call.service.metrics.text(), media_type=metrics.CONTENT_TYPE)
 
 
-@routes.get("/llms.txt", **needs(None))
-async def llms(request: Request) -> Response:
+@routes("GET /openapi.json", None, {200: "application/json", 304: None}, documented=False)
+async def schema(call: Call) -> Response:
+    """The reference: every route, what it reads and what it answers."""
+    return tagged(call, await asyncio.to_thread(call.scope["app"].openapi))  # making it takes half a second, once
+
+
+@routes("GET /llms.txt", None, {200: "text/plain"})
+async def llms(call: Call) -> Response:
     """Text for agents: the whole loop."""
-    origin = f"{request.url.scheme}://{request.headers.get('host', '')[:100]}"
-    return PlainTextResponse(LLMS.replace("{origin}", origin))
+    return PlainTextResponse(LLMS.replace("{origin}", call.origin))
 
 
-@routes.get("/problems/{code}", **needs(None))
-async def problem_page(request: Request) -> Response:
+@routes("GET /problems/{code}", None, {200: answers.ProblemKind})
+async def problem_page(call: Call) -> Response:
     """What a problem's `type` means."""
-    code = request.path_params["code"]
+    code = call.path["code"]
     rows = {row.code: (cls, row) for cls, row in problems.TABLE.items()}
     if code not in rows:
         raise problems.RouteNotFound(f"there is no problem called {code[:80]!r}")
@@ -132,10 +140,10 @@ async def problem_page(request: Request) -> Response:
     )  # fmt: skip
 
 
-@routes.get("/v1/limits", **needs(""))
-async def limits(request: Request) -> Response:
+@routes("GET /v1/limits", "", {200: answers.Limits})
+async def limits(call: Call) -> Response:
     """The limits of this key."""
-    found, own = settings(request), exchange(request)
+    found, own = call.settings, call.principal
     return answer(
         {
             "body_bytes": found.max_body_bytes,
@@ -147,21 +155,21 @@ async def limits(request: Request) -> Response:
             "info_bytes": found.max_info_bytes,
             "wait_seconds": found.max_wait_seconds,
             "requests_per_second": found.rate_per_second,
-            "requests_left": own.left,
+            "requests_left": call.left,
             "key": {
-                "id": own.principal.key_id,
-                "name": own.principal.name,
-                "project": own.principal.project,
-                "scopes": sorted(own.principal.scopes),
+                "id": own.key_id,
+                "name": own.name,
+                "project": own.project,
+                "scopes": sorted(own.scopes),
             },
         }
     )
 
 
-@routes.get("/v1/algorithms", **needs(""))
-async def algorithms(request: Request) -> Response:
+@routes("GET /v1/algorithms", "", {200: answers.Algorithms, 304: None})
+async def algorithms(call: Call) -> Response:
     """Every method: what it treats, its options as JSON schema, what it needs in memory."""
-    return tagged(request, {"algorithms": _algorithms(), "federated": _federated()})
+    return tagged(call, {"algorithms": _algorithms(), "federated": _federated()})
 
 
 @lru_cache(maxsize=1)

@@ -8,131 +8,119 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
 from math import isnan
-from typing import Annotated, Any, Literal
+from typing import cast
 
-from fastapi import Query
-from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from blackbox.errors import AlgorithmChanged, BlobNotFound, FieldError, InvalidInput
+from blackbox.errors import AlgorithmChanged, BlobNotFound, InvalidInput
 from blackbox.study.base import BaseStudy
-from blackbox.study.effects import perform
 from blackbox.study.hosting import HostedStudy
 from blackbox.study.kinds import as_kind
 from blackbox.study.rounds import FederatedStudy, OpenPhase
 from blackbox.study.rows import StudyRow, Tx
 from blackbox.study.trials import TrialStudy
-from blackbox_server import limits, schemas
+from blackbox_server import limits
 from blackbox_server.problems import RangeNotSatisfiable
 from blackbox_server.routes import shapes
-from blackbox_server.routes.http import (
-    answer,
-    dumps,
-    exchange,
-    matches,
-    needs,
-    opened,
-    router,
-    service,
-    settings,
-    tagged,
-)
-from blackbox_server.service import Open, Service
+from blackbox_server.routes.call import Call
+from blackbox_server.routes.responses import answer, dumps, tagged
+from blackbox_server.routes.route import Routes
+from blackbox_server.schemas import answers
+from blackbox_server.schemas.requests import BestQuery, EventsQuery, ExportQuery, trial_number
+from blackbox_server.service import OpenStudy, Service
 
-routes = router()
+routes = Routes()
 
 
-@routes.get("/v1/studies/{study}/best", **needs("study:read"))
-async def best(
-    request: Request, view: Literal["observed", "recommended"] = "observed", k: Annotated[int, Query(ge=1, le=100)] = 1
-) -> Response:
+@routes("GET /v1/studies/{study}/best", "study:read", {200: answers.BestAnswer, 304: None}, query=BestQuery)
+async def best(call: Call) -> Response:
     """The best told trial, or the k best points with what is known of their values, or what the method would deploy."""
-    open, service_ = await opened(request), service(request)
-    study = open.study
-    limits.within_values(settings(request), study.space.dim, k)
-    shape: dict[str, Any] = {"view": view, "items": [], "estimate": None, "note": None}
-    if view == "observed" and k > 1:
-        # A scan of the whole history, so not in the event loop; one best point is kept up to date and costs nothing.
-        study = as_kind(study, TrialStudy)
-        archive, numbers = await asyncio.to_thread(perform, service_.store, study.archive())
-        rows = archive.best(k)
-        points = await service_.drive(study.points([numbers[row] for row in rows]))
-        sign = -1.0 if study.maximize else 1.0
-        for row in rows:
-            error = float(archive.stderr[row])
-            mean = {"mean": sign * float(archive.mean[row]), "n": int(archive.n[row])}
-            stderr = None if isnan(error) else error
-            params = study.params(*points[numbers[row]])
-            shape["items"].append({"id": f"t_{numbers[row]}", "params": params, "estimate": {**mean, "stderr": stderr}})
-        incumbent = archive.incumbent()
-        shape["note"] = "by mean value; equal points are replicates of one another" + (
-            "" if incumbent is None else f"; t_{numbers[incumbent]} is the one to trust, noise considered"
-        )
-    elif view == "observed":
-        found = await service_.drive(as_kind(study, TrialStudy).best()) if isinstance(study, TrialStudy) else None
-        if found is not None:
-            trial, params = found
-            shape["items"] = [{**shapes.trial_json(trial, service_.clock()), "params": params}]
-            shape["note"] = "one evaluation; under noise the smallest of many values is better than the point is"
+    wanted = call.query(BestQuery)
+    opened = await call.opened()
+    limits.within_values(call.settings, opened.study.space.dim, wanted.k)
+    found: tuple[answers.Items, str | None]
+    if wanted.view == "recommended":
+        found = await _recommended(call, opened)
+    elif wanted.k > 1:
+        found = await _best_points(call.service, as_kind(opened.study, TrialStudy), wanted.k)
     else:
-        await service_.advance(open)
-        step, params, payload = await service_.drive(study.recommend())
-        shape["items"] = [{"generation": step, "params": params, "value": None}]
-        if payload is not None:
-            shape["items"][0]["payload"] = payload
-        shape["note"] = "the point the method would deploy; it has not necessarily been evaluated"
-    return tagged(request, shape)
+        found = await _best_trial(call, opened.study)
+    items, note = found
+    return tagged(call, {"view": wanted.view, "items": items, "note": note})
 
 
-@routes.get("/v1/studies/{study}/events", **needs("study:read"))
-async def events(
-    request: Request,
-    after: Annotated[int, Query(ge=0, le=2**62)] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    wait_seconds: Annotated[float, Query(ge=0, allow_inf_nan=False)] = 0.0,
-    types: Annotated[str, Query(max_length=500)] = "",
-) -> Response:
+async def _recommended(call: Call, opened: OpenStudy) -> tuple[list[answers.RecommendedPoint], str]:
+    await call.service.advance(opened)
+    step, params, payload = await call.service.drive(opened.study.recommend())
+    item: answers.RecommendedPoint = {"generation": step, "params": params, "value": None}
+    if payload is not None:
+        item["payload"] = payload
+    return [item], "the point the method would deploy; it has not necessarily been evaluated"
+
+
+async def _best_points(service: Service, study: TrialStudy, k: int) -> tuple[list[answers.EstimatedPoint], str]:
+    # A scan of the whole history, so not in the event loop; one best point is kept up to date and costs nothing.
+    archive, numbers = await service.drive_beside(study.archive())
+    rows = archive.best(k)
+    points = await service.drive(study.points([numbers[row] for row in rows]))
+    sign = -1.0 if study.maximize else 1.0
+    items: list[answers.EstimatedPoint] = []
+    for row in rows:
+        error = float(archive.stderr[row])
+        estimate: answers.Estimate = {
+            "mean": sign * float(archive.mean[row]), "n": int(archive.n[row]), "stderr": None if isnan(error) else error
+        }  # fmt: skip
+        items.append({"id": f"t_{numbers[row]}", "params": study.params(*points[numbers[row]]), "estimate": estimate})
+    incumbent = archive.incumbent()
+    trusted = "" if incumbent is None else f"; t_{numbers[incumbent]} is the one to trust, noise considered"
+    return items, f"by mean value; equal points are replicates of one another{trusted}"
+
+
+async def _best_trial(call: Call, study: BaseStudy) -> tuple[list[answers.TrialWithPoint], str | None]:
+    found = await call.service.drive(study.best()) if isinstance(study, TrialStudy) else None
+    if found is None:
+        return [], None
+    trial, params = found
+    note = "one evaluation; under noise the smallest of many values is better than the point is"
+    return [cast(answers.TrialWithPoint, {**shapes.trial_json(trial, call.now), "params": params})], note
+
+
+@routes("GET /v1/studies/{study}/events", "study:read", {200: answers.EventsPage}, query=EventsQuery)
+async def events(call: Call) -> Response:
     """The log after a sequence number; with `wait_seconds`, held until there is something."""
-    open, service_ = await opened(request), service(request)
-    wanted = {word.strip() for word in types.split(",") if word.strip()}
-    loop = asyncio.get_running_loop()
-    until = loop.time() + min(wait_seconds, settings(request).max_wait_seconds)
+    wanted = call.query(EventsQuery)
+    opened, service = await call.opened(), call.service
+    types = {word.strip() for word in wanted.types.split(",") if word.strip()}
+    after, loop = wanted.after, asyncio.get_running_loop()
+    until = loop.time() + min(wanted.wait_seconds, call.settings.max_wait_seconds)
     while True:
-        page, last = service_.read(partial(shapes.log_page, study=open.study.id, after=after, limit=limit))
-        page = [event for event in page if not wanted or event["type"] in wanted]
-        remaining = 0.0 if service_.stopping else until - loop.time()
+        work = partial(shapes.log_page, study=opened.study.id, after=after, limit=wanted.limit)
+        page, last = await service.read(work)
+        page = [event for event in page if not types or event["type"] in types]
+        remaining = 0.0 if service.stopping else until - loop.time()
         if page or (remaining <= 0 and last == after):
             return answer({"events": page, "next_after": str(last)})
         if last > after:
             after = last  # other types only: look on
             continue
-        with service_.metrics.waiting.track_inprogress():
-            await open.log.wait(min(1.0, remaining))
+        with service.metrics.waiting.track_inprogress():
+            await opened.log.wait(min(1.0, remaining))
 
 
-@routes.get("/v1/studies/{study}/export", **needs("study:read"))
-async def export(
-    request: Request,
-    format: Annotated[str, Query(max_length=40)] = "ndjson",
-    after_seq: Annotated[int, Query(ge=0, le=2**62)] = 0,
-) -> Response:
+@routes("GET /v1/studies/{study}/export", "study:read", {200: "application/x-ndjson"}, query=ExportQuery)
+async def export(call: Call) -> Response:
     """The whole log, one JSON document a line: the study, then its events by number; results with their parameters."""
-    open, service_ = await opened(request), service(request)
-    if format != "ndjson":
-        fault = FieldError("/format", "unsupported", "ndjson")
-        raise InvalidInput(f"there is no export as {format[:40]!r}", hint="Use format=ndjson.", errors=[fault])
-    row = service_.row(open)
-    head = {
-        "type": "study",
-        "at": shapes.at(open.study.head.created_at),
-        "data": shapes.study_json(open.study.head, row),
-    }
+    wanted = call.query(ExportQuery)
+    opened, service = await call.opened(), call.service
+    row = await service.row(opened)
+    head = opened.study.head
+    first = {"type": "study", "at": shapes.at(head.created_at), "data": shapes.study_json(head, row)}
 
     async def lines() -> AsyncIterator[bytes]:
-        yield dumps(head) + b"\n"
-        at = after_seq
+        yield dumps(first) + b"\n"
+        at = wanted.after_seq
         while True:
-            chunk, last = await service_.read_much(partial(_chunk, study=open.study, after=at))
+            chunk, last = await service.read(partial(_chunk, study=opened.study, after=at), long=True)
             if last == at:
                 return
             yield chunk
@@ -158,19 +146,17 @@ def _chunk(tx: Tx, study: BaseStudy, after: int) -> tuple[bytes, int]:
     return b"".join(dumps(event) + b"\n" for event in page), last
 
 
-@routes.get("/v1/studies/{study}/brief", **needs("study:read"))
-async def brief(request: Request) -> Response:
+@routes("GET /v1/studies/{study}/brief", "study:read", {200: "text/plain"})
+async def brief(call: Call) -> Response:
     """State, best, budget, health and the next command, in at most 2 kB of plain text."""
-    open, service_ = await opened(request), service(request)
-    await service_.advance(open)
-    host = request.headers.get("host", "")[:100]
-    text = await brief_of(service_, open, f"{request.url.scheme}://{host}")
-    return PlainTextResponse(text)
+    opened = await call.opened()
+    await call.service.advance(opened)
+    return PlainTextResponse(await brief_of(call.service, opened, call.origin))
 
 
-async def brief_of(service_: Service, open: Open, origin: str) -> str:
+async def brief_of(service: Service, opened: OpenStudy, origin: str) -> str:
     """The words of a brief."""
-    study, row = open.study, service_.row(open)
+    study, row = opened.study, await service.row(opened)
     spec, evaluations = study.spec, study.spec.budget.evaluations
     used = f"{row.used}" if evaluations is None else f"{row.used} of {evaluations}"
     lines = [
@@ -179,7 +165,7 @@ async def brief_of(service_: Service, open: Open, origin: str) -> str:
         f"with {study.resolved.algorithm}",
     ]
     try:
-        seen = await service_.drive(study.metrics())
+        seen = await service.drive(study.metrics())
     except AlgorithmChanged:  # what follows from its log only another release can say
         seen = {}
     lines += [f"release: {note}" for note in study.stored.notes(study.resolved.algorithm)]
@@ -187,7 +173,7 @@ async def brief_of(service_: Service, open: Open, origin: str) -> str:
         lines.append(f"hosted participant {study.place.client!r} of {study.place.study}: it asks, this server computes")
     if isinstance(study, FederatedStudy):
         if not study.stuck:
-            lines += _standing(study, await service_.drive(study.phase(now=service_.clock())), seen)
+            lines += _standing(study, await service.drive(study.phase(now=service.clock())), seen)
     else:
         lines.append(f"evaluations: {used}; generation {row.step}; {row.leased} leased, {row.queued} queued")
         if row.best_trial is None:
@@ -195,12 +181,12 @@ async def brief_of(service_: Service, open: Open, origin: str) -> str:
         else:
             found = None
             with suppress(AlgorithmChanged):
-                found = await service_.drive(as_kind(study, TrialStudy).best())
+                found = await service.drive(as_kind(study, TrialStudy).best())
             words = dumps(found[1]).decode() if found is not None and study.space.dim <= 50 else "(see GET .../best)"
             lines.append(f"best: {row.best_value!r} at t_{row.best_trial} {words[:700]}")
     if seen:
         lines.append("method: " + ", ".join(f"{name}={value:.4g}" for name, value in list(seen.items())[:8]))
-    failed = service_.read(lambda tx: len(tx.page(study.id, 0, 100, ["FAILED"])))
+    failed = await service.read(lambda tx: len(tx.page(study.id, 0, 100, ["FAILED"])))
     if failed:
         lines.append(f"health: {'100 or more' if failed == 100 else failed} failed trials")
     if study.stuck:
@@ -257,26 +243,28 @@ def _short(text: str) -> str:
 # Base vectors ---------------------------------------------------------------------------------------------------------
 
 
-@routes.get("/v1/studies/{study}/bases/{version}", **needs(""))
-async def base(request: Request) -> Response:
+@routes(
+    "GET /v1/studies/{study}/bases/{version}", "",
+    {200: "application/octet-stream", 206: "application/octet-stream", 304: None},
+    headers={"Range": "A single range of bytes.", "If-Range": "ETag without which the range is not looked at."},
+)  # fmt: skip
+async def base(call: Call) -> Response:
     """The base vector of a generation, or any vector that a recipe names, by its sha256.
 
     Raw little-endian float32, immutable, with range requests.
     """
-    principal = exchange(request).principal
-    if not principal.may("study:read"):
-        principal.require("study:evaluate")
-    open, service_ = await opened(request), service(request)
-    version, study = request.path_params["version"], open.study.id
+    if not call.may_read:
+        call.principal.require("study:evaluate")
+    version, study = call.path["version"], (await call.opened()).study.id
     digest = version.removeprefix("sha256:")
     if re.fullmatch("[0-9a-f]{64}", digest):
-        content = await service_.read_much(lambda tx: tx.blob(study, digest))
+        content = await call.service.read(lambda tx: tx.blob(study, digest), long=True)
     else:
         try:
-            step = schemas.trial_number(version)
+            step = trial_number(version)
         except ValueError:
             raise InvalidInput(f"a base is named by a generation or a sha256, got {version[:80]!r}") from None
-        found = await service_.read_much(lambda tx: tx.blob_at(study, step))
+        found = await call.service.read(lambda tx: tx.blob_at(study, step), long=True)
         digest, content = found if found is not None else ("", None)
     if content is None:
         raise BlobNotFound(f"study {study} has no base vector {version[:80]}")
@@ -287,13 +275,10 @@ async def base(request: Request) -> Response:
         "accept-ranges": "bytes",
         "x-sha256": digest,
     }
-    if matches(request, etag):
+    if call.names_etag(etag):
         return Response(status_code=304, headers=headers)
-    wanted = request.headers.get("range")
-    condition = request.headers.get("if-range")
-    if wanted is None or (condition is not None and condition != etag):
-        return Response(content, 200, headers, "application/octet-stream")
-    span = _span(wanted, len(content))
+    wanted, condition = call.header(b"range"), call.header(b"if-range")
+    span = None if wanted is None or condition not in (None, etag) else _span(wanted, len(content))
     if span is None:
         return Response(content, 200, headers, "application/octet-stream")
     first, last = span

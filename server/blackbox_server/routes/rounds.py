@@ -4,57 +4,47 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Query
-from starlette.requests import Request
 from starlette.responses import Response
 
 from blackbox.errors import FieldError, InvalidContribution, InvalidInput, RoundNotFound
 from blackbox.federation import Contribution, ContributionJson
-from blackbox.study.effects import perform
 from blackbox.study.kinds import as_kind
 from blackbox.study.rounds import FederatedStudy, OpenPhase
 from blackbox_server import limits
 from blackbox_server.routes import shapes
-from blackbox_server.routes.http import (
-    answer,
-    body_of,
-    header,
-    needs,
-    opened,
-    parse,
-    read_bytes,
-    router,
-    service,
-    settings,
-)
-from blackbox_server.schemas import Join, Nothing
-from blackbox_server.service import Open, Service
+from blackbox_server.routes.call import Call
+from blackbox_server.routes.responses import answer
+from blackbox_server.routes.route import Routes
+from blackbox_server.schemas import answers
+from blackbox_server.schemas.requests import Join, Nothing, RoundQuery, UpdatesQuery
+from blackbox_server.service import OpenStudy, Service
 
-routes = router()
+routes = Routes()
 
 TOKEN = b"participant-token"
+BYTES = "application/octet-stream"
+TOKEN_HEADER = {"Participant-Token": "The `token` of the join answer."}
 
 
-@routes.post("/v1/studies/{study}/rounds/join", **needs("study:evaluate", Join))
-async def join(request: Request) -> Response:
+@routes("POST /v1/studies/{study}/rounds/join", "study:evaluate", {200: answers.JoinAnswer}, body=Join)
+async def join(call: Call) -> Response:
     """Take part under a name. Joining again with the same name is how a participant comes back."""
-    open, study = await _federated(request)
-    body, _ = await body_of(request, Join)
-    service_ = service(request)
-    hosted: dict[str, Any] | None = None
+    opened, study = await _federated(call)
+    body = await call.body(Join)
+    hosted: answers.HostedStudyLinks | None = None
     if body.hosted:
-        limits.within_hosting(settings(request), study.resolved, study.space)
+        limits.within_hosting(call.settings, study.resolved, study.space)
         weight = 1.0 if body.weight is None else body.weight
-        joined, head = await service_.drive(study.host(body.client, weight, now=service_.clock()))
+        joined, head = await call.service.drive(study.host(body.client, weight, now=call.now))
         hosted = {"study": head.id, "links": shapes.links(head.id, False, study.id)}
     elif body.weight is not None:
         fault = FieldError("/weight", "only_hosted", "belongs into the contributions of who runs its own machine")
         raise InvalidInput("only a hosted participant joins with a weight", errors=[fault])
     else:
-        joined = await service_.drive(study.join(body.client, now=service_.clock()))
-    open.changed()
+        joined = await call.service.drive(study.join(body.client, now=call.now))
+    opened.changed()
     return answer(
         {
             "client": joined.client,
@@ -71,42 +61,43 @@ async def join(request: Request) -> Response:
 LINKS = {"current": "rounds/current", "contributions": "rounds/{round}/contributions", "updates": "updates"}
 
 
-@routes.post("/v1/studies/{study}/rounds/leave", **needs("study:evaluate", Nothing, required=False))
-async def leave(request: Request) -> Response:
+@routes(
+    "POST /v1/studies/{study}/rounds/leave", "study:evaluate", {200: answers.LeaveAnswer},
+    body=Nothing, required=False, headers=TOKEN_HEADER,
+)  # fmt: skip
+async def leave(call: Call) -> Response:
     """Take part no more: rounds do not wait for this participant."""
-    open, study = await _federated(request)
-    await body_of(request, Nothing, allow_empty=True)
-    service_ = service(request)
-    await service_.drive(study.leave(_token(request), now=service_.clock()))
-    await _advance(service_, open, study)
-    return answer({"study": shapes.progress(study, service_.row(open), False)})
+    opened, study = await _federated(call)
+    await call.body(Nothing)
+    await call.service.drive(study.leave(_token(call), now=call.now))
+    if await call.service.drive(study.advance(now=call.now)):
+        opened.changed()
+    return answer({"study": shapes.progress(study, await call.service.row(opened), False)})
 
 
-@routes.get("/v1/studies/{study}/rounds/{round}", **needs("study:evaluate"))
-async def read(
-    request: Request,
-    after_step: Annotated[int, Query(ge=-1, le=2**53)] = -1,
-    wait_seconds: Annotated[float, Query(ge=0, allow_inf_nan=False)] = 0.0,
-) -> Response:
+@routes(
+    "GET /v1/studies/{study}/rounds/{round}", "study:evaluate", {200: answers.OpenPhaseInfo | answers.RoundInfo},
+    query=RoundQuery, headers=TOKEN_HEADER,
+)  # fmt: skip
+async def read(call: Call) -> Response:
     """The open phase (`current`), held while its step is not after `after_step`; or a round that is over, by number."""
-    open, study = await _federated(request)
-    service_ = service(request)
-    named = request.path_params["round"]
-    if named != "current":
-        return answer(await _past(service_, study, _number(named)))
-    token = _token(request) if header(request, TOKEN) is not None else None
-    loop = asyncio.get_running_loop()
-    until = loop.time() + min(wait_seconds, settings(request).max_wait_seconds)
+    wanted = call.query(RoundQuery)
+    opened, study = await _federated(call)
+    if call.path["round"] != "current":
+        return answer(await _past(call.service, study, _number(call.path["round"])))
+    token = call.header(TOKEN)
+    loop, service = asyncio.get_running_loop(), call.service
+    until = loop.time() + min(wanted.wait_seconds, call.settings.max_wait_seconds)
     while True:
-        phase = await service_.drive(study.phase(now=service_.clock(), token=token))
-        remaining = 0.0 if service_.stopping else until - loop.time()
+        phase = await service.drive(study.phase(now=call.now, token=token))
+        remaining = 0.0 if service.stopping else until - loop.time()
         over = phase.row.state in ("COMPLETED", "CANCELLED", "FAILED")
-        if over or (phase.broadcast is not None and phase.row.step > after_step) or remaining <= 0:
-            return answer(_phase(study, phase, await service_.drive(study.metrics())))
-        with service_.metrics.waiting.track_inprogress():
+        if over or (phase.broadcast is not None and phase.row.step > wanted.after_step) or remaining <= 0:
+            return answer(_phase(study, phase, await service.drive(study.metrics())))
+        with service.metrics.waiting.track_inprogress():
             # At the deadline nobody calls, so who waits looks then.
-            left = remaining if phase.closes_at is None else max(0.05, phase.closes_at - service_.clock())
-            await open.asks.wait(min(1.0, remaining, left))
+            left = remaining if phase.closes_at is None else max(0.05, phase.closes_at - call.now)
+            await opened.asks.wait(min(1.0, remaining, left))
 
 
 def _phase(study: FederatedStudy, phase: OpenPhase, metrics: Mapping[str, float]) -> dict[str, Any]:
@@ -131,12 +122,12 @@ def _phase(study: FederatedStudy, phase: OpenPhase, metrics: Mapping[str, float]
     }
 
 
-async def _past(service_: Service, study: FederatedStudy, number: int) -> dict[str, Any]:
+async def _past(service: Service, study: FederatedStudy, number: int) -> answers.RoundInfo:
     """A round that is over: how each of its phases closed."""
-    closed = await service_.drive(study.closed(number))
+    closed = await service.drive(study.closed(number))
     if not closed:
         raise RoundNotFound(f"round {number} of {study.id} has not closed a phase")
-    phases = [
+    phases: list[answers.ClosedPhase] = [
         {"phase": name, "counted": step.told, "why": step.why, "closed_at": shapes.at(step.at), "digest": step.digest}
         for name, step in closed
     ]
@@ -144,31 +135,31 @@ async def _past(service_: Service, study: FederatedStudy, number: int) -> dict[s
     return {"round": number, "state": "AGGREGATED" if over else "OPEN", "phases": phases}
 
 
-@routes.post("/v1/studies/{study}/rounds/{round}/contributions", **needs("study:evaluate", ContributionJson))
-async def contribute(request: Request) -> Response:
+@routes(
+    "POST /v1/studies/{study}/rounds/{round}/contributions", "study:evaluate", {200: answers.ContributionAnswer},
+    body=ContributionJson, kinds=(BYTES,), vectors=True, headers=TOKEN_HEADER,
+)  # fmt: skip
+async def contribute(call: Call) -> Response:
     """One participant's update for the open phase, as JSON or (application/octet-stream) as its canonical bytes."""
-    limit = settings(request).max_vector_body_bytes
-    kind = (header(request, b"content-type") or b"").split(b";")[0].strip().lower()
-    open, study = await _federated(request)
-    if kind == b"application/octet-stream":
-        raw = await read_bytes(request, limit, kinds=(kind,))
+    opened, study = await _federated(call)
+    if (call.header(b"content-type") or "").partition(";")[0].strip().lower() == BYTES:
+        raw = await call.read(kinds=(call.headers[b"content-type"],))
         contribution = await asyncio.to_thread(Contribution.from_bytes, raw)
     else:
-        value, finite = await parse(await read_bytes(request, limit))
+        value, finite = await call.json()
         if not finite:
             raise InvalidContribution("a number in the contribution is not finite")
         contribution = await asyncio.to_thread(Contribution.from_json, value)
-    number = _number(request.path_params["round"])
+    number = _number(call.path["round"])
     if contribution.round != number:
         fault = FieldError("/round", "mismatch", f"the path says {number}, the contribution {contribution.round}")
         raise InvalidContribution("the contribution is of another round than its path", errors=[fault])
-    service_ = service(request)
     before = study.seen
-    received = await service_.drive(study.contribute(_token(request), contribution, now=service_.clock()))
+    received = await call.service.drive(study.contribute(_token(call), contribution, now=call.now))
     if before is None or received.row.step > before.step or received.row.state != before.state:
-        open.changed()
+        opened.changed()
     else:
-        open.log.wake()
+        opened.log.wake()
     return answer(
         {
             "outcome": received.outcome,
@@ -180,39 +171,31 @@ async def contribute(request: Request) -> Response:
     )
 
 
-@routes.get("/v1/studies/{study}/updates", **needs("study:evaluate"))
-async def updates(
-    request: Request,
-    after: Annotated[int, Query(ge=0, le=2**53)] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
-) -> Response:
+@routes("GET /v1/studies/{study}/updates", "study:evaluate", {200: answers.UpdatesPage}, query=UpdatesQuery)
+async def updates(call: Call) -> Response:
     """How the common point moved after a version: a participant that was away rebuilds it from these."""
-    _, study = await _federated(request)
+    wanted = call.query(UpdatesQuery)
+    _, study = await _federated(call)
     # Many moves are many bytes, so they are read beside the event loop.
-    rows = await asyncio.to_thread(perform, service(request).store, study.updates(after, limit))
+    rows = await call.service.drive_beside(study.updates(wanted.after, wanted.limit))
     shape = [shapes.stored(row.content) for row in rows]
-    return answer({"updates": shape, "next_after": rows[-1].version if rows else after})
+    return answer({"updates": shape, "next_after": rows[-1].version if rows else wanted.after})
 
 
-async def _federated(request: Request) -> tuple[Open, FederatedStudy]:
-    open = await opened(request)
-    return open, as_kind(open.study, FederatedStudy)
+async def _federated(call: Call) -> tuple[OpenStudy, FederatedStudy]:
+    opened = await call.opened()
+    return opened, as_kind(opened.study, FederatedStudy)
 
 
-async def _advance(service_: Service, open: Open, study: FederatedStudy) -> None:
-    if await service_.drive(study.advance(now=service_.clock())):
-        open.changed()
-
-
-def _token(request: Request) -> str:
-    found = header(request, TOKEN)
-    if found is None:
+def _token(call: Call) -> str:
+    token = call.header(TOKEN)
+    if token is None:
         raise InvalidInput(
             "a participant shows its token in the header Participant-Token",
             hint="POST .../rounds/join gives it.",
             errors=[FieldError("", "missing", "the header Participant-Token is required")],
         )
-    return found.decode("latin-1")
+    return token
 
 
 def _number(text: str) -> int:

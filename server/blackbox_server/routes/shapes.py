@@ -7,29 +7,38 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import orjson
 
+from blackbox.errors import AlgorithmChanged
 from blackbox.recipes import seed_encoded
 from blackbox.recipes import to_json as recipe_to_json
 from blackbox.space import Space
 from blackbox.study import log
 from blackbox.study.answers import AskAnswer
 from blackbox.study.base import BaseStudy
-from blackbox.study.leases import Lease
-from blackbox.study.rows import EventRow, LateRow, PointRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
+from blackbox.study.kinds import as_kind
+from blackbox.study.leases import Lease, Renewal
+from blackbox.study.rows import EventRow, InterimRow, LateRow, PointRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
 from blackbox.study.settling import Outcome
 from blackbox.study.spec import Resolved, stored_algorithm
 from blackbox.study.trials import TrialStudy
 from blackbox_server.problems import problem
+from blackbox_server.schemas import answers
 from blackbox_server.service import LARGE_DIM, Service
 
-stored = orjson.Fragment
+stored: Any = orjson.Fragment
 """JSON text as it was stored, to be sent as it is."""
 
 
+@overload
+def at(seconds: float) -> datetime: ...
+@overload
+def at(seconds: None) -> None: ...
+@overload
+def at(seconds: float | None) -> datetime | None: ...
 def at(seconds: float | None) -> datetime | None:
     """A time as JSON has it: UTC."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
@@ -67,19 +76,17 @@ def population(resolved: Resolved) -> int | None:
     return None
 
 
-def study_json(head: StudyHead, row: StudyRow) -> dict[str, Any]:
+def study_json(head: StudyHead, row: StudyRow) -> answers.StudyInfo:
     """A study."""
     resolved = resolved_of(head.resolved)
     spec, size = resolved.spec, population(resolved)
     budget = spec.budget
     remaining = None if budget.evaluations is None else max(0, budget.evaluations - row.used)
     affordable = remaining // size if remaining is not None and size else None
-    best = None if row.best_trial is None else {"trial": f"t_{row.best_trial}", "value": row.best_value}
     warnings = []
     if affordable is not None and affordable < 5 and row.step == 0:
         warnings.append(f"the budget pays for {affordable} generations of {size}; adaptive methods need more")
-    stored = stored_algorithm(resolved, Space.from_json(spec.space))
-    warnings += stored.notes(resolved.algorithm)
+    warnings += stored_algorithm(resolved, Space.from_json(spec.space)).notes(resolved.algorithm)
     return {
         "id": head.id,
         "name": head.name,
@@ -89,7 +96,7 @@ def study_json(head: StudyHead, row: StudyRow) -> dict[str, Any]:
         "created_at": at(head.created_at),
         "spec_hash": head.spec_hash,
         "parent": head.parent,
-        "hosted": None if resolved.hosted is None else resolved.hosted.model_dump(exclude={"key"}),
+        "hosted": _place(resolved),
         "direction": spec.direction,
         "space": spec.space,
         "algorithm": {
@@ -100,7 +107,9 @@ def study_json(head: StudyHead, row: StudyRow) -> dict[str, Any]:
             "population": size,
         },
         "budget": {
-            **budget.model_dump(mode="json"),
+            "evaluations": budget.evaluations,
+            "max_cost": budget.max_cost,
+            "deadline": budget.deadline,
             "used": row.used,
             "cost": row.cost,
             "leased": row.leased,
@@ -118,10 +127,16 @@ def study_json(head: StudyHead, row: StudyRow) -> dict[str, Any]:
         "epoch": row.epoch,
         "seq": str(row.seq),
         "trials": {"made": row.trials, "queued": row.queued, "leased": row.leased},
-        "best": best,
+        "best": _best(row),
         "warnings": warnings,
         "links": links(head.id, resolved.federated, None if resolved.hosted is None else resolved.hosted.study),
     }
+
+
+def _place(resolved: Resolved) -> answers.HostedPlace | None:
+    """Of a hosted participant, where it takes part."""
+    hosted = resolved.hosted
+    return None if hosted is None else {"study": hosted.study, "client": hosted.client, "weight": hosted.weight}
 
 
 def study_etag(head: StudyHead, row: StudyRow) -> str:
@@ -135,10 +150,14 @@ def spec_version(head: StudyHead) -> str:
     return hashlib.blake2b(head.resolved.encode(), digest_size=6).hexdigest()
 
 
-def progress(study: BaseStudy, row: StudyRow, with_best: bool) -> dict[str, Any]:
+def _best(row: StudyRow) -> answers.BestTrial | None:
+    return None if row.best_trial is None else {"trial": f"t_{row.best_trial}", "value": row.best_value}
+
+
+def progress(study: BaseStudy, row: StudyRow, with_best: bool) -> answers.Progress:
     """The few words about the study that come with every ask and tell."""
     evaluations = study.spec.budget.evaluations
-    words: dict[str, Any] = {
+    words: answers.Progress = {
         "state": row.state,
         "generation": row.step,
         "used": row.used,
@@ -147,22 +166,21 @@ def progress(study: BaseStudy, row: StudyRow, with_best: bool) -> dict[str, Any]
     }
     if row.reason is not None:
         words["reason"] = row.reason
-    if with_best and row.best_trial is not None:
-        words["best"] = {"trial": f"t_{row.best_trial}", "value": row.best_value}
+    if with_best and (best := _best(row)) is not None:
+        words["best"] = best
     return words
 
 
 # Trials ---------------------------------------------------------------------------------------------------------------
 
 
-async def asked_json(
-    service: Service, study: TrialStudy, asked: AskAnswer, encoding: str, with_best: bool
-) -> dict[str, Any]:
-    """The answer to an ask."""
+async def granted_json(service: Service, asked_of: BaseStudy, asked: AskAnswer, encoding: str) -> answers.Granted:
+    """What an ask was granted."""
+    study = as_kind(asked_of, TrialStudy)
     points = await points_json(service, study, [lease.point for lease in asked.leases], encoding)
     seeds: dict[tuple[int, int, bool], str] = {}
     times: dict[float, datetime] = {}
-    trials = []
+    trials: list[answers.LeasedTrial] = []
     for lease, point in zip(asked.leases, points, strict=True):
         trial = lease.trial
         place = (trial.step, trial.replicate, trial.lane >= 0)
@@ -178,11 +196,24 @@ async def asked_json(
         "requested": asked.requested,
         "reason": asked.reason,
         "retry_after_seconds": asked.retry_after,
-        "study": progress(study, asked.row, with_best),
     }
 
 
-def _leased(study: TrialStudy, lease: Lease, point: dict[str, Any], seed: str, expires: datetime) -> dict[str, Any]:
+def nothing_granted(requested: int, error: AlgorithmChanged, request_id: str) -> answers.Granted:
+    """What is said of an ask along with a tell that was stored, where the study cannot go on."""
+    return {
+        "trials": [],
+        "granted": 0,
+        "requested": requested,
+        "reason": "algorithm_changed",
+        "retry_after_seconds": None,
+        "problem": problem(error, request_id),
+    }
+
+
+def _leased(
+    study: TrialStudy, lease: Lease, point: dict[str, Any], seed: str, expires: datetime
+) -> answers.LeasedTrial:
     trial = lease.trial
     until = trial.until or 0.0
     if (base := point.get("base")) is not None:
@@ -193,8 +224,7 @@ def _leased(study: TrialStudy, lease: Lease, point: dict[str, Any], seed: str, e
         "number": trial.number,
         "generation": trial.step,
         "replicate": trial.replicate,
-        **point,
-        "fidelity": None,
+        **point,  # type: ignore[typeddict-item]
         "eval_seed": seed,
         "lease": {
             "token": lease.token,
@@ -219,7 +249,7 @@ async def points_json(
         return [_made(study, point, blobs, encoding, past) for point in points]
 
     named = {name for point in points for name in log.named(point)}
-    blobs = service.read(lambda tx: _blobs(tx, study.id, named)) if named else {}
+    blobs = await service.read(lambda tx: _blobs(tx, study.id, named)) if named else {}
     if encoding == "values" and study.space.dim * len(points) > LARGE_DIM:
         return await asyncio.to_thread(work)
     return work()
@@ -252,9 +282,9 @@ def _blobs(tx: Tx, study: str, names: set[str]) -> dict[str, bytes]:
     return {name: blob for name in names if (blob := tx.blob(study, name)) is not None}
 
 
-def trial_json(trial: TrialRow, now: float) -> dict[str, Any]:
+def trial_json(trial: TrialRow, now: float) -> answers.TrialInfo:
     """A trial, without its point."""
-    shape = {
+    shape: answers.TrialInfo = {
         "id": f"t_{trial.number}",
         "number": trial.number,
         "state": trial.state,
@@ -280,9 +310,24 @@ def trial_json(trial: TrialRow, now: float) -> dict[str, Any]:
     return shape
 
 
-def outcome_json(outcome: Outcome, request_id: str, pointer: str) -> dict[str, Any]:
+def interim_json(rows: Sequence[InterimRow]) -> list[answers.InterimInfo]:
+    """What was reported of a trial while it was evaluated."""
+    return [{"attempt": row.attempt, "step": row.step, "value": row.value, "at": at(row.at)} for row in rows]
+
+
+def renewal_json(renewal: Renewal, request_id: str) -> answers.RenewalInfo:
+    """What to do with a lease."""
+    shape: answers.RenewalInfo = {"token": renewal.token, "directive": renewal.directive}
+    if renewal.until is not None:
+        shape["expires_at"] = at(renewal.until)
+    if renewal.error is not None:
+        shape["problem"] = problem(renewal.error, request_id)
+    return shape
+
+
+def outcome_json(outcome: Outcome, request_id: str, pointer: str) -> answers.OutcomeInfo:
     """What became of one result."""
-    shape: dict[str, Any] = {
+    shape: answers.OutcomeInfo = {
         "trial": None if outcome.trial is None else f"t_{outcome.trial}",
         "outcome": outcome.outcome,
     }
@@ -301,7 +346,7 @@ def outcome_json(outcome: Outcome, request_id: str, pointer: str) -> dict[str, A
 # The log --------------------------------------------------------------------------------------------------------------
 
 
-def log_page(tx: Tx, study: str, after: int, limit: int) -> tuple[list[dict[str, Any]], int]:
+def log_page(tx: Tx, study: str, after: int, limit: int) -> tuple[list[answers.Event], int]:
     """Events with a sequence number in (after, after + limit], and the last number looked at.
 
     Results, late values, step records and study events share one gap-free sequence, so a window of numbers is a page.
@@ -310,7 +355,7 @@ def log_page(tx: Tx, study: str, after: int, limit: int) -> tuple[list[dict[str,
     upto = after if row is None else min(row.seq, after + limit)
     if upto <= after:
         return [], after
-    events: list[dict[str, Any]] = [_told_event(trial) for trial in tx.told(study, after, upto)]
+    events = [_told_event(trial) for trial in tx.told(study, after, upto)]
     events += [_step_event(step) for step in tx.steps_logged(study, after, limit) if step.seq <= upto]
     events += [_study_event(event) for event in tx.events(study, after, limit) if event.seq <= upto]
     events += [_late_event(late) for late in tx.late(study, after, limit) if late.seq <= upto]
@@ -318,11 +363,11 @@ def log_page(tx: Tx, study: str, after: int, limit: int) -> tuple[list[dict[str,
     return events, upto
 
 
-def _event(seq: int, kind: str, seconds: float | None, data: Any) -> dict[str, Any]:
+def _event(seq: int, kind: str, seconds: float | None, data: Any) -> answers.Event:
     return {"seq": str(seq), "type": kind, "at": at(seconds), "data": data}
 
 
-def _told_event(trial: TrialRow) -> dict[str, Any]:
+def _told_event(trial: TrialRow) -> answers.Event:
     data: dict[str, Any] = {
         "trial": f"t_{trial.number}",
         "value": trial.value,
@@ -337,7 +382,7 @@ def _told_event(trial: TrialRow) -> dict[str, Any]:
     return _event(trial.seq or 0, f"trial.{trial.state.lower()}", trial.told_at, data)
 
 
-def _step_event(step: StepRow) -> dict[str, Any]:
+def _step_event(step: StepRow) -> answers.Event:
     data = {
         "generation": step.step, "upto_seq": str(step.upto_seq), "results": step.told, "why": step.why,
         "digest": step.digest,
@@ -345,10 +390,10 @@ def _step_event(step: StepRow) -> dict[str, Any]:
     return _event(step.seq, "generation.closed", step.at, data)
 
 
-def _study_event(event: EventRow) -> dict[str, Any]:
+def _study_event(event: EventRow) -> answers.Event:
     return _event(event.seq, event.type, event.at, stored(event.data))
 
 
-def _late_event(late: LateRow) -> dict[str, Any]:
+def _late_event(late: LateRow) -> answers.Event:
     data = {"trial": f"t_{late.number}", "value": late.value, "worker": late.worker}
     return _event(late.seq, "trial.late", late.at, data)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Query
-from starlette.requests import Request
 from starlette.responses import Response
 
 from blackbox.errors import FieldError, InvalidInput, LeaseUnknown, TrialNotFound, nearest
@@ -16,101 +14,88 @@ from blackbox.study.editing import Study
 from blackbox.study.effects import Steps
 from blackbox.study.kinds import as_kind
 from blackbox.study.open_step import PARAMS_STORED_UPTO
-from blackbox.study.rows import TRIAL_STATES, StudyHead, StudyRow, TrialRow, Tx
+from blackbox.study.rows import TRIAL_STATES, InterimRow, PointRow, StudyHead, StudyRow, TrialRow, Tx
 from blackbox.study.trials import TrialStudy
-from blackbox_server import limits, schemas
+from blackbox_server import limits
 from blackbox_server.problems import IdempotencyKeyRequired
 from blackbox_server.routes import hot, shapes
-from blackbox_server.routes.http import (
-    Bytes,
-    answer,
-    body_of,
-    dumps,
-    exchange,
-    idempotency_key,
-    needs,
-    once,
-    opened,
-    router,
-    service,
-    settings,
-    tagged,
-    trial_in_path,
-)
-from blackbox_server.schemas import Enqueue, InterimReport, Reason
+from blackbox_server.routes.call import Call
+from blackbox_server.routes.responses import JsonResponse, answer, dumps, tagged
+from blackbox_server.routes.route import Routes
+from blackbox_server.schemas import answers
+from blackbox_server.schemas.requests import Enqueue, InterimReport, Reason, Result, TrialsQuery
+from blackbox_server.service import OpenStudy
 
-routes = router()
+routes = Routes()
 
 
-@routes.post("/v1/studies/{study}/trials", **needs("study:admin", Enqueue))
-async def enqueue(request: Request) -> Response:
+@routes("POST /v1/studies/{study}/trials", "study:admin", {201: answers.Enqueued}, body=Enqueue, vectors=True)
+async def enqueue(call: Call) -> Response:
     """Put given points in the queue, or import finished ones (with a value, or infeasible)."""
-    body, raw = await body_of(request, Enqueue, vectors=True)
-    limits.within_count(settings(request), body.trials, "/trials")
-    open, service_ = await opened(request), service(request)
+    body = await call.body(Enqueue)
+    limits.within_count(call.settings, body.trials, "/trials")
     finished = [item.value is not None or item.status == "infeasible" for item in body.trials]
+    opened = await call.opened()
     if not any(finished):
-
-        def render(tx: Tx, queued: tuple[StudyRow, list[int]]) -> tuple[int, bytes]:
-            trials = [{"id": f"t_{n}", "number": n, "state": "QUEUED"} for n in queued[1]]
-            return 201, dumps({"trials": trials})
-
-        steps = as_kind(open.study, Study).enqueue([item.params for item in body.trials], now=service_.clock())
-        done = await service_.once(once(request, raw), steps, render)
-        open.changed()
-        return Bytes(done.body, done.status)
+        return await _enqueue(call, opened, body)
     if not all(finished):
         raise InvalidInput(
             "either all trials are finished or none is",
             hint="Send points to evaluate and finished ones in two requests.",
             errors=[FieldError("/trials", "mixed", "some have a value, some have none")],
         )
-    if idempotency_key(request) is None:
+    if call.idempotency_key is None:
         raise IdempotencyKeyRequired("imported results would count twice if they were sent twice")
-    items = [
-        schemas.Result(params=item.params, value=item.value, status=item.status, source=item.source, info=item.info)
-        for item in body.trials
-    ]
-    reports = [hot.report(open.study, item, settings(request).max_info_bytes) for item in items]
-    own = exchange(request)
+    return await _import(call, opened, body)
 
-    def imported(tx: Tx, told: Any) -> tuple[int, bytes]:
-        shape = [shapes.outcome_json(o, own.request_id, f"/trials/{i}") for i, o in enumerate(told.outcomes)]
+
+async def _enqueue(call: Call, opened: OpenStudy, body: Enqueue) -> Response:
+    def render(tx: Tx, queued: tuple[StudyRow, list[int]]) -> tuple[int, bytes]:
+        trials = [{"id": f"t_{n}", "number": n, "state": "QUEUED"} for n in queued[1]]
+        return 201, dumps({"trials": trials})
+
+    steps = as_kind(opened.study, Study).enqueue([item.params for item in body.trials], now=call.now)
+    done = await call.once(steps, render)
+    opened.changed()
+    return JsonResponse(done.body, done.status)
+
+
+async def _import(call: Call, opened: OpenStudy, body: Enqueue) -> Response:
+    study = as_kind(opened.study, TrialStudy)
+    items = [Result(**item.model_dump()) for item in body.trials]
+    reports = [hot.report(study, item, call.settings.max_info_bytes) for item in items]
+
+    def render(tx: Tx, told: Any) -> tuple[int, bytes]:
+        shape = [shapes.outcome_json(o, call.request_id, f"/trials/{i}") for i, o in enumerate(told.outcomes)]
         return 201, dumps({"trials": [{**item, "id": item["trial"]} for item in shape]})
 
-    steps_ = as_kind(open.study, TrialStudy).tell(reports, now=service_.clock(), worker=own.principal.name)
-    done_ = await service_.once(once(request, raw), steps_, imported)
-    if done_.result is not None:
-        await service_.told(open, done_.result)
-    return Bytes(done_.body, done_.status)
+    done = await call.once(study.tell(reports, now=call.now, worker=call.principal.name), render)
+    if done.result is not None:
+        await call.service.told(opened, done.result)
+    return JsonResponse(done.body, done.status)
 
 
-@routes.get("/v1/studies/{study}/trials", **needs("study:read"))
-async def page(
-    request: Request,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    cursor: Annotated[int, Query(ge=0, le=schemas.MAX_TRIAL)] = 0,
-    state: Annotated[str, Query(max_length=200)] = "",
-) -> Response:
+@routes("GET /v1/studies/{study}/trials", "study:read", {200: answers.TrialsPage}, query=TrialsQuery)
+async def page(call: Call) -> Response:
     """Trials by number, with their parameters; a recipe whose base is no longer kept is shown as the recipe."""
-    open, service_ = await opened(request), service(request)
-    states = _states(state)
-    study = open.study
+    wanted = call.query(TrialsQuery)
+    states = _states(wanted.state)
+    study = (await call.opened()).study
 
-    def work(tx: Tx) -> tuple[list[TrialRow], dict[int, Any]]:
-        rows = tx.page(study.id, cursor, limit + 1, states)
+    def work(tx: Tx) -> tuple[list[TrialRow], dict[int, PointRow]]:
+        rows = tx.page(study.id, wanted.cursor, wanted.limit + 1, states)
         small = study.space.dim <= PARAMS_STORED_UPTO
-        return rows, tx.points(study.id, [row.number for row in rows[:limit]]) if small and rows else {}
+        return rows, tx.points(study.id, [row.number for row in rows[: wanted.limit]]) if small and rows else {}
 
-    rows, points = await service_.read_much(work)
-    shown = rows[:limit]
+    rows, points = await call.service.read(work, long=True)
+    shown = rows[: wanted.limit]
     asks = [points[row.number] for row in shown] if points else []
-    params = await shapes.points_json(service_, as_kind(study, TrialStudy), asks, past=True) if asks else []
-    now = service_.clock()
+    params = await shapes.points_json(call.service, as_kind(study, TrialStudy), asks, past=True) if asks else []
+    now = call.now
     trials = [{**shapes.trial_json(row, now), **(params[i] if params else {})} for i, row in enumerate(shown)]
     following = None
-    if len(rows) > limit:
-        following = f"/v1/studies/{study.id}/trials?limit={limit}&cursor={shown[-1].number}"
+    if len(rows) > wanted.limit:
+        following = f"/v1/studies/{study.id}/trials?limit={wanted.limit}&cursor={shown[-1].number}"
         following += f"&state={','.join(states)}" if states else ""
     return answer({"trials": trials, "next": following})
 
@@ -124,107 +109,113 @@ def _states(text: str) -> list[str]:
     return states
 
 
-@routes.get("/v1/studies/{study}/trials/{trial}", **needs("study:read"))
-async def read(request: Request) -> Response:
-    """One trial, with its parameters."""
-    open, service_ = await opened(request), service(request)
-    number = trial_in_path(request)
-    study = open.study
-    found = service_.read(lambda tx: _one(tx, study.id, number))
+@routes("GET /v1/studies/{study}/trials/{trial}", "study:read", {200: answers.TrialDetail, 304: None})
+async def read(call: Call) -> Response:
+    """One trial, with its parameters and interim values."""
+    study, number = (await call.opened()).study, call.trial
+    found = await call.service.read(lambda tx: _one(tx, study.id, number))
     if found is None:
         raise TrialNotFound(f"study {study.id} has no trial t_{number}")
-    limits.within_values(settings(request), study.space.dim, 1)
-    point = (await shapes.points_json(service_, as_kind(study, TrialStudy), [found[1]], past=True))[0]
-    return tagged(request, {**shapes.trial_json(found[0], service_.clock()), **point})
+    limits.within_values(call.settings, study.space.dim, 1)
+    trial, asked, interim = found
+    point = (await shapes.points_json(call.service, as_kind(study, TrialStudy), [asked], past=True))[0]
+    return tagged(call, {**shapes.trial_json(trial, call.now), **point, "interim": shapes.interim_json(interim)})
 
 
-def _one(tx: Tx, study: str, number: int) -> tuple[TrialRow, Any] | None:
+def _one(tx: Tx, study: str, number: int) -> tuple[TrialRow, PointRow, list[InterimRow]] | None:
     row = tx.trial(study, number)
-    return None if row is None else (row, tx.points(study, [number])[number])
+    return None if row is None else (row, tx.points(study, [number])[number], tx.interim(study, number))
 
 
-async def _change(request: Request, change: Callable[[TrialStudy, int], Steps[TrialRow]]) -> Response:
-    _, raw = await body_of(request, Reason, allow_empty=True)
-    open, service_ = await opened(request), service(request)
-    number = trial_in_path(request)
+async def _change(call: Call, change: Callable[[TrialStudy, int], Steps[Any]]) -> Response:
+    await call.body(Reason)
+    opened, number = await call.opened(), call.trial
 
     def render(tx: Tx, changed: tuple[StudyRow, TrialRow]) -> tuple[int, bytes]:
-        return 200, dumps(shapes.trial_json(changed[1], service_.clock()))
+        return 200, dumps(shapes.trial_json(changed[1], call.now))
 
-    done = await service_.once(once(request, raw), change(as_kind(open.study, TrialStudy), number), render)
-    open.changed()
-    return Bytes(done.body, done.status)
+    done = await call.once(change(as_kind(opened.study, TrialStudy), number), render)
+    opened.changed()
+    return JsonResponse(done.body, done.status)
 
 
-@routes.post("/v1/studies/{study}/trials/{trial}/cancel", **needs("study:admin", Reason, required=False))
-async def cancel(request: Request) -> Response:
+@routes(
+    "POST /v1/studies/{study}/trials/{trial}/cancel", "study:admin", {200: answers.TrialInfo},
+    body=Reason, required=False,
+)  # fmt: skip
+async def cancel(call: Call) -> Response:
     """Withdraw an open trial."""
-    now = service(request).clock()
-    return await _change(request, lambda study, number: study.cancel_trial(number, now=now))
+    return await _change(call, lambda study, number: study.cancel_trial(number, now=call.now))
 
 
-@routes.post("/v1/studies/{study}/trials/{trial}/requeue", **needs("study:admin", Reason, required=False))
-async def requeue(request: Request) -> Response:
+@routes(
+    "POST /v1/studies/{study}/trials/{trial}/requeue", "study:admin", {200: answers.TrialInfo},
+    body=Reason, required=False,
+)  # fmt: skip
+async def requeue(call: Call) -> Response:
     """Run a trial again that has no value."""
-    now = service(request).clock()
-    return await _change(request, lambda study, number: study.requeue_trial(number, now=now))
+    return await _change(call, lambda study, number: study.requeue_trial(number, now=call.now))
 
 
-@routes.post("/v1/studies/{study}/trials/{trial}/invalidate", **needs("study:admin", Reason, required=False))
-async def invalidate(request: Request) -> Response:
+@routes(
+    "POST /v1/studies/{study}/trials/{trial}/invalidate", "study:admin", {200: answers.Invalidated},
+    body=Reason, required=False,
+)  # fmt: skip
+async def invalidate(call: Call) -> Response:
     """Take a result back: the state becomes that of a replay without it."""
-    _, raw = await body_of(request, Reason, allow_empty=True)
-    open, service_ = await opened(request), service(request)
-    number = trial_in_path(request)
+    await call.body(Reason)
+    opened, number = await call.opened(), call.trial
 
     def render(tx: Tx, taken: tuple[StudyRow, int]) -> tuple[int, bytes]:
         return 200, dumps({"trial": f"t_{number}", "invalidated": taken[1], "epoch": taken[0].epoch})
 
-    steps = as_kind(open.study, Study).invalidate(trial=number, now=service_.clock())
-    done = await service_.once(once(request, raw), steps, render)
-    open.changed()
-    return Bytes(done.body, done.status)
+    done = await call.once(as_kind(opened.study, Study).invalidate(trial=number, now=call.now), render)
+    opened.changed()
+    return JsonResponse(done.body, done.status)
 
 
 def _studies(tx: Tx, project: str, after: str) -> list[tuple[StudyHead, StudyRow]]:
     return tx.studies(project, after, 100)
 
 
-@routes.post("/v1/workers/{worker}/quarantine", **needs("study:admin", Reason, required=False))
-async def quarantine(request: Request) -> Response:
+@routes("POST /v1/workers/{worker}/quarantine", "study:admin", {200: answers.Quarantined}, body=Reason, required=False)
+async def quarantine(call: Call) -> Response:
     """Take back all results of a worker, in every study of the project."""
-    await body_of(request, Reason, allow_empty=True)
-    service_, project = service(request), exchange(request).principal.project
-    worker = request.path_params["worker"]
+    await call.body(Reason)
+    service, project, worker = call.service, call.principal.project, call.path["worker"]
     taken: dict[str, int] = {}
     after = ""
-    while found := await service_.read_much(partial(_studies, project=project, after=after)):
+    while found := await service.read(partial(_studies, project=project, after=after), long=True):
         after = found[-1][0].id
         for head, _ in found:
-            open = await service_.open(head.id, project)
-            count = await service_.drive(as_kind(open.study, Study).invalidate(worker=worker, now=service_.clock()))
+            opened = await service.open(head.id, project)
+            count = await service.drive(as_kind(opened.study, Study).invalidate(worker=worker, now=call.now))
             if count:
                 taken[head.id] = count
-                open.changed()
-    return answer({"worker": worker, "invalidated": taken, "blocked": False})
+                opened.changed()
+    return answer({"worker": worker, "invalidated": taken})
 
 
-@routes.post("/v1/studies/{study}/trials/{trial}/reports", **needs("study:evaluate", InterimReport))
-async def interim(request: Request) -> Response:
-    """An interim value. It extends the lease; the answer says whether to go on."""
-    body, _ = await body_of(request, InterimReport)
-    open, service_ = await opened(request), service(request)
-    number = trial_in_path(request)
-    study = open.study
+@routes(
+    "POST /v1/studies/{study}/trials/{trial}/reports", "study:evaluate", {200: answers.InterimAnswer},
+    body=InterimReport,
+)  # fmt: skip
+async def interim(call: Call) -> Response:
+    """An interim value: kept with the trial, of which the newest 100 stay. It extends the lease; the answer says
+    whether to go on."""
+    body = await call.body(InterimReport)
+    study, number = as_kind((await call.opened()).study, TrialStudy), call.trial
     token = body.lease
     if token is None:
-        trial = service_.read(lambda tx: tx.trial(study.id, number))
+        trial = await call.service.read(lambda tx: tx.trial(study.id, number))
         if trial is None:
             raise TrialNotFound(f"study {study.id} has no trial t_{number}")
         if study.spec.require_lease:
             raise LeaseUnknown("this study wants the lease token with every report")
         token = leases.token(study.head.secret, number, trial.attempt)
-    renewal = (await service_.drive(as_kind(study, TrialStudy).heartbeat([token], now=service_.clock())))[0]
+    elif leases.read_token(study.head.secret, token)[0] != number:
+        raise LeaseUnknown(f"the lease token is not for t_{number}")
+    renewal = await call.service.drive(study.report(token, step=body.step, value=body.value, now=call.now))
     if renewal.error is not None:
         raise renewal.error
     return answer({"directive": renewal.directive, "lease_expires_at": shapes.at(renewal.until)})

@@ -1,11 +1,13 @@
 """The store on SQLite: one connection that writes, transactions that works share, row verbs as prebuilt statements.
 
-`write` is a transaction of its own. Who has many works at hand (`blackbox_server.writer`) begins a `Group`: each work
+`write` is a transaction of its own. Who has many works at hand (`embedded`) begins a `Group`: each work
 runs inside a savepoint of its own, so that one that fails rolls back alone, and one fsync pays for all of them. Readers
 have connections of their own, see the last commit, and wait for nobody (WAL).
 
 The statements are SQL for the driver, because SQLAlchemy's expression layer costs more per call than SQLite does;
 schema and migrations are SQLAlchemy's and alembic's (`tables`, `migrations`).
+
+The file is long because each verb of `study.rows.Tx` has its statement and its few lines here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from blackbox.study.memory import steps_with_bases
 from blackbox.study.rows import (
     ContributionRow,
     EventRow,
+    InterimRow,
     KeyRow,
     LateRow,
     MemberRow,
@@ -153,6 +156,13 @@ INSERT_EVENT, EVENT_ARGUMENTS = _insert("events", EventRow), _arguments(EventRow
 EVENTS = f"SELECT {_columns(EventRow)} FROM events WHERE study = ? AND seq > ? ORDER BY seq LIMIT ?"
 INSERT_LATE, LATE_ARGUMENTS = _insert("late", LateRow), _arguments(LateRow)
 LATE = f"SELECT {_columns(LateRow)} FROM late WHERE study = ? AND seq > ? ORDER BY seq LIMIT ?"
+
+PUT_INTERIM, INTERIM_ARGUMENTS = _upsert("interim", InterimRow, "study, number, attempt, step"), _arguments(InterimRow)
+INTERIM = f"SELECT {_columns(InterimRow)} FROM interim WHERE study = ? AND number = ? ORDER BY attempt, step"
+PRUNE_INTERIM = (  # where there are fewer, the inner SELECT finds none, and nothing is before that
+    "DELETE FROM interim WHERE study = ?1 AND number = ?2 AND (attempt, step) < (SELECT attempt, step FROM interim"
+    " WHERE study = ?1 AND number = ?2 ORDER BY attempt DESC, step DESC LIMIT 1 OFFSET ?3)"
+)
 
 PUT_SNAPSHOT, SNAPSHOT_ARGUMENTS = _upsert("snapshots", SnapshotRow, "study, epoch, step"), _arguments(SnapshotRow)
 SNAPSHOT = (
@@ -373,6 +383,14 @@ class _SqlTx:
         found = self._execute(HIGHEST if maximize else LOWEST, (study,)).fetchone()
         return _trials([found])[0] if found else None
 
+    def put_interim(self, row: InterimRow, keep: int) -> None:
+        _no_nan(row.value, row.at)
+        self._add(PUT_INTERIM, [INTERIM_ARGUMENTS(row)], row.study, "")
+        self._execute(PRUNE_INTERIM, (row.study, row.number, keep - 1))
+
+    def interim(self, study: str, number: int) -> list[InterimRow]:
+        return [InterimRow(*row) for row in self._execute(INTERIM, (study, number))]
+
     # the log
 
     def insert_steps(self, rows: Sequence[StepRow]) -> None:
@@ -573,13 +591,7 @@ class SqlStore:
         return group
 
     def try_begin(self, again: bool = True, *, wait: bool = True) -> Group | None:
-        """Begin a transaction now, if possible.
-
-        Parameters
-        ----------
-        again : where another program holds the database, say so by None, and not by an error: there is time to retry.
-        wait : for threads of this program that are writing; else None says that one is.
-        """
+        """Begin a transaction now, if possible; see `blackbox.study.rows.Store`."""
         if not self._turn.acquire(blocking=wait):
             return None
         try:
@@ -710,13 +722,7 @@ class Group:
         """No other work has written in this transaction: one that fails may take all of it along."""
 
     def run(self, work: Callable[[Tx], T]) -> tuple[Any, BaseException | None]:
-        """Run a work; its value, or why it failed, in which case what it did is undone.
-
-        Raises
-        ------
-        StoreUnavailable
-            If the database failed, not the work.
-        """
+        """Run a work; see `blackbox.study.rows.Group`."""
         self._store._working = threading.get_ident()
         try:
             value, failure = _attempt(self._connection, self._tx, work, savepoint=not self._alone)
@@ -728,12 +734,7 @@ class Group:
         return value, failure
 
     def commit(self) -> None:
-        """Make it durable; may be called in another thread than the works were run in.
-
-        Raises
-        ------
-        StoreUnavailable
-        """
+        """Make it durable; see `blackbox.study.rows.Group`."""
         try:
             self._connection.execute("COMMIT")
         except BaseException as error:

@@ -210,6 +210,19 @@ late = Table(
     PrimaryKeyConstraint("study", "seq"),
 )
 
+interim = Table(
+    "interim",
+    metadata,
+    _of_study(),
+    Column("number", BigInteger, nullable=False),
+    Column("attempt", BigInteger, nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("value", Double, nullable=False),
+    Column("at", Double, nullable=False),
+    PrimaryKeyConstraint("study", "number", "attempt", "step"),
+    sqlite_with_rowid=False,
+)
+
 snapshots = Table(
     "snapshots",
     metadata,

@@ -1,4 +1,5 @@
-"""Group commit from an event loop: the writes of many requests become one transaction, and one fsync pays for them.
+"""A store of this process behind an event loop: the writes of many requests become one transaction, which one fsync
+pays for.
 
 Works run in the loop's own thread, one after the other; only COMMIT, which waits for the disk, is done by a thread.
 While it does, the loop reads requests, whose works form the next group. Two threads that ran works and requests side by
@@ -15,10 +16,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from blackbox.errors import StoreUnavailable
-from blackbox.study.rows import Tx
+from blackbox.study.rows import Group, Store, Tx
 
 T = TypeVar("T")
 _Queued = tuple[Callable[[Tx], Any], bool, "asyncio.Future[Any]"]
@@ -33,29 +34,17 @@ BUSY_SECONDS = 5.0
 RETRY_SECONDS = 0.002
 
 
-class Group(Protocol):
-    """A transaction that several works share; see `blackbox_server.store.sql.Group`."""
+class EmbeddedStore:
+    """Queues works for the transactions of a store in this process; see `front.AsyncStore` for what is promised.
 
-    def run(self, work: Callable[[Tx], Any]) -> tuple[Any, BaseException | None]: ...
-    def commit(self) -> None: ...
-
-
-class GroupStore(Protocol):
-    """A store whose transactions can be shared."""
-
-    def write(self, work: Callable[[Tx], T]) -> T: ...
-    def try_begin(self, again: bool = True, *, wait: bool = True) -> Group | None: ...
-
-
-class Writer:
-    """Queues works for a store's transactions. Belongs to the event loop it was made in.
+    Belongs to the event loop it was made in. The store itself stays open when this closes.
 
     Parameters
     ----------
     bound : works that may wait before new ones are refused.
     """
 
-    def __init__(self, store: GroupStore, bound: int = 4096) -> None:
+    def __init__(self, store: Store, bound: int = 4096) -> None:
         self._store = store
         self._bound = bound
         self._loop = asyncio.get_running_loop()
@@ -92,6 +81,12 @@ class Writer:
             self._busy = True
             self._loop.call_soon(self._begin)  # not now: what else this turn of the loop brings joins the group
         return await future
+
+    async def read(self, work: Callable[[Tx], T], long: bool = False) -> T:
+        """Run a work on what is committed: at once, or beside the event loop where it is long."""
+        if long:
+            return await asyncio.to_thread(self._store.read, work)
+        return self._store.read(work)
 
     def close(self) -> None:
         """End the thread, after what it has in hand. Nothing may be written after that."""

@@ -1,4 +1,4 @@
-"""What comes over the wire: how bodies are read, and the models they must fit.
+"""Reads what comes over the wire: bodies and query parameters, as models.
 
 Bodies are read in two passes. `read_json` turns bytes into Python values and refuses what JSON does not mean: a name
 given twice, nesting deeper than the limit, text after the document. It lets NaN and infinities through (Python's `json`
@@ -14,22 +14,20 @@ import re
 import types
 import typing
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import Annotated, Any, TypeVar, Union
+from urllib.parse import parse_qsl
 
 import pydantic
 import pydantic_core
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from blackbox.errors import FieldError, InvalidInput, NonFiniteValue, nearest
 from blackbox.study.settling import NON_FINITE_HINT
-from blackbox.study.side_data import MAX_BEHAVIOUR, MAX_SUM_NAMES
-from blackbox.study.spec import Budget, LeaseDefaults, Parallelism
 from blackbox_server.problems import SCHEMA_HINT, MalformedJson
 
 M = TypeVar("M", bound=BaseModel)
 
 MAX_DEPTH = 32
-MAX_TRIAL = 2**53
 _CONTAINERS = (dict, list)
 
 
@@ -185,6 +183,34 @@ class Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
+class Query(BaseModel):
+    """Base of the query parameters of a route: text that is read as what the model says; others are not looked at."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+
+Q = TypeVar("Q", bound=Query)
+
+
+def fit_query(model: type[Q], text: bytes) -> Q:
+    """The query string of an address as the model. Of a name that is given twice the last one counts.
+
+    Raises
+    ------
+    InvalidInput
+        With a JSON pointer per parameter at fault.
+    """
+    try:
+        return model.model_validate(dict(parse_qsl(text.decode("latin-1"), keep_blank_values=True)))
+    except pydantic.ValidationError as error:
+        faults = [
+            FieldError("".join(f"/{part}" for part in item["loc"]), item["type"], item["msg"])
+            for item in error.errors(include_url=False)
+        ]
+        detail = "; ".join(f"query parameter {fault.pointer[1:]}: {fault.message}" for fault in faults)
+        raise InvalidInput(detail, errors=faults) from None
+
+
 def fit(model: type[M], raw: Any, shorten: str = "") -> M:
     """`raw` as the model.
 
@@ -258,180 +284,3 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     if typing.get_origin(annotation) in (list, Union, types.UnionType, Annotated):
         return next((m for m in map(_model_in, typing.get_args(annotation)) if m), None)
     return None
-
-
-# Wire models ----------------------------------------------------------------------------------------------------------
-
-
-def trial_number(value: Any) -> int:
-    """The number of a trial written as 41, "41" or "t_41"."""
-    if type(value) is str:
-        digits = value.removeprefix("t_")
-        if digits.isascii() and digits.isdecimal() and len(digits) <= 16:
-            return int(digits)
-    elif type(value) is int and 0 <= value <= MAX_TRIAL:
-        return value
-    raise ValueError('expected a trial such as "t_41" or 41')
-
-
-TrialNumber = Annotated[int, BeforeValidator(trial_number, json_schema_input_type=str | int)]
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
-Params = dict[str, Any]
-
-
-class Ask(Wire):
-    """Lease trials."""
-
-    count: int = Field(1, ge=1, le=10**9)
-    """How many at most; GET /v1/limits has the largest."""
-    worker: Name | None = None
-    """Who evaluates; by default the name of the key."""
-    lease_seconds: Seconds | Literal["auto"] | None = None
-    """How long without a heartbeat; by default as the study says."""
-    wait_seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
-    """How long to wait when nothing is free (at most 30)."""
-    resume: bool = False
-    """First give the worker the leases it still has."""
-    encoding: Literal["values", "seed"] = "values"
-    """seed: vectors as a base and noise addresses, where the method works on those."""
-
-
-class Failure(Wire):
-    """Why an evaluation failed."""
-
-    model_config = ConfigDict(extra="allow", strict=True, use_attribute_docstrings=True)
-
-    type: str = ""
-    message: str = ""
-    retryable: bool = True
-    """Whether another attempt may help."""
-
-
-class Result(Wire):
-    """One result. Without `params` it is for a trial that was asked."""
-
-    trial: TrialNumber | None = None
-    """The trial's id, such as "t_41"."""
-    lease: Annotated[str, Field(max_length=200)] | None = None
-    """The `lease.token` of the ask answer."""
-    status: Literal["completed", "infeasible", "failed", "stopped", "released"] = "completed"
-    value: float | None = None
-    """The objective: a finite number."""
-    stderr: float | None = Field(None, ge=0)
-    """Standard error of the value."""
-    n: int | None = Field(None, ge=1)
-    """Number of samples behind it."""
-    cost: dict[str, float] | None = None
-    """What it took, such as {"seconds": 61.2, "usd": 0.03}."""
-    behaviour: Annotated[list[float], Field(min_length=1, max_length=MAX_BEHAVIOUR)] | None = None
-    """What the point did, in at most 256 numbers: where a robot ended, say. For methods that look for new behaviour."""
-    sums: Annotated[dict[str, float | list[float]], Field(max_length=MAX_SUM_NAMES)] | None = None
-    """Numbers and lists of numbers to add up over results, such as {"count": 200, "total": [0.1], "squares": [0.3]}."""
-    info: dict[str, Any] | None = None
-    """Anything small worth keeping."""
-    reason: Annotated[str, Field(max_length=2000)] | None = None
-    """Why a point is infeasible."""
-    error: Failure | None = None
-    """Why an evaluation failed."""
-    fidelity: float | dict[str, Any] | None = None
-    """How far a stopped evaluation got."""
-    params: Params | None = None
-    """A point that the study did not choose."""
-    source: Name | None = None
-    """Where such a point comes from."""
-    key: Name | None = None
-    """Idempotency key of such an item."""
-
-
-class Tell(Wire):
-    """Results, and perhaps the next ask."""
-
-    results: list[Result]
-    worker: Name | None = None
-    ask: Ask | None = None
-    """Lease the next trials in the same answer."""
-
-
-class Heartbeat(Wire):
-    """Renew leases."""
-
-    leases: list[Annotated[str, Field(max_length=200)]]
-    worker: Name | None = None
-    extend_seconds: Seconds | None = None
-
-
-class Enqueued(Wire):
-    """A point to evaluate; with a value it is imported as finished."""
-
-    params: Params
-    value: float | None = None
-    status: Literal["completed", "infeasible"] = "completed"
-    source: Name | None = None
-    key: Name | None = None
-    info: dict[str, Any] | None = None
-
-
-class Enqueue(Wire):
-    """Points to evaluate, or finished ones."""
-
-    trials: list[Enqueued] = Field(min_length=1)
-
-
-class InterimReport(Wire):
-    """An interim value; extends the lease."""
-
-    lease: Annotated[str, Field(max_length=200)] | None = None
-    step: int | None = None
-    value: float | None = None
-
-
-class Join(Wire):
-    """Take part in federated rounds."""
-
-    client: Name
-    """The participant's name, unique in the study: letters, digits and . _ : @ - behind a letter or digit."""
-    hosted: bool = False
-    """Whether the participant's machine shall run here. The answer names a study whose trials are its points; asking
-    and telling there is all that is left to do. This server then sees points and values."""
-    weight: Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)] | None = None
-    """Of a hosted participant, its share in means, such as its number of examples; default 1."""
-
-
-class Reason(Wire):
-    """Why."""
-
-    reason: Annotated[str, Field(max_length=500)] | None = None
-
-
-class Edit(Wire):
-    """What may change about a study. Each part replaces the one that was there."""
-
-    budget: Annotated[Budget, Field(strict=False)] | None = None
-    labels: dict[str, str] | None = None
-    lease: Annotated[LeaseDefaults, Field(strict=False)] | None = None
-    parallelism: Annotated[Parallelism, Field(strict=False)] | None = None
-
-
-class Fork(Wire):
-    """A branch of a study."""
-
-    name: Name | None = None
-    step: int | None = Field(None, ge=0)
-    """Generation to branch at; now by default."""
-    algorithm: dict[str, Any] | str | None = None
-    """Another algorithm starts fresh, with the parent's results as points it did not choose."""
-
-
-class NewKey(Wire):
-    """A key to make."""
-
-    scopes: list[str] = Field(min_length=1)
-    name: Name = "unnamed"
-    project: Name | None = None
-    """Another project than yours: only for key administrators of the root project."""
-    expires_seconds: Seconds | None = None
-
-
-class Nothing(Wire):
-    """An empty object."""

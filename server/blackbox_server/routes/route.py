@@ -1,0 +1,112 @@
+"""A route: its address, who may use it, what it reads and answers, and the endpoint that does it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from blackbox_server.routes.call import Call
+from blackbox_server.schemas.parsing import Query
+
+Endpoint = Callable[[Call], Awaitable[Response]]
+
+
+class Route(APIRoute):
+    """A route that lets nobody in without the scope it declares.
+
+    What else it declares is for `/openapi.json`; the tests hold every answer against it. Its endpoint takes the `Call`
+    and skips FastAPI's dependency solver and response model: on the hot routes they cost more than the work.
+
+    Attributes
+    ----------
+    action : the endpoint.
+    needs : scope of the key; "" for any key, None for no key at all.
+    answers : by status, the type of a JSON answer, the media type of another one, or None for one without a body.
+    body : model of the body.
+    required : whether there must be one.
+    kinds : media types, other than JSON, in which the body may come.
+    vectors : whether it may be as large as points are.
+    query : model of the query parameters.
+    headers : other request headers that it reads, with what they are for.
+    documented : whether `/openapi.json` has it.
+    """
+
+    PATH: ClassVar[Mapping[str, str]] = {
+        "study": "Id of a study.",
+        "trial": "A trial, as t_41 or 41.",
+        "round": "Number of a round; `current` for the open one.",
+        "version": "A generation, or the sha256 of a vector.",
+        "worker": "Name of a worker.",
+        "key": "Id of an API key.",
+        "code": "Last part of a problem's `type`.",
+    }
+    """What the names in paths stand for."""
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        needs: str | None,
+        answers: Mapping[int, Any],
+        endpoint: Endpoint,
+        *,
+        body: type[BaseModel] | None = None,
+        required: bool = True,
+        kinds: Sequence[str] = (),
+        vectors: bool = False,
+        query: type[Query] | None = None,
+        headers: Mapping[str, str] | None = None,
+        documented: bool = True,
+    ) -> None:
+
+        async def respond(request: Request) -> Response:
+            return await endpoint(request.scope["blackbox"])
+
+        super().__init__(path, respond, methods=[method], response_model=None, name=endpoint.__name__)
+        self.action = endpoint
+        self.method = method
+        self.needs = needs
+        self.answers = answers
+        self.body = body
+        self.required = required
+        self.kinds = kinds
+        self.vectors = vectors
+        self.query = query
+        self.headers = headers or {}
+        self.documented = documented
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != self.method:
+            await super().handle(scope, receive, send)  # says which method it takes
+            return
+        call: Call = scope["blackbox"]
+        await call.enter(self.path, self.needs, allow_empty=not self.required, vectors=self.vectors)
+        response = await self.action(call)
+        await response(scope, receive, send)
+
+
+class Routes(list[Route]):
+    """The routes of a module, each declared above its endpoint."""
+
+    def __call__(
+        self, address: str, needs: str | None, answers: Mapping[int, Any], **options: Any
+    ) -> Callable[[Endpoint], Endpoint]:
+        """Declare a route.
+
+        Parameters
+        ----------
+        address : method and path, such as "GET /v1/studies/{study}".
+        """
+        method, path = address.split(" ")
+
+        def declare(endpoint: Endpoint) -> Endpoint:
+            self.append(Route(method, path, needs, answers, endpoint, **options))
+            return endpoint
+
+        return declare

@@ -1,0 +1,645 @@
+"""What the service answers, as typed dictionaries.
+
+They are the declarations that `/openapi.json` is made from and that the shapes of the routes are checked against by
+mypy; at run time an answer is a plain dictionary. A member that may be missing is `NotRequired`; no others come.
+The file is long because every member of every answer stands here, and nowhere else.
+"""
+
+# No `from __future__ import annotations`: what is not required has to be known when a class is made.
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, NotRequired
+
+import pydantic
+from pydantic import GetJsonSchemaHandler, WithJsonSchema
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+from typing_extensions import TypedDict
+
+from blackbox.space import Parameter
+from blackbox.study.rows import STUDY_STATES, TRIAL_STATES
+from blackbox.study.spec import LeaseDefaults, Parallelism
+from blackbox_server.problems import Problem, documented
+
+
+def _one_of(*words: str) -> WithJsonSchema:
+    """Of a text: which ones there are."""
+    return WithJsonSchema({"type": "string", "enum": list(words)})
+
+
+StudyState = Annotated[str, _one_of(*STUDY_STATES)]
+TrialState = Annotated[str, _one_of(*TRIAL_STATES)]
+Outcome = Annotated[
+    str, _one_of("applied", "injected", "requeued", "released", "duplicate", "late_recorded", "rejected")
+]
+Params = dict[str, Any]
+"""Parameters by name."""
+
+
+class _Shown:
+    """Shows the JSON schema of another type, where an answer holds its JSON."""
+
+    def __init__(self, of: Any) -> None:
+        self._of = of
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(pydantic.TypeAdapter(self._of).core_schema)
+
+
+# Studies --------------------------------------------------------------------------------------------------------------
+
+
+@documented
+class BestTrial(TypedDict):
+    trial: str
+    value: float | None
+
+
+@documented
+class Progress(TypedDict):
+    """How a study stands; it comes with every ask and tell."""
+
+    state: StudyState
+    generation: int
+    used: int
+    """Results that count against the budget."""
+    leased: int
+    remaining: int | None
+    """Of the budget; null: no limit."""
+    reason: NotRequired[str]
+    """Why it is not active."""
+    best: NotRequired[BestTrial]
+    """For keys that may read."""
+
+
+@documented
+class HostedPlace(TypedDict):
+    """The participant of a federated study that this study is."""
+
+    study: str
+    client: str
+    weight: float
+
+
+@documented
+class ResolvedAlgorithm(TypedDict):
+    requested: str
+    resolved: str
+    reason: str | None
+    """Why `auto` chose it."""
+    options: dict[str, Any]
+    population: int | None
+    """Results per generation, where the options say it."""
+
+
+@documented
+class BudgetUse(TypedDict):
+    evaluations: int | None
+    max_cost: float | None
+    deadline: datetime | None
+    used: int
+    cost: float
+    leased: int
+    remaining: int | None
+    generations_affordable: int | None
+
+
+@documented
+class TrialCounts(TypedDict):
+    made: int
+    queued: int
+    leased: int
+
+
+@documented
+class StudyInfo(TypedDict):
+    """A study."""
+
+    id: str
+    name: str
+    project: str
+    state: StudyState
+    reason: str | None
+    created_at: datetime
+    spec_hash: str
+    parent: str | None
+    """The study it was forked from."""
+    hosted: HostedPlace | None
+    direction: Literal["minimize", "maximize"]
+    space: dict[str, Annotated[dict[str, Any], _Shown(Parameter)]]
+    algorithm: ResolvedAlgorithm
+    budget: BudgetUse
+    target: float | None
+    lease: Annotated[dict[str, Any], _Shown(LeaseDefaults)]
+    parallelism: Annotated[dict[str, Any], _Shown(Parallelism)]
+    seed: str | int
+    non_finite: Literal["reject", "infeasible"]
+    require_lease: bool
+    labels: dict[str, str]
+    generation: int
+    epoch: int
+    """Grows when history is rewritten."""
+    seq: str
+    """Last number of the log."""
+    trials: TrialCounts
+    best: BestTrial | None
+    warnings: list[str]
+    links: dict[str, str]
+
+
+@documented
+class StudiesPage(TypedDict):
+    studies: list[StudyInfo]
+    next: str | None
+    """Where the next page is."""
+
+
+@documented
+class SnapshotTaken(TypedDict):
+    generation: int
+    step: int
+    bytes: int
+
+
+# Trials ---------------------------------------------------------------------------------------------------------------
+
+
+@documented
+class LeaseInfo(TypedDict):
+    token: str
+    attempt: int
+    expires_at: datetime
+    heartbeat_seconds: float
+    """How often to renew it."""
+
+
+@documented
+class Base(TypedDict):
+    """The vector that a recipe begins from."""
+
+    sha256: str
+    version: int
+    href: str
+
+
+@documented
+class SomeCoordinates(TypedDict):
+    index: list[int]
+    value: list[float]
+
+
+@documented
+class LeasedTrial(TypedDict):
+    """A trial to evaluate: its parameters; or, with the encoding seed, how to make them."""
+
+    id: str
+    number: int
+    generation: int
+    replicate: int
+    params: NotRequired[Params]
+    encoding: NotRequired[Literal["seed/1"]]
+    dim: NotRequired[int]
+    dtype: NotRequired[Literal["f32"]]
+    base: NotRequired[Base | None]
+    """null: the zero vector."""
+    ops: NotRequired[list[dict[str, Any]]]
+    rng: NotRequired[str]
+    key: NotRequired[str]
+    check: NotRequired[SomeCoordinates]
+    """What the point must be there, for who makes it."""
+    payload: NotRequired[Any]
+    """What the evaluator gets beside the point."""
+    eval_seed: str
+    lease: LeaseInfo
+
+
+@documented
+class Granted(TypedDict):
+    """Trials to evaluate."""
+
+    trials: list[LeasedTrial]
+    granted: int
+    requested: int
+    reason: str | None
+    """Why there are fewer than requested."""
+    retry_after_seconds: float | None
+    problem: NotRequired[Problem]
+    """Why this release cannot go on with the study; what was told along with the ask is stored."""
+
+
+@documented
+class AskAnswer(Granted):
+    """The answer to an ask."""
+
+    study: Progress
+
+
+@documented
+class OutcomeInfo(TypedDict):
+    """What became of one result."""
+
+    trial: str | None
+    outcome: Outcome
+    best_so_far: NotRequired[bool]
+    problem: NotRequired[Problem]
+    """Why it was rejected."""
+    state: NotRequired[TrialState | None]
+    attempt: NotRequired[int | None]
+    attempts_left: NotRequired[int]
+
+
+@documented
+class TellAnswer(TypedDict):
+    """The answer to a tell."""
+
+    applied: int
+    results: list[OutcomeInfo]
+    """In the order in which they were told."""
+    study: Progress
+    ask: NotRequired[Granted]
+
+
+@documented
+class RenewalInfo(TypedDict):
+    token: str
+    directive: Literal["continue", "abandon"]
+    expires_at: NotRequired[datetime]
+    problem: NotRequired[Problem]
+
+
+@documented
+class HeartbeatAnswer(TypedDict):
+    leases: list[RenewalInfo]
+
+
+@documented
+class InterimAnswer(TypedDict):
+    directive: Literal["continue", "abandon"]
+    lease_expires_at: datetime | None
+
+
+@documented
+class QueuedTrial(TypedDict):
+    id: str
+    number: int
+    state: Literal["QUEUED"]
+
+
+@documented
+class ImportedTrial(OutcomeInfo):
+    id: str | None
+
+
+@documented
+class Enqueued(TypedDict):
+    """The trials in the order of their points: all queued, or all imported."""
+
+    trials: list[QueuedTrial] | list[ImportedTrial]
+
+
+@documented
+class InterimInfo(TypedDict):
+    attempt: int
+    step: int
+    value: float
+    at: datetime
+
+
+@documented
+class TrialInfo(TypedDict):
+    """A trial without its point."""
+
+    id: str
+    number: int
+    state: TrialState
+    generation: int
+    lane: int | None
+    """null: a point that the study did not choose."""
+    replicate: int
+    source: str | None
+    worker: str | None
+    attempt: int
+    failures: int
+    lost: int
+    asked_at: datetime
+    leased_at: datetime | None
+    told_at: datetime | None
+    lease_expires_at: datetime | None
+    lapsed: bool
+    value: float | None
+    seq: str | None
+    invalid: bool
+    """Whether its result was taken back."""
+    extra: NotRequired[dict[str, Any]]
+    """What was told beside the value."""
+
+
+@documented
+class TrialWithPoint(TrialInfo):
+    """A trial."""
+
+    params: NotRequired[Params]
+    recipe: NotRequired[dict[str, Any]]
+    """Instead of parameters, where a vector that it is made of is no longer kept."""
+    payload: NotRequired[Any]
+
+
+@documented
+class TrialDetail(TrialWithPoint):
+    """A trial with what its evaluation reported."""
+
+    interim: list[InterimInfo]
+
+
+@documented
+class TrialsPage(TypedDict):
+    trials: list[TrialWithPoint]
+    next: str | None
+    """Where the next page is."""
+
+
+@documented
+class Invalidated(TypedDict):
+    trial: str
+    invalidated: int
+    """How many results were taken back."""
+    epoch: int
+
+
+@documented
+class Quarantined(TypedDict):
+    worker: str
+    invalidated: dict[str, int]
+    """Results taken back, by study."""
+
+
+# Reading --------------------------------------------------------------------------------------------------------------
+
+
+@documented
+class Estimate(TypedDict):
+    mean: float
+    n: int
+    stderr: float | None
+
+
+@documented
+class EstimatedPoint(TypedDict):
+    id: str
+    params: Params
+    estimate: Estimate
+
+
+@documented
+class RecommendedPoint(TypedDict):
+    generation: int
+    params: Params
+    value: None
+    payload: NotRequired[Any]
+
+
+Items = list[TrialWithPoint] | list[EstimatedPoint] | list[RecommendedPoint]
+
+
+@documented
+class BestAnswer(TypedDict):
+    view: Literal["observed", "recommended"]
+    items: Items
+    note: str | None
+    """What to think of them."""
+
+
+@documented
+class Event(TypedDict):
+    seq: str
+    type: str
+    at: datetime | None
+    data: dict[str, Any]
+
+
+@documented
+class EventsPage(TypedDict):
+    events: list[Event]
+    next_after: str
+    """What to ask for next."""
+
+
+# Federated rounds -----------------------------------------------------------------------------------------------------
+
+
+@documented
+class HostedStudyLinks(TypedDict):
+    study: str
+    links: dict[str, str]
+
+
+@documented
+class InvitationInfo(TypedDict):
+    """What a participant's machine is made of."""
+
+    method: str
+    options: dict[str, Any]
+    space: dict[str, Any]
+    key: str
+    noise: str
+
+
+@documented
+class JoinAnswer(TypedDict):
+    client: str
+    token: str
+    """To be shown in the header Participant-Token."""
+    hosted: HostedStudyLinks | None
+    invitation: InvitationInfo
+    terms: str
+    study: Progress
+    links: dict[str, str]
+
+
+@documented
+class LeaveAnswer(TypedDict):
+    study: Progress
+
+
+@documented
+class NamedVector(TypedDict):
+    sha256: str
+    dtype: str
+    length: int
+    href: str
+
+
+@documented
+class BroadcastInfo(TypedDict):
+    """What the coordinator sends to everybody."""
+
+    terms: str
+    step: int
+    round: int
+    phase: str
+    version: int
+    vectors: dict[str, NamedVector]
+
+
+@documented
+class OpenPhaseInfo(TypedDict):
+    """The phase that is open."""
+
+    state: StudyState
+    reason: str | None
+    step: int
+    broadcast: BroadcastInfo | None
+    """null: too few have joined, or the study has ended."""
+    invited: bool | None
+    contributed: bool
+    joined: int
+    received: int
+    need: int
+    closes_at: datetime | None
+    metrics: dict[str, float]
+
+
+@documented
+class ClosedPhase(TypedDict):
+    phase: str
+    counted: int
+    why: str
+    closed_at: datetime
+    digest: str | None
+
+
+@documented
+class RoundInfo(TypedDict):
+    """A round that is over, or partly."""
+
+    round: int
+    state: Literal["AGGREGATED", "OPEN"]
+    phases: list[ClosedPhase]
+
+
+@documented
+class ContributionAnswer(TypedDict):
+    outcome: str
+    counted: bool
+    received: int
+    need: int
+    study: Progress
+
+
+@documented
+class UpdatesPage(TypedDict):
+    updates: list[dict[str, Any]]
+    next_after: int
+
+
+# The service ----------------------------------------------------------------------------------------------------------
+
+
+@documented
+class KeyInfo(TypedDict):
+    id: str
+    name: str
+    project: str
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+@documented
+class MadeKey(KeyInfo):
+    """A key, with its text where it was made just now."""
+
+    key: NotRequired[str]
+
+
+@documented
+class KeysPage(TypedDict):
+    keys: list[KeyInfo]
+
+
+@documented
+class ServiceInfo(TypedDict):
+    name: Literal["blackbox"]
+    version: str
+    links: dict[str, str]
+    examples: dict[str, dict[str, Any]]
+
+
+@documented
+class Status(TypedDict):
+    status: Literal["ok", "ready"]
+
+
+@documented
+class ProblemKind(TypedDict):
+    """What a problem's `type` means."""
+
+    code: str
+    status: int
+    title: str
+    retryable: bool
+    hint: str
+    about: str | None
+
+
+@documented
+class KeyUse(TypedDict):
+    id: str
+    name: str
+    project: str
+    scopes: list[str]
+
+
+@documented
+class Limits(TypedDict):
+    body_bytes: int
+    vector_body_bytes: int
+    json_depth: int
+    count: int
+    values_bytes: int
+    algorithm_bytes: int
+    info_bytes: int
+    wait_seconds: float
+    requests_per_second: float
+    requests_left: int
+    key: KeyUse
+
+
+@documented
+class AlgorithmInfo(TypedDict):
+    """A method of optimization."""
+
+    name: str
+    summary: str
+    about: str
+    options: dict[str, Any]
+    """JSON schema."""
+    parameters: list[str]
+    regions: list[str]
+    projects: bool
+    tells: list[str]
+    max_dim: int | None
+    kind: Literal["group", "members", "sequential"]
+    asynchronous: bool
+    injects: bool
+    seed_encoded: bool
+    memory_bytes: dict[str, int]
+    """By dimension, with default options."""
+
+
+@documented
+class FederatedAlgorithmInfo(TypedDict):
+    """A method that works in rounds of participants."""
+
+    name: str
+    summary: str
+    about: str
+    options: dict[str, Any]
+    """JSON schema."""
+
+
+@documented
+class Algorithms(TypedDict):
+    algorithms: list[AlgorithmInfo]
+    federated: list[FederatedAlgorithmInfo]

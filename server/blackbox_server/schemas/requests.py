@@ -1,0 +1,268 @@
+"""What clients send, as models: bodies, and the query parameters of reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, create_model
+
+from blackbox.study.side_data import TOLD
+from blackbox.study.spec import Budget, LeaseDefaults, Parallelism
+from blackbox_server.schemas.parsing import Query, Wire
+
+MAX_TRIAL = 2**53
+MAX_SEQ = 2**62
+
+
+def trial_number(value: Any) -> int:
+    """The number of a trial written as 41, "41" or "t_41"."""
+    if type(value) is str:
+        digits = value.removeprefix("t_")
+        if digits.isascii() and digits.isdecimal() and len(digits) <= 16:
+            return int(digits)
+    elif type(value) is int and 0 <= value <= MAX_TRIAL:
+        return value
+    raise ValueError('expected a trial such as "t_41" or 41')
+
+
+TrialNumber = Annotated[int, BeforeValidator(trial_number, json_schema_input_type=str | int)]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+Params = dict[str, Any]
+
+
+class Ask(Wire):
+    """Lease trials."""
+
+    count: int = Field(1, ge=1, le=10**9)
+    """How many at most; GET /v1/limits has the largest."""
+    worker: Name | None = None
+    """Who evaluates; by default the name of the key."""
+    lease_seconds: Seconds | Literal["auto"] | None = None
+    """How long without a heartbeat; by default as the study says."""
+    wait_seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """How long to wait when nothing is free (at most 30)."""
+    resume: bool = False
+    """First give the worker the leases it still has."""
+    encoding: Literal["values", "seed"] = "values"
+    """seed: vectors as a base and noise addresses, where the method works on those."""
+
+
+class Failure(Wire):
+    """Why an evaluation failed."""
+
+    model_config = ConfigDict(extra="allow", strict=True, use_attribute_docstrings=True)
+
+    type: str = ""
+    message: str = ""
+    retryable: bool = True
+    """Whether another attempt may help."""
+
+
+class _Settled(Wire):
+    """Which trial a result is for, and how it went."""
+
+    trial: TrialNumber | None = None
+    """The trial's id, such as "t_41"."""
+    lease: Annotated[str, Field(max_length=200)] | None = None
+    """The `lease.token` of the ask answer."""
+    status: Literal["completed", "infeasible", "failed", "stopped", "released"] = "completed"
+    value: float | None = None
+    """The objective: a finite number."""
+
+
+if TYPE_CHECKING:
+    _Told = _Settled
+else:
+    _Told = create_model(
+        "_Told",
+        __base__=_Settled,
+        **{name: (told.type | None, Field(None, description=told.about)) for name, told in TOLD.items()},
+    )
+
+
+class Result(_Told):
+    """One result. Without `params` it is for a trial that was asked.
+
+    Beside its own fields it has those of `blackbox.study.side_data.TOLD`.
+    """
+
+    error: Failure | None = None
+    """Why an evaluation failed."""
+    params: Params | None = None
+    """A point that the study did not choose."""
+    source: Name | None = None
+    """Where such a point comes from."""
+    key: Name | None = None
+    """Idempotency key of such an item."""
+
+
+class Tell(Wire):
+    """Results, and perhaps the next ask."""
+
+    results: list[Result]
+    worker: Name | None = None
+    ask: Ask | None = None
+    """Lease the next trials in the same answer."""
+
+
+class Heartbeat(Wire):
+    """Renew leases."""
+
+    leases: list[Annotated[str, Field(max_length=200)]]
+    worker: Name | None = None
+    extend_seconds: Seconds | None = None
+
+
+class Enqueued(Wire):
+    """A point to evaluate; with a value it is imported as finished."""
+
+    params: Params
+    value: float | None = None
+    status: Literal["completed", "infeasible"] = "completed"
+    source: Name | None = None
+    key: Name | None = None
+    info: dict[str, Any] | None = None
+
+
+class Enqueue(Wire):
+    """Points to evaluate, or finished ones."""
+
+    trials: list[Enqueued] = Field(min_length=1)
+
+
+class InterimReport(Wire):
+    """An interim value; extends the lease."""
+
+    lease: Annotated[str, Field(max_length=200)] | None = None
+    """The `lease.token` of the ask answer."""
+    step: int | None = Field(None, ge=0, le=MAX_TRIAL)
+    """How far the evaluation has got, in its own units; by default one further than the report before."""
+    value: float | None = None
+    """The objective so far; without it only the lease is extended."""
+
+
+class Join(Wire):
+    """Take part in federated rounds."""
+
+    client: Name
+    """The participant's name, unique in the study: letters, digits and . _ : @ - behind a letter or digit."""
+    hosted: bool = False
+    """Whether the participant's machine shall run here. The answer names a study whose trials are its points; asking
+    and telling there is all that is left to do. This server then sees points and values."""
+    weight: Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)] | None = None
+    """Of a hosted participant, its share in means, such as its number of examples; default 1."""
+
+
+class Reason(Wire):
+    """Why."""
+
+    reason: Annotated[str, Field(max_length=500)] | None = None
+
+
+class Edit(Wire):
+    """What may change about a study. Each part replaces the one that was there."""
+
+    budget: Annotated[Budget, Field(strict=False)] | None = None
+    labels: dict[str, str] | None = None
+    lease: Annotated[LeaseDefaults, Field(strict=False)] | None = None
+    parallelism: Annotated[Parallelism, Field(strict=False)] | None = None
+
+
+class Fork(Wire):
+    """A branch of a study."""
+
+    name: Name | None = None
+    step: int | None = Field(None, ge=0)
+    """Generation to branch at; now by default."""
+    algorithm: dict[str, Any] | str | None = None
+    """Another algorithm starts fresh, with the parent's results as points it did not choose."""
+
+
+class NewKey(Wire):
+    """A key to make."""
+
+    scopes: list[str] = Field(min_length=1)
+    name: Name = "unnamed"
+    project: Name | None = None
+    """Another project than yours: only for key administrators of the root project."""
+    expires_seconds: Seconds | None = None
+
+
+class Nothing(Wire):
+    """An empty object."""
+
+
+# Query parameters -----------------------------------------------------------------------------------------------------
+
+Limit = Annotated[int, Field(ge=1, le=1000)]
+Wait = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class StudiesQuery(Query):
+    """A page of studies."""
+
+    limit: Limit = 100
+    """How many at most."""
+    cursor: Annotated[str, Field(max_length=64)] = ""
+    """Id of a study: the page begins after it."""
+
+
+class TrialsQuery(Query):
+    """A page of trials."""
+
+    limit: Limit = 100
+    """How many at most."""
+    cursor: int = Field(0, ge=0, le=MAX_TRIAL)
+    """Number of a trial: the page begins after it."""
+    state: Annotated[str, Field(max_length=200)] = ""
+    """States to show, with commas between; all by default."""
+
+
+class BestQuery(Query):
+    """Which points, and how many."""
+
+    view: Literal["observed", "recommended"] = "observed"
+    """observed: the best of what was told. recommended: the point that the method would deploy."""
+    k: int = Field(1, ge=1, le=100)
+    """How many of the observed ones."""
+
+
+class EventsQuery(Query):
+    """A page of the log."""
+
+    after: int = Field(0, ge=0, le=MAX_SEQ)
+    """Sequence number: the page begins after it."""
+    limit: Limit = 100
+    """How many numbers to look at."""
+    wait_seconds: Wait = 0.0
+    """How long to wait while there is nothing (at most 30)."""
+    types: Annotated[str, Field(max_length=500)] = ""
+    """Types of events to show, with commas between; all by default."""
+
+
+class ExportQuery(Query):
+    """How to write the log."""
+
+    format: Literal["ndjson"] = "ndjson"
+    """One JSON document a line."""
+    after_seq: int = Field(0, ge=0, le=MAX_SEQ)
+    """Sequence number: only what came after it."""
+
+
+class RoundQuery(Query):
+    """How long to wait for the next phase."""
+
+    after_step: int = Field(-1, ge=-1, le=MAX_TRIAL)
+    """Wait while the step of the open phase is not after this one."""
+    wait_seconds: Wait = 0.0
+    """How long (at most 30)."""
+
+
+class UpdatesQuery(Query):
+    """A page of updates."""
+
+    after: int = Field(0, ge=0, le=MAX_TRIAL)
+    """Version: the page begins after it."""
+    limit: Limit = 1000
+    """How many at most."""
