@@ -271,7 +271,8 @@ def _evaluate_for_a_host(
 
     with failing_politely_over_http(), Client(url, key) as connection:
         joined = connection.send(protocol.host(study, client, weight))
-        place = str(joined["hosted"]["study"])
+        assert joined.hosted is not None, "asked for with `host`"
+        place = joined.hosted.study
         console.print(f"{client} is hosted in {place}; `blackbox worker {place} ...` evaluates for it, too")
         worker = Worker(connection.study(place), function, handle_signals=False)
 
@@ -282,7 +283,7 @@ def _evaluate_for_a_host(
         threading.Thread(target=end, daemon=True).start()
         summary = worker.run()
         if stop.is_set():
-            connection.send(protocol.leave(study, str(joined["token"])))
+            connection.send(protocol.leave(study, joined.token))
     console.print(
         f"{summary.evaluated} evaluated, {summary.applied} applied, {summary.late} late, {summary.failed} failed, "
         f"{summary.seconds:.1f} s, ended: {summary.ended}"
@@ -354,7 +355,7 @@ def studies(
         for study in client.studies():
             budget = study.budget
             limit = "" if budget.evaluations is None else str(budget.evaluations)
-            algorithm = str(study.algorithm.get("resolved", ""))
+            algorithm = study.algorithm.resolved
             table.add_row(study.id, study.name, study.state, algorithm, str(budget.used), str(budget.leased), limit)
             warnings += [f"{study.id}: {warning}" for warning in study.warnings]
         console.print(table)

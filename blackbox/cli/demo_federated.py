@@ -110,8 +110,6 @@ def _federated(
     console: Console, client: Any, name: str, rounds: int, participants: int, noise: float, seed: int
 ) -> tuple[Any, Outcome]:
     """Create a study, start its participants, and watch it to its end."""
-    from blackbox_client import protocol
-
     privacy = {"privacy": {"clip": CLIPS[name], "noise": noise}} if noise > 0 else {}
     study = client.create_study(
         name=name,
@@ -125,22 +123,22 @@ def _federated(
     with _participants(client.url, study.id, participants) as processes, progress(console) as bars:
         task = bars.add_task(name, total=rounds, best="")
         while True:
-            phase = client.send(protocol.watch_round(study.id, after_step=step, wait_seconds=0.3))
-            if phase["state"] != "ACTIVE":
+            phase = study.open_phase(after_step=step, wait_seconds=0.3)
+            if phase.state != "ACTIVE":
                 break
-            if phase["broadcast"] is not None:
-                step = phase["step"]
-                told = f"{phase['broadcast']['phase']}: {phase['received']}/{phase['need']} contributions"
-                if "update_norm" in phase["metrics"]:
-                    told += f", last move {phase['metrics']['update_norm']:.3f}"
-                bars.update(task, completed=phase["broadcast"]["round"], best=told)
+            if phase.broadcast is not None:
+                step = phase.step
+                told = f"{phase.broadcast.phase}: {phase.received}/{phase.need} contributions"
+                if "update_norm" in phase.metrics:
+                    told += f", last move {phase.metrics['update_norm']:.3f}"
+                bars.update(task, completed=phase.broadcast.round, best=told)
             if any(process.poll() not in (None, 0) for process in processes):
                 raise InvalidInput("a participant ended early", hint="run `blackbox participant` by hand to see why")
         bars.update(task, completed=rounds, best="")
-    if phase["state"] != "COMPLETED":
-        raise InvalidInput(f"the study ended {phase['state']}: {phase['reason']}")
-    change = study.best(view="recommended").items[0]["params"]["change"]
-    up, down, queries = (int(phase["metrics"][name]) for name in ("bytes_up", "bytes_down", "evaluations"))
+    if phase.state != "COMPLETED":
+        raise InvalidInput(f"the study ended {phase.state}: {phase.reason}")
+    change = study.best(view="recommended").params["change"]
+    up, down, queries = (int(phase.metrics[name]) for name in ("bytes_up", "bytes_down", "evaluations"))
     return study, Outcome(name, _margins(change, participants), queries, up, down, time.monotonic() - began)
 
 

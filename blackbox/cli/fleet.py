@@ -45,7 +45,7 @@ class FleetStudy(StudyHandle):
         return Unbuilt(
             candidate.raw,
             " ".join([candidate.base_sha256, *sorted(factors)]),
-            Ingredients(self.name_of_vector(candidate), base, factors),
+            Ingredients(self.name_of_vector(), base, factors),
         )
 
 

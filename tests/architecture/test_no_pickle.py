@@ -13,7 +13,7 @@ MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "mar
 CALLS = {"eval", "exec", "compile", "__import__"}
 PIPES = {
     "blackbox/backends/processes.py": "pipes to our own children on this machine",
-    "clients/python/blackbox_client/worker.py": "a pipe to the worker's own evaluating process",
+    "clients/python/blackbox_client/worker/lanes.py": "a pipe to the worker's own evaluating process",
 }
 """Where multiprocessing may be used, which pickles what goes through its pipes, and why that is nobody else's data."""
 

@@ -1,4 +1,8 @@
-"""A server on loopback that answers by script, so that the client meets real sockets, lost connections included."""
+"""Two servers: the application itself, in this process, and one on loopback that answers by script.
+
+The script is for what the application cannot be made to do: lost connections, a proxy's pages, answers of another
+release.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,25 @@ import contextlib
 import json
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+import httpx
 import pytest
+from blackbox_client import Client, RetryPolicy
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # starlette's advice about another HTTP library
+    from starlette.testclient import TestClient
+
+from blackbox_server.app import create_app
+from blackbox_server.settings import Settings
+
+from blackbox.study.memory import MemoryStore
 
 
 @dataclass(frozen=True)
@@ -134,3 +150,77 @@ def server() -> Iterator[ScriptedServer]:
 @pytest.fixture
 def answer() -> type[Answer]:
     return Answer
+
+
+# ---- the application
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """A request as it was sent, and its answer."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    sent: bytes
+    status: int
+    answer: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.sent)
+
+
+class RealServer(httpx.BaseTransport):
+    """The application over a store in memory, with a clock that tests move. As a transport it keeps what it carried."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.now = 1_800_000_000.0
+        self.exchanged: list[Exchanged] = []
+        self.app = create_app(Settings(**settings), MemoryStore(), lambda: self.now)
+        self._http = TestClient(self.app, raise_server_exceptions=False)
+        self._http.__enter__()
+        self.key = str(self.app.state.first_key)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        request.read()
+        response = self._http._transport.handle_request(request)
+        response.read()
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        query = dict(request.url.params)
+        self.exchanged.append(
+            Exchanged(
+                request.method,
+                request.url.path,
+                query,
+                headers,
+                request.content,
+                response.status_code,
+                response.content,
+            )
+        )
+        return response
+
+    def close(self) -> None:
+        """A client that closes leaves the application to the others; see `end`."""
+
+    def end(self) -> None:
+        self._http.__exit__(None, None, None)
+
+    def client(self, key: str | None = None) -> Client:
+        """A client of the first key, or of another, that does not try again for long."""
+        quick = RetryPolicy(base_seconds=0.001, max_seconds=0.005, give_up_seconds=1.0)
+        return Client("http://testserver", key or self.key, transport=self, retry=quick)
+
+    def requests(self, method: str, path: str) -> list[Exchanged]:
+        """What arrived on a route, in order."""
+        return [each for each in self.exchanged if (each.method, each.path) == (method, path)]
+
+
+@pytest.fixture
+def real(request: pytest.FixtureRequest) -> Iterator[RealServer]:
+    """The application; settings of its own come as the fixture's parameter."""
+    server = RealServer(**getattr(request, "param", {}))
+    yield server
+    server.end()

@@ -1,8 +1,10 @@
-"""The protocol without a network: what is sent, how answers are read, when calls are repeated."""
+"""The protocol: what is sent, how answers are read, when calls are repeated; by itself, and with the application."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +13,8 @@ import numpy as np
 import pytest
 from blackbox_client import errors, models, protocol
 from blackbox_client.protocol import Exchange, NoAnswer, Raise, Reply, Retry, RetryPolicy
+
+from tests.client.conftest import RealServer
 
 POLICY = RetryPolicy()
 NAN = float("nan")
@@ -152,7 +156,6 @@ def test_a_tell_is_written_like_the_example_of_the_contract() -> None:
     trial = models.Trial("t_41", 41, lease=lease)
     results = [
         models.completed(trial, 0.183, stderr=0.004, n=5, cost={"seconds": 61.2}, info={"git": "ab12"}),
-        models.completed(42, values={"latency_ms": 12.1}, constraints={"mem_gb": 14.2}),
         models.infeasible("t_43", "too big", behaviour=np.float32([0.5])),
         models.failed("44", "no memory", error_type="CudaOOM"),
         models.released(45),
@@ -172,7 +175,6 @@ def test_a_tell_is_written_like_the_example_of_the_contract() -> None:
                 "cost": {"seconds": 61.2},
                 "info": {"git": "ab12"},
             },
-            {"trial": "t_42", "values": {"latency_ms": 12.1}, "constraints": {"mem_gb": 14.2}},
             {"trial": "t_43", "status": "infeasible", "reason": "too big", "behaviour": [0.5]},
             {
                 "trial": "t_44",
@@ -214,7 +216,7 @@ def test_queries_are_text_without_needless_decimals() -> None:
         (protocol.algorithms(), "GET", "/v1/algorithms"),
         (protocol.list_studies(), "GET", "/v1/studies"),
         (protocol.get_study("s"), "GET", "/v1/studies/s"),
-        (protocol.update_study("s", {}), "PATCH", "/v1/studies/s"),
+        (protocol.update_study("s"), "PATCH", "/v1/studies/s"),
         (protocol.delete_study("s"), "DELETE", "/v1/studies/s"),
         (protocol.change_state("s", "pause"), "POST", "/v1/studies/s/pause"),
         (protocol.heartbeat("s", []), "POST", "/v1/studies/s/heartbeat"),
@@ -328,10 +330,75 @@ def test_each_cause_has_its_class(reply: Reply, cls: type[errors.AnsweredWithErr
     assert type(reply.error()) is cls
 
 
+SPACE = {"x": {"type": "float", "low": -5, "high": 5}}
+
+
+def call_too_often(real: RealServer) -> None:
+    for _ in range(100):
+        real.client().limits()
+
+
+def send_too_much(real: RealServer) -> None:
+    real.client().create_key(["study:read"], name="n" * 2000)
+
+
+@pytest.mark.parametrize(
+    ("real", "call", "cls"),
+    [
+        ({}, lambda real: real.client("zok_wrong_key").limits(), errors.Unauthorized),
+        ({}, lambda real: real.client(real.client().create_key(["study:evaluate"]).secret).keys(), errors.Forbidden),
+        ({}, lambda real: real.client().study("st_nothing").refresh(), errors.NotFound),
+        ({}, lambda real: real.client().create_study(name="a", space={}), errors.InvalidRequest),
+        (
+            {"max_body_bytes": 1024},
+            send_too_much,
+            errors.TooLarge,
+        ),
+        ({"rate_per_second": 1.0}, call_too_often, errors.RateLimited),
+    ],
+    ids=["no key", "no right", "nothing there", "unusable", "too large", "too often"],
+    indirect=["real"],
+)
+def test_each_cause_has_its_class_when_the_application_says_it(
+    real: RealServer, call: Callable[[RealServer], Any], cls: type[errors.AnsweredWithError]
+) -> None:
+    with pytest.raises(cls) as caught:
+        call(real)
+    assert type(caught.value) is cls
+    assert set(caught.value.problem) == set(errors.Problem.__annotations__)
+    assert all((caught.value.status, caught.value.code, caught.value.hint, caught.value.request_id))
+
+
+def test_client_and_application_say_the_same_about_what_is_not_finite(real: RealServer) -> None:
+    study = real.client().create_study(name="a", space=SPACE)
+    (trial,) = study.ask().trials
+    with pytest.raises(errors.NonFiniteValue) as ours:
+        study.tell(trial, NAN)
+    call = protocol.tell(study.id, [models.completed(trial, 0.5)])
+    assert call.body is not None
+    with pytest.raises(errors.NonFiniteValue) as theirs:
+        study.client.send(replace(call, body=call.body.replace(b"0.5", b"NaN")))
+    assert (ours.value.detail, ours.value.hint) == (theirs.value.detail, theirs.value.hint)
+    assert [field.pointer for field in ours.value.errors] == [field.pointer for field in theirs.value.errors]
+
+
+def test_what_is_sent_again_with_its_key_is_done_once(real: RealServer) -> None:
+    study = real.client().create_study(name="a", space=SPACE, algorithm="random_search")
+    ask = protocol.ask(study.id, protocol.ask_body(2))
+    first, again = (study.client.send(ask) for _ in range(2))
+    assert [trial.lease for trial in first.trials] == [trial.lease for trial in again.trials]
+    point = protocol.tell(study.id, [models.injected({"x": 1.0}, 0.25)])
+    assert [study.client.send(point).outcome.outcome for _ in range(2)] == ["injected"] * 2
+    told = protocol.tell(study.id, [models.completed(trial, 0.5) for trial in first.trials])
+    answers = [study.client.send(told) for _ in range(2)]
+    assert [[each.outcome for each in answer.outcomes] for answer in answers] == [["applied"] * 2, ["duplicate"] * 2]
+    assert (study.refresh().budget.used, len(list(study.trials()))) == (2, 3)
+
+
 def test_an_answer_that_is_not_ours_is_named_as_such() -> None:
     with pytest.raises(errors.BadAnswer, match="is this the address of a blackbox server"):
         protocol.get_study("st_1").read(Reply(200, {}, b"<html>Welcome"))
-    with pytest.raises(errors.BadAnswer, match="a study without an id"):
+    with pytest.raises(errors.BadAnswer, match="expected Study with 'id'"):
         protocol.get_study("st_1").read(Reply(200, {}, b"{}"))
 
 
@@ -381,9 +448,10 @@ def test_a_rejected_item_carries_its_problem_and_the_rest_of_the_batch_stands() 
     raw = {
         "results": [
             {"trial": "t_1", "outcome": "applied", "best_so_far": True},
-            {"trial": 2, "outcome": "rejected", "problem": {"code": "lease-unknown", "detail": "never given"}},
+            {"trial": "t_2", "outcome": "rejected", "problem": {"code": "lease-unknown", "detail": "never given"}},
             {"trial": "t_3", "outcome": "requeued", "attempt": 2, "attempts_left": 1},
         ],
+        "applied": 1,
         "ask": {"trials": [], "granted": 0},
     }
     answer = protocol.tell("st_1", []).read(Reply(200, {}, json.dumps(raw).encode()))
@@ -397,11 +465,11 @@ def test_a_rejected_item_carries_its_problem_and_the_rest_of_the_batch_stands() 
         _ = answer.outcome
 
 
-def test_a_list_is_read_bare_under_its_name_or_as_items() -> None:
-    entry = {"id": "t_7"}
-    for raw in ([entry], {"trials": [entry]}, {"items": [entry], "next": None}):
+def test_a_page_is_a_list_under_its_name_and_the_address_of_the_next() -> None:
+    for following in (None, "/v1/studies/s/trials?cursor=7"):
+        raw = {"trials": [{"id": "t_7"}], "next": following}
         page = protocol.list_trials("s").read(Reply(200, {}, json.dumps(raw).encode()))
-        assert ([trial.number for trial in page.items], page.next) == ([7], None)
+        assert ([trial.number for trial in page.items], page.next) == ([7], following)
 
 
 def test_a_link_to_the_next_page_keeps_its_query_and_loses_its_host() -> None:

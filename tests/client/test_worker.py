@@ -1,4 +1,7 @@
-"""The worker against a scripted study on loopback."""
+"""The worker against the application, and against a scripted study where that has to fail or to be slow.
+
+Tests that take `study_of` run against both.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from blackbox_client import Client, Infeasible, Result, RetryPolicy, Worker, errors, recipes
+from blackbox_client import Client, Infeasible, Result, RetryPolicy, StudyHandle, Worker, errors, recipes
 from blackbox_client.protocol import plain
 from blackbox_client.worker import Evaluation, evaluate
+
+from tests.client.conftest import RealServer
 
 QUICK = RetryPolicy(base_seconds=0.001, max_seconds=0.005, give_up_seconds=2.0)
 PATH = "/v1/studies/st_1"
@@ -31,8 +36,8 @@ class ScriptedStudy:
         self.asks_inside_tells = 0
         self.outcomes: dict[int, dict[str, Any]] = {}  # other than applied
         self.directives: dict[str, str] = {}
-        self.commands: list[dict[str, Any]] = []
         self.lock = threading.Lock()
+        self.client: Any = None
         server.on("POST", f"{PATH}/ask", lambda request: self.answer(self.ask(request.json)))
         server.on("POST", f"{PATH}/tell", lambda request: self.answer(self.tell(request.json)))
         server.on("POST", f"{PATH}/heartbeat", lambda request: self.answer(self.heartbeat(request.json)))
@@ -77,10 +82,65 @@ class ScriptedStudy:
 
     def heartbeat(self, body: dict[str, Any]) -> dict[str, Any]:
         leases = [{"token": token, "directive": self.directives.get(token, "continue")} for token in body["leases"]]
-        return {"leases": leases, "commands": self.commands}
+        return {"leases": leases}
 
     def values(self) -> dict[int, Any]:
         return {number: item.get("value", item.get("status")) for number, item in sorted(self.told.items())}
+
+    @property
+    def handle(self) -> StudyHandle:
+        return StudyHandle(self.client, "st_1")
+
+    def costs(self) -> list[dict[str, Any]]:
+        return [item["cost"] for _, item in sorted(self.told.items())]
+
+    def sent(self, verb: str) -> list[dict[str, Any]]:
+        return [request.json for request in self.server.requests("POST", f"{PATH}/{verb}")]
+
+
+class RealStudy:
+    """A study of the application that hands out x = 0, 1, 2, ... `n` times and then completes."""
+
+    def __init__(self, server: RealServer, client: Client, n: int, heartbeat_seconds: float = 300.0) -> None:
+        self.server = server
+        self.handle = client.create_study(
+            name=f"study {len(server.exchanged)}",
+            space={"x": {"type": "float", "low": 0, "high": 1000}},
+            algorithm="random_search",
+            budget=n,
+            lease={"default_seconds": 3 * heartbeat_seconds},
+        )
+        self.handle.enqueue([{"params": {"x": float(i)}} for i in range(n)])
+
+    def values(self) -> dict[int, Any]:
+        told = [trial for trial in self.handle.trials() if trial.told_at is not None]
+        return {int(trial.params["x"]): trial.value for trial in told}
+
+    def costs(self) -> list[dict[str, Any]]:
+        return [trial.extra["cost"] for trial in self.handle.trials(state="COMPLETED")]
+
+    def sent(self, verb: str) -> list[dict[str, Any]]:
+        return [request.json for request in self.server.requests("POST", f"/v1/studies/{self.handle.id}/{verb}")]
+
+
+@pytest.fixture(params=["script", "application"])
+def study_of(
+    request: pytest.FixtureRequest, server: Any, answer: Any, real: RealServer
+) -> Iterator[Callable[..., ScriptedStudy | RealStudy]]:
+    """Makes studies of n evaluations, of either server."""
+    if request.param == "application":
+        with real.client() as connected:
+            yield lambda n, **more: RealStudy(real, connected, n, **more)
+        return
+    server.answer_class = answer
+    with Client(server.url, retry=QUICK) as connected:
+
+        def make(n: int, **more: Any) -> ScriptedStudy:
+            made = ScriptedStudy(server, n, **more)
+            made.client = connected
+            return made
+
+        yield make
 
 
 @pytest.fixture
@@ -109,20 +169,20 @@ def wait_until(condition: Callable[[], Any]) -> None:
 # ---- the loop
 
 
-def test_a_worker_evaluates_until_the_study_ends_and_asks_within_its_tells(script: Any, client: Client) -> None:
-    study = script(5)
-    summary = Worker(client.study("st_1"), square, name="w").run()
+def test_a_worker_evaluates_until_the_study_ends_and_asks_within_its_tells(study_of: Any) -> None:
+    study = study_of(5)
+    summary = Worker(study.handle, square, name="w").run()
     assert study.values() == {i: float(i * i) for i in range(5)}
     assert (summary.evaluated, summary.applied, summary.ended, summary.study.state) == (5, 5, "study", "COMPLETED")
-    assert len(study.server.requests("POST", f"{PATH}/ask")) == 1
-    assert study.asks_inside_tells == 5
-    assert study.server.requests("POST", f"{PATH}/tell")[0].json["worker"] == "w"
-    assert study.told[0]["cost"]["seconds"] >= 0
+    assert len(study.sent("ask")) == 1
+    assert [(told["worker"], told["ask"]["count"]) for told in study.sent("tell")] == [("w", 1)] * 5
+    assert all(cost["seconds"] >= 0 for cost in study.costs())
 
 
-def test_several_lanes_share_the_trials_and_each_is_told_once(script: Any, client: Client) -> None:
-    study = script(6)
-    summary = Worker(client.study("st_1"), square, concurrency=2, wait_seconds=0).run()
+@pytest.mark.parametrize("executor", ["thread", "process"])
+def test_several_lanes_share_the_trials_and_each_is_told_once(study_of: Any, executor: Any) -> None:
+    study = study_of(6)
+    summary = Worker(study.handle, square, concurrency=2, wait_seconds=0, executor=executor).run()
     assert study.values() == {i: float(i * i) for i in range(6)}
     assert (summary.evaluated, summary.applied, summary.duplicates) == (6, 6, 0)
 
@@ -152,11 +212,12 @@ def test_a_worker_follows_the_number_of_lanes_that_a_function_says(script: Any, 
     assert max(seen[-10:]) <= 2
 
 
-def test_a_worker_leaves_after_as_many_trials_as_it_was_told_to(script: Any, client: Client) -> None:
-    for concurrency in (1, 2):
-        study = script(9)
-        summary = Worker(client.study("st_1"), square, concurrency=concurrency, max_trials=3).run()
-        assert (summary.evaluated, summary.ended, study.given) == (3, "max_trials", 3)
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_a_worker_leaves_after_as_many_trials_as_it_was_told_to(study_of: Any, concurrency: int) -> None:
+    study = study_of(9)
+    summary = Worker(study.handle, square, concurrency=concurrency, max_trials=3).run()
+    assert (summary.evaluated, summary.ended, summary.released) == (3, "max_trials", 0)
+    assert study.values() == {0: 0.0, 1: 1.0, 2: 4.0}
 
 
 def test_an_empty_answer_is_waited_out_as_long_as_the_server_says(script: Any, client: Client, server: Any) -> None:
@@ -172,10 +233,10 @@ def test_a_study_that_has_ended_is_left_without_evaluating(client: Client, serve
     assert (summary.evaluated, summary.ended, summary.study.state) == (0, "study", "FAILED")
 
 
-def test_an_unknown_study_is_an_error_and_not_a_loop(client: Client) -> None:
-    for concurrency in (1, 2):
-        with pytest.raises(errors.NotFound):
-            Worker(client.study("st_9"), square, concurrency=concurrency).run()
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_an_unknown_study_is_an_error_and_not_a_loop(real: RealServer, concurrency: int) -> None:
+    with pytest.raises(errors.NotFound):
+        Worker(real.client().study("st_9"), square, concurrency=concurrency).run()
 
 
 def test_resume_is_asked_once_at_the_start(script: Any, client: Client, server: Any) -> None:
@@ -209,7 +270,7 @@ def test_infeasible_is_told_with_its_reason() -> None:
 
 
 def test_nan_is_a_failure_unless_the_user_calls_it_infeasible() -> None:
-    for returned in (float("nan"), np.float32("inf"), Result(values={"a": 1.0, "b": float("nan")})):
+    for returned in (float("nan"), np.float32("inf"), Result(1.0, info={"b": float("nan")})):
         result = evaluate(lambda _, value=returned: value, ({},))
         assert result.status == "failed"
         assert result.error is not None
@@ -228,19 +289,25 @@ def test_what_is_no_value_is_a_failure_that_says_so(returned: Any) -> None:
     assert "returned" in result.error["message"]
 
 
-def test_values_by_name_numpy_scalars_and_whole_results_are_taken() -> None:
+def test_numpy_scalars_and_whole_results_are_taken() -> None:
     assert evaluate(lambda _: np.float64(0.5), ({},)).value == 0.5
-    assert evaluate(lambda _: {"a": 1, "b": 2}, ({},)).values == {"a": 1, "b": 2}
     assert evaluate(lambda _: Result(0.5, stderr=0.1, cost={"usd": 1}), ({},)).cost == {"usd": 1}
 
 
 def test_a_mapping_with_a_value_may_tell_what_the_point_did() -> None:
     returned = {"value": np.float32(0.5), "behaviour": np.array([1.0, 2.0]), "sums": {"count": 3}}
     result = evaluate(lambda _: returned, ({},))
-    assert (result.value, result.values, result.sums) == (0.5, None, {"count": 3})
+    assert (result.value, result.sums) == (0.5, {"count": 3})
     assert plain(result.item())["behaviour"] == [1.0, 2.0]
-    assert evaluate(lambda _: {"value": 1.0, "loss": 2.0}, ({},)).values == {"value": 1.0, "loss": 2.0}
     assert evaluate(lambda _: {"value": 1.0, "behaviour": [float("nan")]}, ({},)).status == "failed"
+
+
+@pytest.mark.parametrize("returned", [{"loss": 2.0}, {"value": 1.0, "loss": 2.0}, {}])
+def test_a_mapping_that_says_more_or_no_value_is_a_failure_that_names_what_came(returned: Any) -> None:
+    result = evaluate(lambda _: returned, ({},))
+    assert (result.status, (result.error or {})["retryable"]) == ("failed", False)
+    assert all(repr(name) in result.error["message"] for name in returned)
+    assert '"value"' in result.error["message"]
 
 
 def test_what_the_method_says_beside_the_point_reaches_the_objective(script: Any, client: Client) -> None:
@@ -310,7 +377,7 @@ def test_results_that_cannot_be_told_are_raised_and_not_lost(script: Any, server
     server.on("POST", f"{PATH}/tell", answer(None, 503))
     impatient = RetryPolicy(base_seconds=0.001, give_up_seconds=0.02)
     with Client(server.url, retry=impatient) as client, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blackbox_client.worker._LAST_WORDS_SECONDS", 0.01)
+        patch.setattr("blackbox_client.worker.worker._LAST_WORDS_SECONDS", 0.01)
         with pytest.raises(errors.ResultsUndelivered, match="t_0") as caught:
             Worker(client.study("st_1"), square).run()
     assert [result.value for result in caught.value.results] == [0.0]
@@ -342,11 +409,24 @@ def test_one_result_that_the_server_refuses_does_not_take_its_batch_with_it(
 # ---- leases
 
 
-def test_leases_are_renewed_while_evaluating(script: Any, client: Client) -> None:
+def test_leases_are_renewed_while_evaluating(study_of: Any) -> None:
+    study = study_of(1, heartbeat_seconds=0.01)
+
+    def slow(params: dict[str, Any], evaluation: Evaluation) -> float:
+        wait_until(lambda: len(study.sent("heartbeat")) >= 3)
+        lease = evaluation.trial.lease
+        assert lease is not None
+        assert study.sent("heartbeat")[0] == {"worker": "w", "leases": [lease.token]}
+        return 0.0
+
+    assert Worker(study.handle, slow, name="w", with_trial=True).run().applied == 1
+
+
+def test_a_renewal_asks_for_as_long_as_the_lease_was(script: Any, client: Client) -> None:
     study = script(1, heartbeat_seconds=0.005)
 
     def slow(params: dict[str, Any]) -> float:
-        wait_until(lambda: len(study.server.requests("POST", f"{PATH}/heartbeat")) >= 3)
+        wait_until(lambda: len(study.server.requests("POST", f"{PATH}/heartbeat")) >= 1)
         return 0.0
 
     assert Worker(client.study("st_1"), slow, name="w", lease_seconds=900).run().applied == 1
@@ -403,9 +483,29 @@ def test_a_process_that_dies_or_is_abandoned_costs_one_evaluation_and_its_lane_g
     assert (summary.failed, summary.abandoned, summary.evaluated) == (1, 1, 4)
 
 
+def test_an_evaluation_whose_trial_was_cancelled_is_told_to_stop(real: RealServer) -> None:
+    with real.client() as client:
+        study = RealStudy(real, client, 2)
+
+        def objective(params: dict[str, Any], evaluation: Evaluation) -> Result | float:
+            step = 0
+            while params["x"] == 0.0 and not evaluation.should_stop:
+                step += 1
+                if step == 3:
+                    study.handle.cancel_trial(evaluation.trial)
+                evaluation.report(step, 1 / step)
+            return Result(1 / step, status="stopped", fidelity=step) if step else 0.5
+
+        summary = Worker(study.handle, objective, with_trial=True, max_trials=2).run()
+        first, second = study.handle.trials()
+        assert (first.state, second.state, second.value) == ("CANCELLED", "COMPLETED", 0.5)
+        assert (summary.late, summary.applied) == (1, 1)
+        assert [interim.value for interim in study.handle.trial(first).interim] == [1.0, 0.5]
+
+
 def test_interim_reports_tell_the_objective_to_stop(script: Any, client: Client, server: Any) -> None:
     study = script(1)
-    server.on("POST", f"{PATH}/trials/t_0/reports", {"directive": "continue"}, {"directive": "stop"})
+    server.on("POST", f"{PATH}/trials/t_0/reports", {"directive": "continue"}, {"directive": "abandon"})
 
     def objective(params: dict[str, Any], evaluation: Any) -> Result:
         step = 0
@@ -424,22 +524,9 @@ def test_interim_reports_tell_the_objective_to_stop(script: Any, client: Client,
 # ---- leaving
 
 
-def test_a_worker_told_to_drain_finishes_what_it_has_and_leaves(script: Any, client: Client) -> None:
-    study = script(9, heartbeat_seconds=0.005)
-    study.commands = [{"type": "drain"}]
-
-    def objective(params: dict[str, Any]) -> float:
-        wait_until(worker._stopping.is_set)
-        return 0.5
-
-    worker = Worker(client.study("st_1"), objective)
-    summary = worker.run()
-    assert (summary.ended, summary.evaluated, study.values()) == ("drained", 1, {0: 0.5})
-
-
 @pytest.mark.parametrize("concurrency", [1, 2])
-def test_stop_from_another_thread_finishes_what_runs(script: Any, client: Client, concurrency: int) -> None:
-    study = script(9)
+def test_stop_from_another_thread_finishes_what_runs(study_of: Any, concurrency: int) -> None:
+    study = study_of(9)
     running, free = threading.Semaphore(0), threading.Event()
 
     def objective(params: dict[str, Any]) -> float:
@@ -447,7 +534,7 @@ def test_stop_from_another_thread_finishes_what_runs(script: Any, client: Client
         assert free.wait(5)
         return square(params)
 
-    worker = Worker(client.study("st_1"), objective, concurrency=concurrency)
+    worker = Worker(study.handle, objective, concurrency=concurrency)
 
     def stop() -> None:
         for _ in range(concurrency):
@@ -458,11 +545,11 @@ def test_stop_from_another_thread_finishes_what_runs(script: Any, client: Client
     threading.Thread(target=stop).start()
     summary = worker.run()
     assert (summary.ended, summary.evaluated, summary.applied) == ("stopped", concurrency, concurrency)
-    assert len(study.told) == concurrency
+    assert len(study.values()) == concurrency
 
 
-def test_stopping_at_once_releases_what_runs_in_threads(script: Any, client: Client) -> None:
-    study = script(9)
+def test_stopping_at_once_releases_what_runs_in_threads(study_of: Any) -> None:
+    study = study_of(9)
     never = threading.Event()
 
     def objective(params: dict[str, Any]) -> float:
@@ -470,11 +557,12 @@ def test_stopping_at_once_releases_what_runs_in_threads(script: Any, client: Cli
         never.wait(60)
         return 0.0
 
-    worker = Worker(client.study("st_1"), objective, concurrency=2, wait_seconds=0)
+    worker = Worker(study.handle, objective, concurrency=2, wait_seconds=0)
     summary = worker.run()
     never.set()
-    assert set(study.values().values()) == {"released"}
-    assert summary.released == len(study.told) >= 1
+    (given_back,) = study.sent("tell")
+    assert {item["status"] for item in given_back["results"]} == {"released"}
+    assert (summary.evaluated, summary.released) == (0, len(given_back["results"]))
 
 
 def test_a_trial_that_arrives_after_the_stop_is_released(script: Any, client: Client, server: Any) -> None:
@@ -558,7 +646,6 @@ def test_a_trial_that_cannot_be_rebuilt_is_released_for_another_worker(
         "key": "00" * 16,
         "base": None,
         "ops": [op],
-        "parameter": "theta",
         "lease": {"token": "1.1.aa"},
     }
     for concurrency in (1, 2):
@@ -580,12 +667,12 @@ def test_a_seed_encoded_vector_reaches_the_objective_under_its_name(script: Any,
         "key": "00" * 16,
         "base": None,
         "ops": [op],
-        "parameter": "theta",
         "lease": {"token": "0.1.aa"},
     }
     study = script(1)
     study.given = 1
     server.on("POST", f"{PATH}/ask", {"trials": [trial]})
+    server.on("GET", PATH, {"id": "st_1", "space": {"theta": {"type": "vector", "dim": 3}}})
     Worker(client.study("st_1"), lambda params: params["theta"].sum(), encoding="seed").run()
     assert study.told[0]["value"] == float(recipes.rebuild(trial).sum())
 

@@ -252,7 +252,7 @@ def test_a_second_server_on_the_same_file_is_refused_and_told_who_has_it(server:
     assert f"process id {server.process.pid}" in second.err
     assert "Traceback" not in second.err
     assert second.out == ""
-    assert server.client().service()["name"] == "blackbox"
+    assert server.client().service().name == "blackbox"
 
 
 def test_sigterm_answers_what_is_running_lets_go_what_waits_and_loses_nothing(server: Service) -> None:

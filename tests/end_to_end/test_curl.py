@@ -44,8 +44,8 @@ def test_the_loop_with_curl_works_as_printed(guarded_server: Service, tmp_path: 
     assert "evaluations: 50 of 50" in done.stdout
     (study,) = guarded_server.client().studies()
     best = guarded_server.client().study(study.id).best().items[0]
-    assert best["value"] == pytest.approx((best["params"]["x"] - 1) ** 2, abs=1e-4)
-    assert best["value"] < 0.5
+    assert best.value == pytest.approx((best.params["x"] - 1) ** 2, abs=1e-4)
+    assert best.value < 0.5
 
 
 @pytest.mark.skipif(not (shutil.which("curl") and shutil.which("jq")), reason="needs curl and jq")
@@ -67,7 +67,7 @@ def test_a_judge_with_curl_takes_part_in_federated_rounds(guarded_server: Servic
     assert f"hosted participant 'judge' of {rounds.id}" in done.stdout
     seen = rounds.refresh()
     assert (seen.state, seen.budget.used) == ("COMPLETED", 4 * 4 * 2)
-    found = rounds.best(view="recommended").items[0]["params"]["x"]
+    found = rounds.best(view="recommended").params["x"]
     assert 0.0 < found <= 1.5, "from 0 towards 1"
 
 

@@ -68,15 +68,9 @@ def create(client: Client, method: str = "scaffold", **more: Any) -> Any:
 
 def centralised_gap(study: Any, n: int) -> float:
     """How far the recommended point is from the minimum of the mean of all objectives."""
-    x = np.array(study.client.send(_recommended(study))["items"][0]["params"]["w"])
+    x = np.array(study.best(view="recommended").params["w"])
     best = np.mean([Quadratic(i).centre for i in range(n)], axis=0)
     return float(np.linalg.norm(x - best))
-
-
-def _recommended(study: Any) -> Any:
-    from blackbox_client import protocol
-
-    return protocol._get(f"/v1/studies/{study.id}/best", protocol._object, view="recommended")
 
 
 def all_done(threads: list[threading.Thread]) -> None:
@@ -196,7 +190,7 @@ def test_a_participant_that_crashes_around_its_contribution_settles_it_once(serv
                 again = Participant(client.study(study.id), Quadratic(0), client="a", folder=folder)
                 assert again.run().contributions == 3, "that of the crash, and two more"
         assert study.refresh().state == "COMPLETED"
-        ends.append(study.client.send(_recommended(study))["items"][0]["params"]["w"])
+        ends.append(study.best(view="recommended").params["w"])
         sent.append(transport.sent)
     smooth, crashed = sent
     assert crashed == [*smooth[:2], *smooth[1:]], "the same bytes once more, and no others"
@@ -213,7 +207,7 @@ def test_a_hundred_participants_of_whom_twenty_drop_out_survive_two_deaths_of_th
         objectives = [Leaver(i) if i % 5 == 0 else Quadratic(i) for i in range(n)]
         threads = taking_part(service, study.id, objectives)
         for generation in (2, 5):
-            until(lambda g=generation: study.refresh().raw["generation"] >= g, f"step {generation}", patience=LONG)  # type: ignore[misc]
+            until(lambda g=generation: study.refresh().generation >= g, f"step {generation}", patience=LONG)  # type: ignore[misc]
             service.kill9()
             time.sleep(0.3)
             service.start()

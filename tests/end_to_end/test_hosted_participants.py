@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-from blackbox_client import Client, RetryPolicy, Worker, protocol
+from blackbox_client import Client, RetryPolicy, Worker
 from blackbox_client.participant import Participant
 from blackbox_server.store import SqlStore
 
@@ -95,11 +95,11 @@ def test_hosted_evaluators_survive_two_deaths_of_the_server_and_one_of_their_own
             thread.start()
         arguments = ("worker", places[4], job(tmp_path, 4, 0.01), "--url", service.url)
         with Command(tmp_path, *arguments, "--name", "dies") as doomed, Command(tmp_path, *arguments) as other:
-            until(lambda: study.refresh().raw["generation"] >= 1, "the second round", patience=LONG)
+            until(lambda: study.refresh().generation >= 1, "the second round", patience=LONG)
             doomed.kill9()
             service.kill9()
             service.start()
-            until(lambda: study.refresh().raw["generation"] >= 3, "the fourth round", patience=LONG)
+            until(lambda: study.refresh().generation >= 3, "the fourth round", patience=LONG)
             service.kill9()
             service.start()
             all_done(threads)
@@ -164,5 +164,5 @@ def test_what_a_dead_server_owed_is_sent_when_anybody_comes_back(server: Service
         last = Report(trials[-1].number, value=objective(trials[-1].params))
         perform(store, TrialStudy.tell(hosted, [last], now=0.0))
     server.start()
-    assert study.client.send(protocol.watch_round(study.id))["state"] == "COMPLETED"
+    assert study.open_phase().state == "COMPLETED"
     assert place.ask().reason == "completed"

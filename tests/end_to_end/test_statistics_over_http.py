@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from blackbox_client import Evaluation, Worker
-from blackbox_client.protocol import Encoding
+from blackbox_client.models.bodies import Encoding
 
 from tests.end_to_end.service import Service
 
@@ -51,4 +51,4 @@ def test_all_workers_of_a_step_normalise_by_what_was_seen_before(
         for j in range(2):
             assert seen[step][0][0]["mean"][j] == pytest.approx(sum(row[j] for row in before) / len(before))
     (recommended,) = study.best(view="recommended").items
-    assert recommended["payload"]["observations"]["count"] == 6 * N_STEPS
+    assert recommended.payload["observations"]["count"] == 6 * N_STEPS

@@ -73,7 +73,7 @@ def test_workers_evaluate_a_study_to_its_end_and_its_log_replays(server: Service
     assert all(applied)
     assert sum(applied) == study.refresh().budget.used == 60
     assert study.refresh().state == "COMPLETED"
-    assert study.best().items[0]["value"] < 0.1
+    assert study.best().value < 0.1
 
     listed = blackbox(folder, "studies", *address)
     assert listed.ended() == 0
@@ -132,7 +132,7 @@ def test_a_second_sigterm_gives_back_what_a_worker_has(server: Service, folder: 
         worker.signal(signal.SIGTERM)
         assert worker.ended() == 0, worker.err
     until(lambda: study.refresh().budget.leased == 0, "the released leases")
-    assert study.refresh().raw["trials"]["queued"] + study.refresh().budget.used == 2
+    assert study.refresh().trials.queued + study.refresh().budget.used == 2
 
 
 def test_a_worker_says_what_is_wrong_with_its_arguments(server: Service, folder: Path) -> None:

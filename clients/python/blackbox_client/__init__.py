@@ -1,7 +1,8 @@
 """Client of the blackbox optimization service.
 
 `Client` and `StudyHandle` for calls by hand, `Worker` for the loop of asking, evaluating and telling, `errors` for what
-can go wrong, `protocol` for the same without input and output.
+can go wrong, `models` for what is sent and answered, `protocol` for the same without input and output. `participant`
+takes part in federated rounds; it alone needs the extra `federated`.
 """
 
 from blackbox_client.client import Client, StudyHandle

@@ -31,10 +31,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
     from blackbox_client.models import Result
+
+
+class ProblemField(TypedDict):
+    """One place of a request that is at fault."""
+
+    pointer: str
+    code: str
+    message: str
+
+
+class Problem(TypedDict):
+    """A problem document, as the server sends it."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    hint: str
+    errors: list[ProblemField]
+    retryable: bool
+    request_id: str
+
 
 NON_FINITE_HINT = (
     'If the point cannot be evaluated send {"status":"infeasible"}; if your evaluator broke send {"status":"failed"}; '
@@ -124,7 +147,7 @@ class AnsweredWithError(BlackboxClientError):
     errors : the fields at fault.
     request_id : what to quote when reporting it.
     retry_after : seconds, where the server named them.
-    problem : the whole problem document.
+    problem : the whole document; `Problem` names its members.
     """
 
     def __init__(
@@ -148,6 +171,11 @@ class AnsweredWithError(BlackboxClientError):
         self.request_id = request_id
         self.retry_after = retry_after
         self.problem: Mapping[str, Any] = problem or {}
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the server says that the same request may succeed later."""
+        return self.problem.get("retryable") is True
 
     def __str__(self) -> str:
         head = " ".join(word for word in (str(self.status) if self.status else "", self.code) if word)
@@ -188,9 +216,9 @@ class StudySpecMismatch(Conflict):
     """A study of this name exists with another spec."""
 
     @property
-    def diff(self) -> Any:
-        """The fields that differ, as the server lists them."""
-        return self.problem.get("diff", self.problem.get("errors", []))
+    def diff(self) -> tuple[FieldError, ...]:
+        """The fields that differ."""
+        return self.errors
 
 
 class IdempotencyInProgress(Conflict):

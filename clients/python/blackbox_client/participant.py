@@ -28,12 +28,12 @@ from blackbox.space import Space
 from blackbox_client import protocol
 from blackbox_client.client import StudyHandle
 from blackbox_client.errors import CallInterrupted, Conflict, NotFound
+from blackbox_client.models import ENDED
 
 log = logging.getLogger("blackbox_client")
 
 WAIT_SECONDS = 5.0
 """How long a poll for the next phase is held by the server; `stop` during a poll is heeded at its end."""
-ENDED = ("COMPLETED", "CANCELLED", "FAILED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,8 @@ class Participant:
         self._stop = threading.Event() if stop is None else stop
         self._folder = None if folder is None else Path(folder)
         joined = study.client.send(protocol.join(study.id, client))
-        self._token = str(joined["token"])
-        invitation = federation.Invitation.from_json(joined["invitation"])
+        self._token = joined.token
+        invitation = federation.Invitation.from_json(joined.invitation.raw)
         self.space = Space.from_json(invitation.space)
         self._key = Key.from_hex(invitation.key)
         self._machine = federation.accept(invitation, client=client, weight=weight, secret=self._secret())
@@ -124,14 +124,14 @@ class Participant:
                 phase = self.study.client.send(call, interrupt=self._stop)
             except CallInterrupted:
                 break
-            self.taken = replace(self.taken, state=phase["state"])
-            if phase["state"] in ENDED:
+            self.taken = replace(self.taken, state=phase.state)
+            if phase.state in ENDED:
                 break
-            if phase["broadcast"] is None or phase["broadcast"]["step"] <= step:
+            if phase.broadcast is None or phase.broadcast.step <= step:
                 continue
-            step = int(phase["broadcast"]["step"])
-            if phase["invited"] and not phase["contributed"]:
-                sent += self._take_part(phase["broadcast"])
+            step = phase.broadcast.step
+            if phase.invited and not phase.contributed:
+                sent += self._take_part(phase.broadcast.raw)
         return self.taken
 
     # One phase
@@ -163,7 +163,7 @@ class Participant:
         sent = self._machine.contribution(own).to_bytes()  # the same bytes as before a restart
         try:
             answer = self.study.client.send(protocol.contribute(self.study.id, own.work.round, self._token, sent))
-            counted = bool(answer["counted"])
+            counted = answer.counted
         except Conflict as error:  # the study has ended, so that it was not counted and will not be
             log.info("the contribution of %s to round %d was not taken: %s", self.client, own.work.round, error)
             counted = False
@@ -197,7 +197,7 @@ class Participant:
         """The common point from the one at hand and the updates since, if that gives the promised bytes."""
         x, at = self._point
         if version > at:
-            raw = self.study.client.send(protocol.updates(self.study.id, at))["updates"]
+            raw = self.study.client.send(protocol.updates(self.study.id, at)).updates
             updates = [federation.Update.from_json(u) for u in raw if u["version"] <= version]
             self._count(sum(update.nbytes for update in updates))
             try:

@@ -1,0 +1,256 @@
+"""What requests carry: their bodies and queries, one type each; the item of a tell is `results.Result`.
+
+These are names and types only. What a member means stands where it is given: `Client.create_study`, `StudyHandle.ask`,
+and so on; the server checks ranges and says what it does not like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal, Required, TypeAlias, TypedDict
+
+from blackbox_client.models.results import Result
+
+Direction: TypeAlias = Literal["minimize", "maximize"]
+Encoding: TypeAlias = Literal["values", "seed"]
+ExportFormat: TypeAlias = Literal["ndjson"]
+NonFinitePolicy: TypeAlias = Literal["reject", "infeasible"]
+View: TypeAlias = Literal["observed", "recommended"]
+
+
+# ---- studies
+
+
+class AlgorithmChoice(TypedDict, total=False):
+    """An algorithm by name, ``"auto"`` among them, and options of it that are not to have their defaults."""
+
+    name: str
+    options: Mapping[str, Any]
+
+
+class Budget(TypedDict, total=False):
+    """When a study ends by itself: so many results, so many USD told as cost, a time with its zone."""
+
+    evaluations: int | None
+    max_cost: float | None
+    deadline: datetime | str | None
+
+
+class LeaseDefaults(TypedDict, total=False):
+    """How long leases last (seconds), and how many failures and lapsed leases end a trial."""
+
+    default_seconds: float | Literal["auto"]
+    max_seconds: float
+    max_attempts: int
+    max_lost: int
+
+
+class Parallelism(TypedDict, total=False):
+    """Most leases at a time."""
+
+    max_leased: int
+
+
+class Rounds(TypedDict, total=False):
+    """How a federated study is run: who must have joined, how long a phase may take, what stays in the log."""
+
+    min_joined: int
+    deadline_seconds: float | None
+    keep: Literal["all", "open"]
+
+
+class StudySpec(TypedDict, total=False):
+    """A new study."""
+
+    name: Required[str]
+    space: Required[Mapping[str, Any]]
+    direction: Direction
+    algorithm: AlgorithmChoice
+    budget: Budget
+    target: float | None
+    lease: LeaseDefaults
+    parallelism: Parallelism
+    rounds: Rounds
+    seed: str
+    non_finite: NonFinitePolicy
+    require_lease: bool
+    labels: Mapping[str, str]
+
+
+class Edit(TypedDict, total=False):
+    """What may change about a study; each member replaces the one that was there."""
+
+    budget: Budget
+    labels: Mapping[str, str]
+    lease: LeaseDefaults
+    parallelism: Parallelism
+
+
+class Fork(TypedDict, total=False):
+    """A branch of a study."""
+
+    name: str
+    step: int
+    algorithm: Mapping[str, Any] | str
+
+
+class Reason(TypedDict, total=False):
+    """Why."""
+
+    reason: str
+
+
+class Nothing(TypedDict):
+    """An empty object."""
+
+
+# ---- ask and tell
+
+
+class Ask(TypedDict, total=False):
+    """Trials to lease."""
+
+    count: int
+    worker: str
+    lease_seconds: float | Literal["auto"]
+    wait_seconds: float
+    resume: bool
+    encoding: Encoding
+
+
+class Tell(TypedDict, total=False):
+    """Results, and perhaps the next ask."""
+
+    results: Required[Sequence[Result]]
+    worker: str
+    ask: Ask
+
+
+class Heartbeat(TypedDict, total=False):
+    """Leases to renew."""
+
+    leases: Required[Sequence[str]]
+    worker: str
+    extend_seconds: float
+
+
+class InterimReport(TypedDict, total=False):
+    """How an evaluation stands."""
+
+    lease: str
+    step: int
+    value: Any
+
+
+class Enqueued(TypedDict, total=False):
+    """A point to evaluate; one with a value, or infeasible, is imported as finished."""
+
+    params: Required[Mapping[str, Any]]
+    value: Any
+    status: Literal["completed", "infeasible"]
+    source: str
+    key: str
+    info: Mapping[str, Any]
+
+
+class Enqueue(TypedDict):
+    """Points to evaluate, or finished ones."""
+
+    trials: Sequence[Enqueued]
+
+
+# ---- federated rounds
+
+
+class Join(TypedDict, total=False):
+    """Who takes part; hosted: the server runs the participant's half, with this weight in means."""
+
+    client: Required[str]
+    hosted: bool
+    weight: float
+
+
+class Privacy(TypedDict, total=False):
+    """The clipping and the noise that a contribution was given."""
+
+    clip: Required[Mapping[str, float]]
+    noise: Required[float]
+
+
+class Contribution(TypedDict, total=False):
+    """One participant's update for one phase; a vector is a list of numbers, or base64 of little-endian float32."""
+
+    terms: Required[str]
+    client: Required[str]
+    round: Required[int]
+    phase: Required[str]
+    weight: Required[float]
+    vectors: Required[Mapping[str, Sequence[float] | str]]
+    evaluations: Required[int]
+    privacy: Privacy | None
+
+
+# ---- keys
+
+
+class NewKey(TypedDict, total=False):
+    """A key to make."""
+
+    scopes: Required[Sequence[str]]
+    name: str
+    project: str
+    expires_seconds: float
+
+
+# ---- queries
+
+
+class PageQuery(TypedDict, total=False):
+    """Which page of a list, and of what size."""
+
+    limit: int
+    cursor: str
+
+
+class TrialsQuery(PageQuery, total=False):
+    """Which trials: those of some states, separated by commas."""
+
+    state: str
+
+
+class BestQuery(TypedDict, total=False):
+    """Which best points, and how many."""
+
+    view: View
+    k: int
+
+
+class EventsQuery(TypedDict, total=False):
+    """Which part of the log; `types` are separated by commas."""
+
+    after: int | str
+    limit: int
+    wait_seconds: float
+    types: str
+
+
+class ExportQuery(TypedDict, total=False):
+    """The form of an export, and what to leave out."""
+
+    format: ExportFormat
+    after_seq: int | str
+
+
+class RoundQuery(TypedDict, total=False):
+    """How long to hold the answer while the open phase is not after a step."""
+
+    after_step: int
+    wait_seconds: float
+
+
+class UpdatesQuery(TypedDict, total=False):
+    """Which moves of the common point."""
+
+    after: int
+    limit: int

@@ -1,0 +1,249 @@
+"""A study, its log and its best points, as the server describes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from blackbox_client.models.model import Json, Model, Tagged, inline
+from blackbox_client.models.trials import Trial
+
+ENDED = frozenset({"COMPLETED", "CANCELLED", "FAILED"})
+"""Study states in which nothing is handed out any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen(Model):
+    """The algorithm of a study.
+
+    Attributes
+    ----------
+    requested, resolved : its name as it was asked for, perhaps ``auto``, and the one that works.
+    reason : why ``auto`` chose it; None where it was named.
+    options : all of them, with the defaults that fit the problem filled in.
+    population : results per generation, where the options say it.
+    """
+
+    requested: str = ""
+    resolved: str = ""
+    reason: str | None = None
+    options: Json = field(default_factory=dict)
+    population: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetStatus(Model):
+    """What a study may spend, and has spent.
+
+    Attributes
+    ----------
+    evaluations, max_cost, deadline : the limits; None: no limit.
+    used, cost : evaluations and cost (in USD) so far.
+    leased : evaluations under way.
+    remaining : evaluations left.
+    generations_affordable : whole generations that these pay for.
+    """
+
+    evaluations: int | None = None
+    max_cost: float | None = None
+    deadline: datetime | None = None
+    used: int = 0
+    cost: float = 0.0
+    leased: int = 0
+    remaining: int | None = None
+    generations_affordable: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseTerms(Model):
+    """How a study leases: lengths in seconds (``default_seconds`` may be ``"auto"``), failures and losses allowed."""
+
+    default_seconds: Any = "auto"
+    max_seconds: float | None = None
+    max_attempts: int | None = None
+    max_lost: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ParallelismTerms(Model):
+    """How many leases may be out at a time."""
+
+    max_leased: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HostedAs(Model):
+    """Of which federated study a hosted participant is, its name there, and its share in means."""
+
+    study: str
+    client: str = ""
+    weight: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialCounts(Model):
+    """Trials of a study: all there ever were, those that wait, those that are out."""
+
+    made: int = 0
+    queued: int = 0
+    leased: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BestValue(Model):
+    """The best value told so far, and whose it is."""
+
+    trial: str = ""
+    value: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress(Model):
+    """The few words about a study that come with every ask and tell."""
+
+    state: str = ""
+    reason: str | None = None
+    generation: int | None = None
+    used: int | None = None
+    leased: int | None = None
+    remaining: int | None = None
+    best: BestValue | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is handed out any more."""
+        return self.state in ENDED
+
+
+@dataclass(frozen=True, slots=True)
+class Study(Tagged):
+    """A study: its spec with everything decided, and where it stands.
+
+    Attributes
+    ----------
+    reason : why it is in this state, where there is something to say.
+    parent : the study it was forked from.
+    hosted : set where it is a hosted participant of a federated study.
+    generation : steps of the algorithm that have closed.
+    epoch : how often its past was changed (by `invalidate`).
+    seq : number of the last event.
+    warnings : what looks unwise about the spec.
+    """
+
+    id: str
+    name: str = ""
+    project: str = ""
+    state: str = ""
+    reason: str | None = None
+    created_at: datetime | None = None
+    spec_hash: str = ""
+    parent: str | None = None
+    hosted: HostedAs | None = None
+    direction: str = "minimize"
+    space: Json = field(default_factory=dict)
+    algorithm: Chosen = Chosen()
+    budget: BudgetStatus = BudgetStatus()
+    target: float | None = None
+    lease: LeaseTerms = LeaseTerms()
+    parallelism: ParallelismTerms = ParallelismTerms()
+    seed: str = "0"
+    non_finite: str = "reject"
+    require_lease: bool = False
+    labels: Json = field(default_factory=dict)
+    generation: int = 0
+    epoch: int = 0
+    seq: int = 0
+    trials: TrialCounts = TrialCounts()
+    best: BestValue | None = None
+    warnings: tuple[str, ...] = ()
+    links: Json = field(default_factory=dict)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is handed out any more."""
+        return self.state in ENDED
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot(Model):
+    """A state that was stored: of which step (`generation` says the same), and how large it is."""
+
+    step: int | None = None
+    generation: int | None = None
+    bytes: int | None = None
+
+
+# ---- the log
+
+
+@dataclass(frozen=True, slots=True)
+class Event(Model):
+    """One line of a study's log; what `data` holds depends on `type`."""
+
+    seq: int
+    type: str = ""
+    at: datetime | None = None
+    data: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EventPage(Model):
+    """Some events, and the sequence number to go on after."""
+
+    next_after: int
+    events: tuple[Event, ...] = ()
+
+
+# ---- the best points
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate(Model):
+    """What is known of a point's value: mean and standard error of `n` evaluations."""
+
+    mean: float | None = None
+    n: int | None = None
+    stderr: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BestItem(Model):
+    """One of the best points.
+
+    Attributes
+    ----------
+    id : of its trial; empty for a recommended point, which need not have been evaluated.
+    value : as it was told, of one evaluation.
+    estimate : where several points are compared by their mean values.
+    generation : of its trial; of a recommended point, the step that recommends it.
+    payload : what the algorithm says beside a recommended point.
+    trial : all about the trial, where there is a single best one.
+    """
+
+    id: str = ""
+    params: Json = field(default_factory=dict)
+    value: float | None = None
+    estimate: Estimate | None = None
+    generation: int | None = None
+    payload: Any = None
+    trial: Trial | None = field(default=None, metadata=inline("number"))
+
+
+@dataclass(frozen=True, slots=True)
+class Best(Tagged):
+    """The best points of a view: ``observed`` or ``recommended``; `note` says how to read them."""
+
+    view: str = ""
+    items: tuple[BestItem, ...] = ()
+    note: str = ""
+
+    @property
+    def params(self) -> Json:
+        """Parameters of the first item; empty while there is none."""
+        return self.items[0].params if self.items else {}
+
+    @property
+    def value(self) -> float | None:
+        """Value of the first item; None while there is none."""
+        return self.items[0].value if self.items else None
