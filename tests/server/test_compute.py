@@ -89,7 +89,8 @@ def test_the_steps_of_a_study_of_the_service_are_cut() -> None:
     }
     head, _ = perform(store, create("mine", spec, 0.0))
 
-    async def one_step(service: Service) -> int:
+    async def one_step(computer: Threads) -> int:
+        service = Service(Settings(), EmbeddedStore(store), computer, Metrics())
         opened = await service.open(head.id, "mine")
         asked = await service.drive(opened.study.ask(now=0.0, count=34))
         reports = [Report(lease.trial.number, lease.token, value=float(i)) for i, lease in enumerate(asked.leases)]
@@ -99,5 +100,5 @@ def test_the_steps_of_a_study_of_the_service_are_cut() -> None:
 
     with closing(Threads(1, 0.0, 1, Listening(seen))) as computer:
         timing.set(ServerTiming())
-        assert asyncio.run(one_step(Service(Settings(), EmbeddedStore(store), computer, Metrics()))) == 1
+        assert asyncio.run(one_step(computer)) == 1
     assert [name.partition("_")[0] for name in seen] == ["compute"] * 4 + ["closed"]

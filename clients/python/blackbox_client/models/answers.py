@@ -13,13 +13,17 @@ from blackbox_client.models.trials import Trial
 
 @dataclass(frozen=True, slots=True)
 class AskAnswer(Model):
-    """Leased trials, and when there are fewer than asked for, why (`reason`) and when to come back."""
+    """Leased trials, and when there are fewer than asked for, why (`reason`) and when to come back.
+
+    With the reason ``algorithm_changed``, which only comes along with a tell, `problem` says what to do.
+    """
 
     trials: tuple[Trial, ...] = ()
     granted: int = 0
     requested: int | None = None
     reason: str | None = None
     retry_after_seconds: float | None = None
+    problem: AnsweredWithError | None = None
     study: Progress = field(default_factory=Progress)
 
 
