@@ -1,7 +1,7 @@
 """Gradient-free / zeroth-order black-box optimization.
 
 >>> import blackbox
->>> space = {"x": blackbox.Real(low=-5, high=5), "act": blackbox.Choice(choices=["relu", "gelu"])}
+>>> space = {"x": blackbox.Float(low=-5, high=5), "act": blackbox.Categorical(choices=["relu", "gelu"])}
 >>> result = blackbox.minimize(lambda p: p["x"] ** 2 + (p["act"] == "relu"), space, budget=200)
 >>> result.x["act"]
 'gelu'
@@ -13,7 +13,7 @@ from blackbox.minimize import minimize, run
 from blackbox.options import Field, Options
 from blackbox.records import Dense, Pending, Points, Recipe, Recipes, Results, Stop, Structured, Term, dense
 from blackbox.rng import Key
-from blackbox.space import Choice, Integer, Real, Space, Vector
+from blackbox.space import Categorical, Float, Int, Space, Vector
 from blackbox.study.creation import create
 from blackbox.study.editing import Study
 from blackbox.study.effects import perform
@@ -22,16 +22,16 @@ from blackbox.study.memory import MemoryStore
 __all__ = [
     "Algorithm",
     "BlackboxError",
-    "Choice",
+    "Categorical",
     "Dense",
     "Field",
-    "Integer",
+    "Float",
+    "Int",
     "Key",
     "MemoryStore",
     "Options",
     "Pending",
     "Points",
-    "Real",
     "Recipe",
     "Recipes",
     "Results",
@@ -50,3 +50,12 @@ __all__ = [
     "registry",
     "run",
 ]
+
+_RENAMED = {"Real": "Float", "Integer": "Int", "Choice": "Categorical"}
+
+
+def __getattr__(name: str) -> object:
+    """Say where a name has gone that an older release had."""
+    if name in _RENAMED:
+        raise AttributeError(f"blackbox.{name} is blackbox.{_RENAMED[name]} now, as on the wire")
+    raise AttributeError(f"module 'blackbox' has no attribute {name!r}")

@@ -62,7 +62,7 @@ class Traits:
     tells: frozenset[str] = frozenset({"scalar"})
     regions: frozenset[str] = frozenset({"free", "box"})
     projects: bool = False
-    parameters: frozenset[str] = frozenset({"real"})
+    parameters: frozenset[str] = frozenset({"float"})
     max_dim: int | None = None
 
     @property

@@ -288,7 +288,7 @@ def _as_space(space: Any) -> Space:
     except (TypeError, ValueError):
         raise InvalidSpace(
             f"expected a Space, parameters by name, or a list of (low, high), got {type(space).__name__}",
-            hint='for example [(-5, 5), (0, 1)] or {"x": Real(low=-5, high=5)}',
+            hint='for example [(-5, 5), (0, 1)] or {"x": Float(low=-5, high=5)}',
         ) from None
     return Space.from_json(
         {f"x{i}": {"type": "float", "low": low, "high": high} for i, (low, high) in enumerate(pairs)}

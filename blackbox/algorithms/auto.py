@@ -50,7 +50,7 @@ def choose(space: Space, evaluations: int | None) -> tuple[str, str]:
     )
     if space.domain == "convex":
         return _on_region(space), f"{words}, in a convex region"
-    if d > FULL_COVARIANCE_LIMIT and space.kinds <= {"real"}:
+    if d > FULL_COVARIANCE_LIMIT and space.kinds <= {"float"}:
         return "openai_es", f"{words}: a full covariance would need {8 * d * d * 2 / 1e9:.1f} GB"
     if d > FULL_COVARIANCE_LIMIT:
         if d <= SEPARABLE_LIMIT:

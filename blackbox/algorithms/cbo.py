@@ -193,7 +193,7 @@ def _gaps(values: Vector) -> Vector:
 # -- the method --------------------------------------------------------------------------------------------------------
 
 
-@algorithm("cbo", Traits(members=True, parameters=frozenset({"real", "integer", "choice"})))
+@algorithm("cbo", Traits(members=True, parameters=frozenset({"float", "int", "categorical"})))
 class Cbo(Algorithm[CboResolved, CboState]):
     """Global search by members that nobody waits for: each moves when its value is in, towards the newest consensus.
 

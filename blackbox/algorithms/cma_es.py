@@ -64,7 +64,7 @@ def learning(d: int, k: int, mueff: float) -> tuple[float, float, float]:
     return c1, cmu, (4 + mueff / d) / (d + 4 + 2 * mueff / d)  # eq. 56
 
 
-@algorithm("cma_es", Traits(injects=True, parameters=frozenset({"real", "integer", "choice"})))
+@algorithm("cma_es", Traits(injects=True, parameters=frozenset({"float", "int", "categorical"})))
 class CmaEs(Restarting[CmaEsState]):
     """Covariance matrix adaptation with negative weights: the default up to about two thousand dimensions.
 

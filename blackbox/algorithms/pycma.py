@@ -139,7 +139,7 @@ class _Live:
         return normals(self.noise, step, range(lane, lane + n), d).astype(np.float64)
 
 
-@algorithm("pycma", Traits(parameters=frozenset({"real", "integer", "choice"}), max_dim=299))
+@algorithm("pycma", Traits(parameters=frozenset({"float", "int", "categorical"}), max_dim=299))
 class Pycma(Algorithm[PycmaResolved, PycmaState]):
     """pycma's CMA-ES behind our interface; slower than `cma_es`, and its state grows with every result.
 

@@ -47,7 +47,7 @@ class RandomSearchState:
     Traits(
         injects=True,
         regions=frozenset({"free", "box", "convex"}),
-        parameters=frozenset({"real", "integer", "choice"}),
+        parameters=frozenset({"float", "int", "categorical"}),
     ),
 )
 class RandomSearch(Algorithm[RandomSearchOptions, RandomSearchState]):

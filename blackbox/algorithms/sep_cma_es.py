@@ -64,7 +64,7 @@ def learning(d: int, k: int, mueff: float) -> tuple[float, float, float]:
     return c1, cmu, (1 + 1 / d + mueff / d) / (root + 1 / d + 2 * mueff / d)
 
 
-@algorithm("sep_cma_es", Traits(injects=True, parameters=frozenset({"real", "integer", "choice"}), max_dim=MAX_DIM))
+@algorithm("sep_cma_es", Traits(injects=True, parameters=frozenset({"float", "int", "categorical"}), max_dim=MAX_DIM))
 class SepCmaEs(Restarting[SepCmaEsState]):
     """CMA-ES with a diagonal covariance: thousands of dimensions, or objectives whose coordinates differ in scale.
 

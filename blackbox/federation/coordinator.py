@@ -125,8 +125,8 @@ class Federation(Method[O], ABC, Generic[O]):
 
     @classmethod
     def why_not(cls, space: Space, *, maximize: bool = False) -> str | None:
-        if foreign := space.kinds - {"real"}:
-            return f"it takes real parameters, the space has {', '.join(sorted(foreign))}"
+        if foreign := space.kinds - {"float"}:
+            return f"it takes float parameters, the space has {', '.join(sorted(foreign))}"
         if space.domain == "convex":
             return "it takes free and bounded parameters, the space has a region"
         if maximize:

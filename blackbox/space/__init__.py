@@ -4,7 +4,7 @@
 and internal vectors, `checks` what both say of values and descriptions that do not fit.
 """
 
-from blackbox.space.parameters import Choice, Integer, Parameter, Real, Vector
+from blackbox.space.parameters import Categorical, Float, Int, Parameter, Vector
 from blackbox.space.space import Space
 
-__all__ = ["Choice", "Integer", "Parameter", "Real", "Space", "Vector"]
+__all__ = ["Categorical", "Float", "Int", "Parameter", "Space", "Vector"]

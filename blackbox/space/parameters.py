@@ -81,15 +81,15 @@ class _Parameter(Described):
         raise NotImplementedError
 
 
-class Real(_Parameter):
+class Float(_Parameter):
     """A real number: between bounds, or free.
 
     >>> from blackbox.space import Space
-    >>> Space({"lr": Real(low=1e-4, high=1e-2, scale="log")}).decode([0.5])["lr"]
+    >>> Space({"lr": Float(low=1e-4, high=1e-2, scale="log")}).decode([0.5])["lr"]
     0.001
     """
 
-    kind: ClassVar[str] = "real"
+    kind: ClassVar[str] = "float"
     type: Literal["float"] = "float"
     low: float | None = None
     """Lower bound, attainable. None (with high=None): free."""
@@ -166,10 +166,10 @@ class Real(_Parameter):
         return log if self.scale == "log" else linear
 
 
-class Integer(_Parameter):
+class Int(_Parameter):
     """A whole number from low to high, both included."""
 
-    kind: ClassVar[str] = "integer"
+    kind: ClassVar[str] = "int"
     type: Literal["int"] = "int"
     low: int = Field(ge=-MAX_INTEGER, le=MAX_INTEGER)
     """Smallest value."""
@@ -229,13 +229,13 @@ class Integer(_Parameter):
         return log if self.scale == "log" else linear
 
 
-class Choice(_Parameter):
+class Categorical(_Parameter):
     """One of a few JSON scalars, without order.
 
     Choices are told apart as JSON tells them apart: 1 and true differ, 1 and 1.0 do not.
     """
 
-    kind: ClassVar[str] = "choice"
+    kind: ClassVar[str] = "categorical"
     type: Literal["categorical"] = "categorical"
     choices: tuple[Scalar, ...] = Field(min_length=2)
     """The values, each once."""
@@ -304,7 +304,7 @@ class Vector(_Parameter):
     array([0.5, 0.5, 0. ])
     """
 
-    kind: ClassVar[str] = "real"
+    kind: ClassVar[str] = "float"
     type: Literal["vector"] = "vector"
     dim: int = Field(gt=0, le=MAX_DIM)
     """How many numbers."""
@@ -435,12 +435,12 @@ def _inside(region: Region, name: str, start: int, stop: int) -> Decoder:
     return decode
 
 
-Parameter: TypeAlias = Annotated[Real | Integer | Choice | Vector, Field(discriminator="type")]
+Parameter: TypeAlias = Annotated[Float | Int | Categorical | Vector, Field(discriminator="type")]
 """Every parameter, told apart by `type`: what a wire model that holds one declares."""
 
-TYPES: dict[str, type[Real | Integer | Choice | Vector]] = {
-    "float": Real,
-    "int": Integer,
-    "categorical": Choice,
+TYPES: dict[str, type[Float | Int | Categorical | Vector]] = {
+    "float": Float,
+    "int": Int,
+    "categorical": Categorical,
     "vector": Vector,
 }

@@ -36,10 +36,10 @@ from blackbox.errors import FieldError, InvalidSpace, nearest
 from blackbox.records import JSON, Matrix
 from blackbox.regions import AnyRegion, Box, Part, Product, Region
 from blackbox.space.checks import MAX_DIM, Fault, all_finite, fold_all, shown
-from blackbox.space.parameters import TYPES, Choice, Integer, Parameter, Real, Vector
+from blackbox.space.parameters import TYPES, Categorical, Float, Int, Parameter, Vector
 from blackbox.validation import from_tagged_json, invalid, pointer
 
-__all__ = ["Choice", "Integer", "Parameter", "Real", "Space", "Vector"]
+__all__ = ["Categorical", "Float", "Int", "Parameter", "Space", "Vector"]
 T = TypeVar("T", np.float64, np.bool_)
 
 
@@ -48,7 +48,7 @@ class Space(Mapping[str, Parameter]):
 
     Parameters
     ----------
-    parameters : name -> `Real`, `Integer`, `Choice` or `Vector`. The order lays out the internal vector.
+    parameters : name -> `Float`, `Int`, `Categorical` or `Vector`. The order lays out the internal vector.
 
     Raises
     ------
@@ -57,7 +57,7 @@ class Space(Mapping[str, Parameter]):
 
     Examples
     --------
-    >>> space = Space({"x": Real(low=-5, high=5), "act": Choice(choices=["relu", "gelu"])})
+    >>> space = Space({"x": Float(low=-5, high=5), "act": Categorical(choices=["relu", "gelu"])})
     >>> space.encode({"x": 0.0, "act": "gelu"})
     array([0.5 , 0.75])
     >>> space.decode([1.25, 0.0])
@@ -70,7 +70,7 @@ class Space(Mapping[str, Parameter]):
     def __init__(self, parameters: Mapping[str, Parameter]) -> None:
         if not isinstance(parameters, Mapping) or not parameters:
             fault = FieldError("", "empty", "the space needs at least one parameter")
-            raise invalid(InvalidSpace, [fault], hint='for example {"x": Real(low=-5, high=5)}')
+            raise invalid(InvalidSpace, [fault], hint='for example {"x": Float(low=-5, high=5)}')
         faults = [fault for name, parameter in parameters.items() for fault in _entry_faults(name, parameter)]
         if faults:
             raise invalid(InvalidSpace, faults)
@@ -161,7 +161,7 @@ class Space(Mapping[str, Parameter]):
 
     @property
     def kinds(self) -> frozenset[str]:
-        """Which of "real", "integer" and "choice" occur; compare with `Traits.parameters`."""
+        """Which of "float", "int" and "categorical" occur (a vector is of floats); compare with `Traits.parameters`."""
         return frozenset(parameter.kind for parameter in self._parameters.values())
 
     @property
@@ -348,6 +348,6 @@ def _free_beside_region(parameters: Mapping[str, Parameter]) -> Iterable[FieldEr
 def _entry_faults(name: object, parameter: object) -> Iterable[FieldError]:
     if not isinstance(name, str) or not name:
         yield FieldError("", "bad_name", f"a parameter's name must be a word, got {name!r}")
-    elif not isinstance(parameter, Real | Integer | Choice | Vector):
-        message = f"must be a Real, Integer, Choice or Vector, got {shown(parameter)}; JSON goes to Space.from_json"
+    elif not isinstance(parameter, Float | Int | Categorical | Vector):
+        message = f"must be a Float, Int, Categorical or Vector, got {shown(parameter)}; JSON goes to Space.from_json"
         yield FieldError(pointer(name), "wrong_type", message)

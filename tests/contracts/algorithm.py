@@ -30,7 +30,7 @@ from blackbox.recipes import to_json as recipe_to_json
 from blackbox.records import NOTHING_PENDING, Dense, Pending, Points, Recipes, Results, Vector, dense
 from blackbox.regions import L1Ball, L2Ball, Simplex
 from blackbox.rng import Key
-from blackbox.space import Choice, Integer, Real, Space
+from blackbox.space import Categorical, Float, Int, Space
 from blackbox.space import Vector as Vectors
 from blackbox.study.creation import create
 from blackbox.study.editing import Study
@@ -80,15 +80,17 @@ def free(dim: int) -> Problem:
 
 REALS = Problem(
     "reals",
-    Space({"rate": Real(low=1e-4, high=1e-1, scale="log"), "x": Real(low=-5, high=5), "w": Vectors(dim=2)}),
+    Space({"rate": Float(low=1e-4, high=1e-1, scale="log"), "x": Float(low=-5, high=5), "w": Vectors(dim=2)}),
     {"rate": 1e-2, "x": 2.0, "w": (0.2, -0.2)},
 )
 MIXED = Problem(
     "mixed",
-    Space({"depth": Integer(low=1, high=9), "act": Choice(choices=["relu", "gelu", "tanh"]), "x": Real(low=0, high=1)}),
+    Space(
+        {"depth": Int(low=1, high=9), "act": Categorical(choices=["relu", "gelu", "tanh"]), "x": Float(low=0, high=1)}
+    ),
     {"depth": 7, "act": "tanh", "x": 0.3},
 )
-LINE = Problem("line", Space({"x": Real(low=0, high=1)}), {"x": 0.9})
+LINE = Problem("line", Space({"x": Float(low=0, high=1)}), {"x": 0.9})
 
 
 def ball(dim: int) -> Problem:

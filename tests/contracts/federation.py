@@ -19,7 +19,7 @@ from blackbox.errors import Conflict, InvalidContribution, InvalidInput
 from blackbox.federation import Broadcast, Contribution, Federation, FederationState, Participant, Update
 from blackbox.records import Matrix, Vector
 from blackbox.rng import Key
-from blackbox.space import Real, Space
+from blackbox.space import Float, Space
 from blackbox.space import Vector as Numbers
 
 KEY = Key.from_seed(5)
@@ -315,7 +315,7 @@ class FederationContract:
 
     def test_it_treats_free_and_mixed_spaces(self, variant: Variant) -> None:
         space = Space(
-            {"rate": Real(low=1e-5, high=1e-1, scale="log"), "x": Real(init=3.0, unit=2.0), "w": Numbers(dim=2)}
+            {"rate": Float(low=1e-5, high=1e-1, scale="log"), "x": Float(init=3.0, unit=2.0), "w": Numbers(dim=2)}
         )
         coordinator = make(variant, space)
         target = np.array([0.5, 1.0, 0.3, -0.3])

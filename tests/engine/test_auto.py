@@ -9,7 +9,7 @@ import pytest
 import blackbox
 from blackbox.algorithms import auto
 from blackbox.algorithms.sep_cma_es import MAX_DIM
-from blackbox.space import Integer, Space
+from blackbox.space import Int, Space
 from blackbox.space import Vector as Vectors
 from blackbox.study.spec import parse_spec, resolve
 
@@ -19,7 +19,7 @@ def reals(dim: int) -> Space:
 
 
 def mixed(dim: int) -> Space:
-    return Space({"x": Vectors(dim=dim - 1, low=0.0, high=1.0), "k": Integer(low=0, high=9)})
+    return Space({"x": Vectors(dim=dim - 1, low=0.0, high=1.0), "k": Int(low=0, high=9)})
 
 
 @pytest.mark.parametrize(

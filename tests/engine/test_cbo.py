@@ -17,14 +17,14 @@ from blackbox.algorithm import build, lookup, resolve_options
 from blackbox.algorithms.cbo import Cbo, CboResolved, CboState, alpha_of_size, effective_size, weights
 from blackbox.records import NOTHING_PENDING, Matrix, Pending, Results, Vector, dense
 from blackbox.rng import Key, normals
-from blackbox.space import Choice, Integer, Real, Space
+from blackbox.space import Categorical, Float, Int, Space
 from blackbox.space import Vector as Numbers
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "cbo.json"
 BOX = Space({"x": Numbers(dim=3, low=-2, high=3)})
 FREE = Space({"x": Numbers(dim=3, init=1.0)})
 MIXED = Space(
-    {"r": Real(low=0, high=1), "i": Integer(low=1, high=9), "c": Choice(choices=("a", "b", "c")), "f": Real()}
+    {"r": Float(low=0, high=1), "i": Int(low=1, high=9), "c": Categorical(choices=("a", "b", "c")), "f": Float()}
 )
 
 Objective = Callable[[Matrix], Vector]

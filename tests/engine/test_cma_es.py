@@ -20,7 +20,7 @@ from blackbox.algorithm import build, resolve_options
 from blackbox.algorithms.cma_es import TILE, CmaEs, CmaEsState, decompose, tiled
 from blackbox.records import NOTHING_PENDING, Matrix, Results, dense
 from blackbox.rng import Key
-from blackbox.space import Integer, Real, Space
+from blackbox.space import Float, Int, Space
 from blackbox.space import Vector as FreeVector
 from blackbox.toolbox.evolution import longest
 from blackbox.toolbox.runs import MAX_CONDITION, REASONS
@@ -198,7 +198,7 @@ def test_lanes_are_found_among_those_of_their_tiles(lanes: list[int]) -> None:
 
 
 def test_the_start_and_default_popsize_come_from_the_space() -> None:
-    space = Space({"x": Real(low=-1, high=3, init=0.0), "k": Integer(low=0, high=9), "w": FreeVector(dim=8, init=2.0)})
+    space = Space({"x": Float(low=-1, high=3, init=0.0), "k": Int(low=0, high=9), "w": FreeVector(dim=8, init=2.0)})
     options = resolve_options("cma_es", space, {})
     assert options.model_dump()["popsize"] == 10
     state = make(space).init()

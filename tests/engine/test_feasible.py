@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from blackbox.rng import Key
-from blackbox.space import Real, Space, Vector
+from blackbox.space import Float, Space, Vector
 from blackbox.toolbox.directions import Directions, Family
 from blackbox.toolbox.feasible import FARTHEST, Room
 
@@ -41,7 +41,7 @@ def test_probes_around_a_vertex_stay_in_the_region(region: dict[str, Any], famil
 
 
 def test_between_bounds_only_the_border_moves() -> None:
-    space = Space({"x": Vector(dim=3, low=-2, high=2), "w": Vector(dim=2), "y": Real(low=0, high=1)})
+    space = Space({"x": Vector(dim=3, low=-2, high=2), "w": Vector(dim=2), "y": Float(low=0, high=1)})
     room = Room(space, 1.0)
     w = np.array([0.0, 0.5, 1.0, 7.0, -1.0, 0.995])
     np.testing.assert_allclose(room.centre(w, 0.01), [0.01, 0.5, 0.99, 7.0, -1.0, 0.99])

@@ -31,7 +31,7 @@ from blackbox.federation.methods.fzoos import FZooSParticipant
 from blackbox.federation.methods.scaffold import ScaffoldParticipant
 from blackbox.federation.payloads import DIRECTIONS, FEATURES
 from blackbox.records import Matrix, Vector
-from blackbox.space import Choice, Integer, Real, Space
+from blackbox.space import Categorical, Float, Int, Space
 from blackbox.space import Vector as Numbers
 from tests.benchmarks.bench_federated import gaps
 from tests.contracts.federation import CLIENTS, KEY, Variant, bowl, make, participant, work
@@ -561,7 +561,7 @@ def test_an_invitation_survives_json_and_names_its_terms() -> None:
     others = (
         make(Variant("fzoos", {"active": 4})),
         make(Variant("fedzo")),
-        make(Variant("fzoos"), Space({"x": Real()})),
+        make(Variant("fzoos"), Space({"x": Float()})),
     )
     assert len({told.terms, *(other.terms for other in others)}) == 4
     two = {"a": {"type": "float"}, "b": {"type": "float"}}
@@ -636,7 +636,7 @@ def test_the_registry_knows_its_methods_and_says_what_it_does_not() -> None:
     with pytest.raises(UnknownAlgorithm, match='did you mean "fzoos"'):
         make(Variant("fzoo"))
     with pytest.raises(IncompatibleProblem, match="real parameters"):
-        make(Variant("fedzo"), Space({"n": Integer(low=1, high=9), "c": Choice(choices=["a", "b"])}))
+        make(Variant("fedzo"), Space({"n": Int(low=1, high=9), "c": Categorical(choices=["a", "b"])}))
     region = {"type": "simplex"}
     with pytest.raises(IncompatibleProblem, match="region"):
         make(Variant("fedzo"), Space.from_json({"w": {"type": "vector", "dim": 3, "region": region}}))

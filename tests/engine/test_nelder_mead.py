@@ -17,7 +17,7 @@ from blackbox.algorithms.nelder_mead import NelderMead, NelderMeadState, first_s
 from blackbox.errors import IncompatibleProblem
 from blackbox.records import NOTHING_PENDING, Matrix, Results, Vector, dense
 from blackbox.rng import Key
-from blackbox.space import Integer, Real, Space
+from blackbox.space import Float, Int, Space
 from blackbox.space import Vector as Numbers
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "nelder_mead.json"
@@ -176,7 +176,7 @@ def test_no_values_make_a_state_or_a_point_that_is_not_finite(values: list[float
 
 
 def test_an_objective_that_falls_for_ever_does_not_overflow() -> None:
-    method = make(Space({"x": Real()}))
+    method = make(Space({"x": Float()}))
     state = run(method, lambda x: float(-x[0]), 2000)
     assert np.isfinite(state.points).all()
     assert state.points.max() == 1e100
@@ -205,8 +205,8 @@ def test_asking_at_an_earlier_state_gives_the_earlier_point() -> None:
 
 def test_it_takes_real_parameters_only() -> None:
     assert lookup("nelder_mead") is NelderMead
-    with pytest.raises(IncompatibleProblem, match="integer"):
-        resolve_options("nelder_mead", Space({"n": Integer(low=0, high=5)}), {})
+    with pytest.raises(IncompatibleProblem, match="the space has int"):
+        resolve_options("nelder_mead", Space({"n": Int(low=0, high=5)}), {})
 
 
 def test_golden_trace() -> None:

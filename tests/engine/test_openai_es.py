@@ -21,7 +21,7 @@ from blackbox.algorithms.openai_es import OpenAiEs, OpenAiEsState
 from blackbox.errors import InvalidOptions
 from blackbox.records import NOTHING_PENDING, Points, Results
 from blackbox.rng import Key, normal, normals, rademacher
-from blackbox.space import Real, Space, Vector
+from blackbox.space import Float, Space, Vector
 from blackbox.study.effects import perform
 from blackbox.study.rows import SUPERSEDED
 from blackbox.study.settling import Report
@@ -338,7 +338,7 @@ def test_it_stops_when_nothing_improves_if_asked_to() -> None:
 
 
 def test_it_treats_any_real_space_through_a_study() -> None:
-    space = Space({"rate": Real(low=1e-5, high=1e-1, scale="log"), "x": Real(low=-4, high=4), "w": Vector(dim=3)})
+    space = Space({"rate": Float(low=1e-5, high=1e-1, scale="log"), "x": Float(low=-4, high=4), "w": Vector(dim=3)})
     method = make(space=space)
     state = method.init()
     params = space.decode(built(method, state, method.ask(state, [0], NOTHING_PENDING))[0])

@@ -10,13 +10,13 @@ from blackbox.algorithm import build, lookup, resolve_options
 from blackbox.algorithms.random_search import RandomSearch, RandomSearchOptions, RandomSearchState
 from blackbox.records import NOTHING_PENDING, Results, dense
 from blackbox.rng import Key
-from blackbox.space import Choice, Integer, Real, Space, Vector
+from blackbox.space import Categorical, Float, Int, Space, Vector
 
 MIXED = Space(
     {
-        "rate": Real(low=1e-4, high=1e-1, scale="log"),
-        "depth": Integer(low=1, high=9),
-        "act": Choice(choices=["relu", "gelu", "tanh"]),
+        "rate": Float(low=1e-4, high=1e-1, scale="log"),
+        "depth": Int(low=1, high=9),
+        "act": Categorical(choices=["relu", "gelu", "tanh"]),
         "offset": Vector(dim=2, init=(5.0, -5.0)),
     }
 )
@@ -73,7 +73,7 @@ def test_steps_draw_different_points() -> None:
 
 
 def test_the_best_point_told_is_recommended_whatever_came_with_it() -> None:
-    method = make(Space({"x": Real(low=0, high=1)}))
+    method = make(Space({"x": Float(low=0, high=1)}))
     state = method.init()
     assert method.recommend(state) == pytest.approx([0.5])
     state = method.tell(state, told([[0.1], [0.2], [0.3]], [np.nan, 4.0, np.inf]))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import blackbox.space
 from blackbox.errors import InvalidSpace, NonFiniteValue
 from blackbox.regions import Box, L1Ball, L2Ball, Part, Product, Simplex
-from blackbox.space import Choice, Integer, Real, Space, Vector
+from blackbox.space import Categorical, Float, Int, Space, Vector
 
 quick = settings(deadline=None, max_examples=60)
 
@@ -28,12 +28,12 @@ API_EXAMPLE = {
 }
 MIXED = Space(
     {
-        "x": Real(low=-5, high=5),
-        "free": Real(unit=10.0, init=30.0),
-        "n": Integer(low=1, high=8),
-        "two": Choice(choices=["relu", "gelu"]),
+        "x": Float(low=-5, high=5),
+        "free": Float(unit=10.0, init=30.0),
+        "n": Int(low=1, high=8),
+        "two": Categorical(choices=["relu", "gelu"]),
         "v": Vector(dim=3, low=0.0, high=2.0),
-        "three": Choice(choices=["a", 1, True]),
+        "three": Categorical(choices=["a", 1, True]),
     }
 )
 MIXED_PARAMS = {"x": 2.5, "free": -7.0, "n": 3, "two": "gelu", "v": [0.0, 1.0, 2.0], "three": 1}
@@ -54,23 +54,23 @@ moderate = st.floats(-1e12, 1e12)
 
 
 @st.composite
-def reals(draw: st.DrawFn) -> Real:
+def reals(draw: st.DrawFn) -> Float:
     if draw(st.booleans()):
-        return Real(unit=draw(st.floats(1e-3, 1e3)))
+        return Float(unit=draw(st.floats(1e-3, 1e3)))
     scale = draw(st.sampled_from(["linear", "log"]))
     low, high = sorted((draw(moderate), draw(moderate)))
     if scale == "log":
         low, high = sorted((draw(st.floats(1e-12, 1e12)), draw(st.floats(1e-12, 1e12))))
         assume(high > low * (1 + 1e-6))
     assume(high > low)
-    return Real(low=low, high=high, scale=scale)
+    return Float(low=low, high=high, scale=scale)
 
 
 @st.composite
-def integers(draw: st.DrawFn) -> Integer:
+def integers(draw: st.DrawFn) -> Int:
     scale = draw(st.sampled_from(["linear", "log"]))
     low = draw(st.integers(1, 10**6) if scale == "log" else st.integers(-(10**9), 10**9))
-    return Integer(low=low, high=low + draw(st.integers(1, 10**9)), scale=scale)
+    return Int(low=low, high=low + draw(st.integers(1, 10**9)), scale=scale)
 
 
 choices = st.lists(
@@ -78,7 +78,7 @@ choices = st.lists(
     min_size=2,
     max_size=5,
     unique_by=lambda c: (type(c).__name__ if isinstance(c, bool | str) or c is None else "number", c),
-).map(lambda values: Choice(choices=values))
+).map(lambda values: Categorical(choices=values))
 
 
 @st.composite
@@ -97,13 +97,13 @@ spaces = st.dictionaries(st.text(min_size=1, max_size=4), parameters, min_size=1
 
 def values_of(parameter: Any) -> st.SearchStrategy[Any]:
     match parameter:
-        case Integer(low=low, high=high):
+        case Int(low=low, high=high):
             return st.integers(low, high)
-        case Choice(choices=values):
+        case Categorical(choices=values):
             return st.sampled_from(values)
         case Vector(dim=dim, low=low, high=high):
             return st.lists(moderate if low is None else st.floats(low, high), min_size=dim, max_size=dim)
-        case Real(low=low, high=high):
+        case Float(low=low, high=high):
             return moderate if low is None else st.floats(low, high)
 
 
@@ -131,7 +131,7 @@ def test_decode_undoes_encode(case: tuple[Space, dict[str, Any]]) -> None:
     decoded = space.decode(point)
     assert list(decoded) == list(space)
     for name, parameter in space.items():
-        if isinstance(parameter, Real | Vector):
+        if isinstance(parameter, Float | Vector):
             size = max(abs(parameter.low), abs(parameter.high)) if parameter.low is not None else 0.0
             relative = 1e-13 if getattr(parameter, "scale", "linear") == "log" else 4e-16
             absolute = 0.0 if relative == 1e-13 else 4e-16 * size + 1e-300
@@ -149,7 +149,7 @@ def test_any_finite_vector_decodes_to_valid_parameters(case: tuple[Space, np.nda
     decoded = space.decode(vector)
     np.testing.assert_array_equal(vector, before)
     for name, parameter in space.items():
-        expected = {"real": float, "integer": int}.get(parameter.kind)
+        expected = {"float": float, "int": int}.get(parameter.kind)
         if isinstance(parameter, Vector):
             assert decoded[name].dtype == np.float64
             assert decoded[name].shape == (parameter.dim,)
@@ -191,7 +191,7 @@ def test_json_round_trip_gives_an_equal_space(space: Space) -> None:
 
 
 def test_fold_leaves_points_inside_the_bounds_exactly_alone_and_copies() -> None:
-    space = Space({"x": Real(low=0, high=1)})
+    space = Space({"x": Float(low=0, high=1)})
     inside = np.array([[0.0], [1e-300], [0.1], [1.0]])
     folded = space.fold(inside)
     np.testing.assert_array_equal(folded, inside)
@@ -202,7 +202,7 @@ def test_fold_leaves_points_inside_the_bounds_exactly_alone_and_copies() -> None
 
 
 def test_real_maps_linearly_with_exact_ends() -> None:
-    space = Space({"x": Real(low=-0.1, high=0.7)})
+    space = Space({"x": Float(low=-0.1, high=0.7)})
     assert [space.decode([u])["x"] for u in (0.0, 0.25, 1.0, 1.25, -0.25, 2.0)] == pytest.approx(
         [-0.1, 0.1, 0.7, 0.5, 0.1, -0.1]
     )
@@ -212,7 +212,7 @@ def test_real_maps_linearly_with_exact_ends() -> None:
 
 def test_log_real_maps_geometrically_with_exact_ends_over_the_whole_range_of_floats() -> None:
     low, high = 3e-308, 1.7e308
-    space = Space({"x": Real(low=low, high=high, scale="log")})
+    space = Space({"x": Float(low=low, high=high, scale="log")})
     assert space.decode([0.0])["x"] == low
     assert space.decode([1.0])["x"] == high
     for u in np.linspace(0.01, 0.99, 7):
@@ -221,7 +221,7 @@ def test_log_real_maps_geometrically_with_exact_ends_over_the_whole_range_of_flo
 
 
 def test_free_real_is_measured_in_its_unit_and_stays_finite() -> None:
-    space = Space({"x": Real(unit=10.0)})
+    space = Space({"x": Float(unit=10.0)})
     assert space.encode({"x": 25})[0] == 2.5
     assert space.decode([-0.5])["x"] == -5.0
     assert math.isfinite(space.decode([1.7e308])["x"])
@@ -229,7 +229,7 @@ def test_free_real_is_measured_in_its_unit_and_stays_finite() -> None:
 
 
 def test_integer_bins_are_equally_wide() -> None:
-    space = Space({"n": Integer(low=-1, high=3)})
+    space = Space({"n": Int(low=-1, high=3)})
     grid = (np.arange(1000) + 0.5) / 1000
     assert Counter(space.decode([u])["n"] for u in grid) == dict.fromkeys(range(-1, 4), 200)
     assert space.decode([1.0])["n"] == 3
@@ -237,7 +237,7 @@ def test_integer_bins_are_equally_wide() -> None:
 
 
 def test_log_integer_bins_are_equally_wide_in_the_logarithm_and_all_reachable() -> None:
-    space = Space({"n": Integer(low=1, high=100, scale="log")})
+    space = Space({"n": Int(low=1, high=100, scale="log")})
     grid = (np.arange(20000) + 0.5) / 20000
     share = Counter(space.decode([u])["n"] for u in grid)
     assert sorted(share) == list(range(1, 101))
@@ -248,19 +248,19 @@ def test_log_integer_bins_are_equally_wide_in_the_logarithm_and_all_reachable() 
 
 @pytest.mark.parametrize(
     "parameter",
-    [Integer(low=-(2**49), high=2**49 - 1), Integer(low=1, high=2**40, scale="log")],
+    [Int(low=-(2**49), high=2**49 - 1), Int(low=1, high=2**40, scale="log")],
     ids=["linear", "log"],
 )
-def test_the_widest_integers_still_round_trip(parameter: Integer) -> None:
+def test_the_widest_integers_still_round_trip(parameter: Int) -> None:
     space = Space({"n": parameter})
     for n in (parameter.low, parameter.low + 1, 12345, parameter.high - 1, parameter.high):
         assert space.decode(space.encode({"n": n}))["n"] == n
 
 
 def test_two_choices_share_one_coordinate_and_more_are_one_hot() -> None:
-    two = Space({"c": Choice(choices=["a", "b"])})
+    two = Space({"c": Categorical(choices=["a", "b"])})
     assert [two.decode([u])["c"] for u in (0.0, 0.49, 0.5, 1.0)] == ["a", "a", "b", "b"]
-    three = Space({"c": Choice(choices=["a", "b", "c"])})
+    three = Space({"c": Categorical(choices=["a", "b", "c"])})
     np.testing.assert_array_equal(three.encode({"c": "b"}), [0, 1, 0])
     assert three.decode([0.5, 0.5, 0.5])["c"] == "a"
     assert three.decode([0.1, 0.5, 0.5])["c"] == "b"
@@ -268,19 +268,19 @@ def test_two_choices_share_one_coordinate_and_more_are_one_hot() -> None:
 
 
 def test_choices_are_told_apart_as_json_does() -> None:
-    space = Space({"c": Choice(choices=[1, True, "1", None])})
+    space = Space({"c": Categorical(choices=[1, True, "1", None])})
     for value in (1, True, "1", None):
         assert space.decode(space.encode({"c": value}))["c"] is value
     np.testing.assert_array_equal(space.encode({"c": 1.0}), space.encode({"c": 1}))
-    assert codes(lambda: Choice(choices=[1, 2, 1.0])) == [("/choices/2", "duplicate")]
-    assert codes(lambda: Choice(choices=["a"])) == [("/choices", "too_short")]
+    assert codes(lambda: Categorical(choices=[1, 2, 1.0])) == [("/choices/2", "duplicate")]
+    assert codes(lambda: Categorical(choices=["a"])) == [("/choices", "too_short")]
 
 
 def test_numpy_scalars_are_read_like_python_ones() -> None:
     params = {"x": np.float64(2.5), "free": np.int64(-7), "n": np.int64(3), "two": np.str_("gelu")}
     params |= {"v": np.array([0, 1, 2], dtype=np.float32), "three": np.int64(1)}
     np.testing.assert_array_equal(MIXED.encode(params), MIXED.encode(MIXED_PARAMS))
-    assert Real(low=np.float64(0), high=np.int64(2)) == Real(low=0, high=2)
+    assert Float(low=np.float64(0), high=np.int64(2)) == Float(low=0, high=2)
     assert Vector(dim=2, init=np.zeros(2)) == Vector(dim=2, init=[0.0, 0.0])
 
 
@@ -292,7 +292,7 @@ def test_the_example_of_the_api_is_read_and_written_unchanged() -> None:
     assert space.to_json() == API_EXAMPLE
     assert space.names == ("lr", "layers", "act")
     assert space.dim == 3
-    assert space.kinds == {"real", "integer", "choice"}
+    assert space.kinds == {"float", "int", "categorical"}
     assert space.encode({"lr": 1e-3, "layers": 4, "act": "gelu"}) == pytest.approx([0.5, 3.5 / 8, 0.75])
 
 
@@ -311,9 +311,9 @@ def test_the_initial_point_is_the_middle_unless_told() -> None:
     np.testing.assert_allclose(MIXED.initial, [0.5, 3.0] + [0.5] * 8)
     space = Space(
         {
-            "lr": Real(low=1e-4, high=1e-2, scale="log", init=1e-2),
-            "n": Integer(low=0, high=3, init=3),
-            "c": Choice(choices=["a", "b", "c"], init="b"),
+            "lr": Float(low=1e-4, high=1e-2, scale="log", init=1e-2),
+            "n": Int(low=0, high=3, init=3),
+            "c": Categorical(choices=["a", "b", "c"], init="b"),
             "v": Vector(dim=2, low=0, high=4, init=1),
             "w": Vector(dim=2, unit=2.0, init=[1, -2]),
         }
@@ -342,7 +342,7 @@ def test_a_huge_vector_is_described_without_memory() -> None:
 def test_a_space_is_a_mapping_and_survives_pickling() -> None:
     again = pickle.loads(pickle.dumps(MIXED))  # noqa: S301
     assert again == MIXED
-    assert isinstance(again["n"], Integer)
+    assert isinstance(again["n"], Int)
     assert "n" in again
     assert len(again) == 6
     assert set(again.decode(np.zeros(10))) == set(MIXED)
@@ -408,7 +408,7 @@ def test_points_outside_a_region_are_refused_and_round_off_is_not() -> None:
 def test_a_free_parameter_beside_a_region_is_refused() -> None:
     assert codes(lambda: Space.from_json(SHARES | {"x": {"type": "float"}})) == [("/space/x", "unbounded")]
     with pytest.raises(InvalidSpace, match="give it low and high, or a region"):
-        Space({"v": Vector(dim=2, region=Simplex()), "x": Real()})
+        Space({"v": Vector(dim=2, region=Simplex()), "x": Float()})
 
 
 # -- refusals
@@ -515,7 +515,7 @@ def test_messages_say_what_to_do() -> None:
     with pytest.raises(InvalidSpace, match='did you mean "high"'):
         Space.from_json({"x": {"type": "float", "hihg": 1}})
     with pytest.raises(InvalidSpace, match="give both low and high, or neither"):
-        Real(low=1)
+        Float(low=1)
     with pytest.raises(InvalidSpace, match='did you mean "gelu"'):
         MIXED.encode(MIXED_PARAMS | {"two": "gleu"})
     with pytest.raises(InvalidSpace, match=r"Space\.from_json"):
@@ -573,7 +573,7 @@ def test_an_unfit_value_is_refused_by_check_and_encode(name: str, value: Any, co
 
 
 def test_a_value_that_overflows_its_unit_is_refused() -> None:
-    space = Space({"x": Real(unit=1e-10), "v": Vector(dim=1, unit=1e-10)})
+    space = Space({"x": Float(unit=1e-10), "v": Vector(dim=1, unit=1e-10)})
     assert codes(lambda: space.check({"x": 1e308, "v": [1e308]})) == [
         ("/params/x", "out_of_range"),
         ("/params/v", "out_of_range"),

@@ -68,7 +68,7 @@ class Pick(blackbox.Algorithm[PickOptions, State]):
 
 @pytest.fixture
 def study() -> Iterator[Driver]:
-    traits = blackbox.Traits(encoding="structured", parameters=frozenset({"choice"}))
+    traits = blackbox.Traits(encoding="structured", parameters=frozenset({"categorical"}))
     blackbox.algorithm("pick", traits)(Pick)
     try:
         store = MemoryStore()
