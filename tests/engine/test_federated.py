@@ -635,7 +635,7 @@ def test_the_registry_knows_its_methods_and_says_what_it_does_not() -> None:
     assert {"fedzo", "fedprox", "scaffold", "fzoos"} <= set(federation.registry())
     with pytest.raises(UnknownAlgorithm, match='did you mean "fzoos"'):
         make(Variant("fzoo"))
-    with pytest.raises(IncompatibleProblem, match="real parameters"):
+    with pytest.raises(IncompatibleProblem, match="float parameters"):
         make(Variant("fedzo"), Space({"n": Int(low=1, high=9), "c": Categorical(choices=["a", "b"])}))
     region = {"type": "simplex"}
     with pytest.raises(IncompatibleProblem, match="region"):
