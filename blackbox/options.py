@@ -8,24 +8,59 @@ with the study, so that a later change of a default cannot alter a replay.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeVar
 
 import pydantic
 from pydantic import Field
 
-from blackbox.errors import InvalidOptions
-from blackbox.validation import Model, field_errors, invalid
+from blackbox.errors import FieldError, InvalidOptions
+from blackbox.validation import Model, field_errors, invalid, pointer
 
-__all__ = ["Field", "Options", "known_options", "parse_options"]
+__all__ = ["Field", "Options", "Renamed", "known_options", "parse_options"]
 
 M = TypeVar("M", bound=pydantic.BaseModel)
 R = TypeVar("R", bound="Options")
 
 
+def _same(value: Any, stored: Mapping[str, Any]) -> Any:
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Renamed:
+    """Today's form of an option that had another name.
+
+    Attributes
+    ----------
+    now : today's name.
+    since : the release that renamed it.
+    convert : (stored value, all stored options) to today's value; by default the value itself.
+    unit : what today's value counts, where its unit changed.
+    """
+
+    now: str
+    since: str
+    convert: Callable[[Any, Mapping[str, Any]], Any] = _same
+    unit: str = ""
+
+    def hint(self, old: str) -> str:
+        """What to tell somebody who writes the old name."""
+        return f"{old} is called {self.now} since {self.since}" + (f" and counts {self.unit}" if self.unit else "")
+
+
 class Options(Model):
-    """Base of all algorithm options."""
+    """Base of all algorithm options.
+
+    Attributes
+    ----------
+    renamed : old names of options. Studies that were stored with them are read (`known_options`), and nobody may write
+        them any more (`parse_options`).
+    """
+
+    renamed: ClassVar[Mapping[str, Renamed]] = {}
 
     def with_defaults(self, resolved: type[R], **defaults: Any) -> R:
         """These options as `resolved`, with each field that is still None set to the given value.
@@ -57,11 +92,18 @@ def parse_options(model: type[M], raw: dict[str, Any]) -> M:
         return model.model_validate(raw)
     except pydantic.ValidationError as error:
         hint = "GET /v1/algorithms lists each option with its range"
-        raise invalid(InvalidOptions, field_errors(error, model), hint) from None
+        faults = [_explained(fault, _renamed(model)) for fault in field_errors(error, model)]
+        raise invalid(InvalidOptions, faults, hint) from None
 
 
-def known_options(model: type[M], raw: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Stored options without those that `model` does not know (any more), and the names of these, dotted."""
+def known_options(model: type[M], stored: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Stored options as `model` takes them: renamed ones by today's names, without those it does not know any more.
+
+    Returns
+    -------
+    The options, and the names of those left out, dotted.
+    """
+    raw = _by_todays_names(_renamed(model), stored)
     try:
         model.model_validate(raw)
     except pydantic.ValidationError as error:
@@ -69,6 +111,27 @@ def known_options(model: type[M], raw: dict[str, Any]) -> tuple[dict[str, Any], 
         known = deepcopy(raw)
         return known, tuple(".".join(map(str, place)) for place in unknown if _removed(known, place))
     return raw, ()
+
+
+def _renamed(model: type[pydantic.BaseModel]) -> Mapping[str, Renamed]:
+    return model.renamed if issubclass(model, Options) else {}
+
+
+def _explained(fault: FieldError, renamed: Mapping[str, Renamed]) -> FieldError:
+    """A fault, with today's name where it is an old one that was written."""
+    for old, entry in renamed.items():
+        if fault.pointer == pointer(old) and fault.code == "extra_forbidden":
+            return replace(fault, message=entry.hint(old))
+    return fault
+
+
+def _by_todays_names(renamed: Mapping[str, Renamed], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored options by today's names; an old one without a value is left out, and gets today's default."""
+    options = {name: value for name, value in stored.items() if name not in renamed}
+    for old, entry in renamed.items():
+        if stored.get(old) is not None and entry.now not in options:
+            options[entry.now] = entry.convert(stored[old], stored)
+    return options
 
 
 def _removed(options: dict[str, Any], place: Sequence[int | str]) -> bool:

@@ -24,13 +24,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from scipy.optimize import brentq
 
 from blackbox.algorithm import Algorithm, Traits, algorithm, idle_members
-from blackbox.options import Field, Options
+from blackbox.options import Field, Options, Renamed
 from blackbox.records import Ints, Matrix, Pending, Points, Results, Stop, Vector, dense
 from blackbox.rng import Key, normal, normals, uniform
 from blackbox.space import Space
@@ -42,8 +42,9 @@ HUGE = float(np.finfo(np.float64).max)
 class CboOptions(Options):
     """What a user may tune. Lengths are in internal units: the unit cube for bounded parameters."""
 
-    members: int | None = Field(None, ge=2)
-    """Members N, and so the largest number of evaluations in flight. None: 20 + d, at most 100."""
+    popsize: int | None = Field(None, ge=2)
+    """Members N, and so the largest number of evaluations in flight. A step closes at every result, so N results are
+    one sweep of all members. None: 20 + d, at most 100."""
     diffusion: Literal["anisotropic", "isotropic"] = "anisotropic"
     """anisotropic: each coordinate diffuses with its own distance from the consensus; for any dimension, but made for
     separable functions. isotropic: all with the norm of the distance; invariant to rotation, for few dimensions."""
@@ -73,11 +74,13 @@ class CboOptions(Options):
     recommends: Literal["best", "consensus"] = "best"
     """best: the best point told. consensus: the weighted mean of the members, which averages out noisy values."""
 
+    renamed: ClassVar[Mapping[str, Renamed]] = {"members": Renamed("popsize", since="0.2")}
+
 
 class CboResolved(CboOptions):
     """The options with every default filled in."""
 
-    members: int
+    popsize: int
     noise: float
 
 
@@ -210,7 +213,7 @@ class Cbo(Algorithm[CboResolved, CboState]):
 
     def __init__(self, space: Space, options: CboResolved, key: Key, stream: int = 0) -> None:
         super().__init__(space, options, key, stream)
-        self.n_members = options.members
+        self.n_members = options.popsize
         self.s = options.noise
         self.starts = self.noise.child("start")  # apart from the moves, so that no draw serves twice
         self.has_bounds, self.has_free = bool(space.bounded.any()), not space.bounded.all()
@@ -218,11 +221,11 @@ class Cbo(Algorithm[CboResolved, CboState]):
     @classmethod
     def resolve(cls, options: CboOptions, space: Space) -> CboResolved:
         d = space.dim
-        return options.with_defaults(CboResolved, members=default_members(d), noise=default_noise(options, d))
+        return options.with_defaults(CboResolved, popsize=default_popsize(d), noise=default_noise(options, d))
 
     @classmethod
     def memory(cls, options: CboResolved, space: Space) -> int:
-        return 8 * options.members * (8 * space.dim + 16)
+        return 8 * options.popsize * (8 * space.dim + 16)
 
     def init(self) -> CboState:
         d, n = self.space.dim, self.n_members
@@ -360,7 +363,7 @@ class Cbo(Algorithm[CboResolved, CboState]):
         return self.space.fold(x) if self.has_bounds else x
 
 
-def default_members(d: int) -> int:
+def default_popsize(d: int) -> int:
     """20 + d, at most 100: fewer collapse too early, more get too few moves each out of some thousand evaluations."""
     return min(20 + d, 100)
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pydantic
@@ -28,14 +28,14 @@ from numpy.typing import NDArray
 
 from blackbox.algorithm import Algorithm, Traits, algorithm
 from blackbox.errors import FieldError
-from blackbox.options import Field, Options
+from blackbox.options import Field, Options, Renamed
 from blackbox.recipes import digest, weighted_noise_sum
 from blackbox.records import JSON, Pending, Points, Results, Term, Vector
 from blackbox.rng import Key
 from blackbox.space import Space
 from blackbox.toolbox import observations, perturbations, steppers
 from blackbox.toolbox.observations import Moments
-from blackbox.toolbox.perturbations import default_population
+from blackbox.toolbox.perturbations import default_popsize, paired
 from blackbox.toolbox.steppers import ClipUp, StepperState
 from blackbox.toolbox.values import centred_ranks, lower, lowest_and_median
 
@@ -43,7 +43,7 @@ from blackbox.toolbox.values import centred_ranks, lower, lowest_and_median
 class PgpeOptions(Options):
     """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
 
-    population: int | None = Field(None, ge=4, multiple_of=2)
+    popsize: int | None = Field(None, ge=4, json_schema_extra={"multipleOf": 2})
     """Results per step, even. None: 4 + floor(3 ln d), rounded up to even. With W workers choose at least W; for
     policies the authors have 200 and more."""
     sigma: float = Field(0.1, gt=0, le=1e6)
@@ -67,6 +67,9 @@ class PgpeOptions(Options):
     """Length of an observation. Evaluators then tell {"value", "sums": {"count", "total", "squares"}} and normalise by
     the mean and standard deviation in their payload. None: no statistics."""
 
+    renamed: ClassVar[Mapping[str, Renamed]] = {"population": Renamed("popsize", since="0.2")}
+    _paired = pydantic.field_validator("popsize")(paired)
+
     @pydantic.model_validator(mode="after")
     def _in_order(self) -> PgpeOptions:
         if not self.stdev_min <= self.sigma <= self.stdev_max:
@@ -79,7 +82,7 @@ class PgpeOptions(Options):
 class PgpeResolved(PgpeOptions):
     """The options with every default filled in."""
 
-    population: int
+    popsize: int
     max_speed: float
     learning_rate: float
 
@@ -134,12 +137,12 @@ class Pgpe(Algorithm[PgpeResolved, PgpeState]):
     def resolve(cls, options: PgpeOptions, space: Space) -> PgpeResolved:
         speed = options.max_speed or options.sigma * math.sqrt(space.dim) / 15
         return options.with_defaults(
-            PgpeResolved, population=default_population(space.dim), max_speed=speed, learning_rate=0.75 * speed
+            PgpeResolved, popsize=default_popsize(space.dim), max_speed=speed, learning_rate=0.75 * speed
         )
 
     @classmethod
     def memory(cls, options: PgpeResolved, space: Space) -> int:
-        return 80 * space.dim + 1024 * options.population  # mu, stdev, velocity twice, two sums, their work, recipes
+        return 80 * space.dim + 1024 * options.popsize  # mu, stdev, velocity twice, two sums, their work, recipes
 
     def init(self) -> PgpeState:
         mu = perturbations.centre(self.space)
@@ -149,7 +152,7 @@ class Pgpe(Algorithm[PgpeResolved, PgpeState]):
         return PgpeState(0, mu, stdev, (digest(mu), digest(stdev)), stepper, None, None, 0.0, 0.0, seen)
 
     def need(self, state: PgpeState) -> int:
-        return self.options.population
+        return self.options.popsize
 
     def base(self, state: PgpeState) -> NDArray[np.float32]:
         return state.mu

@@ -23,7 +23,7 @@ from blackbox.records import Vector
 from blackbox.rng import Key
 from blackbox.space import Space
 from blackbox.toolbox.directions import Directions, default_family
-from blackbox.toolbox.estimators import EstimatorOptions, default_count
+from blackbox.toolbox.estimators import EstimatorOptions, default_directions, directions_of, popsize_of
 from blackbox.toolbox.projected import DescentResolved, ProjectedDescent
 from blackbox.toolbox.schedules import AnySchedule
 from blackbox.toolbox.steppers import SGD, ClipUp, Momentum, StepperState
@@ -84,13 +84,14 @@ class ZoSgd(ProjectedDescent[ZoSgdResolved, ZoSgdState]):
     @classmethod
     def resolve(cls, options: ZoSgdOptions, space: Space) -> ZoSgdResolved:
         family = options.directions or default_family(space.dim)
-        count = options.count or default_count(space.dim)
-        moment = Directions(family, Key((0, 0)), space.dim, min(count, space.dim)).second_moment(count)
-        return options.with_defaults(ZoSgdResolved, directions=family, count=count, learning_rate=0.5 / moment)
+        popsize = options.popsize or popsize_of(default_directions(space.dim), options.difference)
+        q = directions_of(popsize, options.difference)
+        moment = Directions(family, Key((0, 0)), space.dim, min(q, space.dim)).second_moment(q)
+        return options.with_defaults(ZoSgdResolved, directions=family, popsize=popsize, learning_rate=0.5 / moment)
 
     @classmethod
     def memory(cls, options: ZoSgdResolved, space: Space) -> int:
-        return 8 * space.dim * (8 + 4 * options.count)
+        return 8 * space.dim * (8 + 4 * options.n_directions)
 
     def init(self) -> ZoSgdState:
         x = self.room.project(self.space.initial)

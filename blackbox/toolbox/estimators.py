@@ -21,15 +21,15 @@ Recipe methods use `differences` alone and leave the sum of noise to `recipe.wei
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
-from blackbox.options import Field, Options
+from blackbox.options import Field, Options, Renamed
 from blackbox.records import Ints, Matrix, Points, Vector, dense
 from blackbox.rng import Key
 from blackbox.toolbox.directions import Directions, Family
@@ -44,8 +44,11 @@ __all__ = [
     "EstimatorResolved",
     "Slopes",
     "bounded_radius",
-    "default_count",
+    "default_directions",
     "differences",
+    "directions_of",
+    "popsize_of",
+    "renamed_count",
     "roles",
 ]
 
@@ -173,7 +176,7 @@ class Estimator:
     ----------
     directions : the family.
     difference : forward or central.
-    count : directions of a step, q.
+    n_directions : directions of a step, q.
     base : forward only: whether lane 0 evaluates the centre. Without it the base comes from `reduce`'s argument, or
         slopes are taken against the mean of the other lanes.
     clip : see `differences`.
@@ -182,7 +185,7 @@ class Estimator:
 
     directions: Directions
     difference: Difference
-    count: int
+    n_directions: int
     base: bool = True
     clip: float | None = None
     tangent: Callable[[Vector], Vector] | None = None
@@ -190,7 +193,7 @@ class Estimator:
     @property
     def need(self) -> int:
         """Results that close a step: 2 q central, q + 1 forward, q forward without a base."""
-        return 2 * self.count if self.difference == "central" else self.count + self.base
+        return popsize_of(self.n_directions, self.difference, self.base)
 
     def plan(self, x: Vector, step: int, lanes: Sequence[int] | Ints, radius: float) -> Points:
         """The points of the given lanes, with direction and sign as note.
@@ -233,23 +236,68 @@ class Estimator:
         return u if self.tangent is None else np.array([self.tangent(row) for row in u]).reshape(u.shape)
 
 
+def popsize_of(n_directions: int, difference: Difference, base: bool = True) -> int:
+    """Results of a step with so many directions: 2 q central, q + 1 forward, q forward without a base."""
+    return 2 * n_directions if difference == "central" else n_directions + base
+
+
+def directions_of(popsize: int, difference: Difference) -> int:
+    """Directions of a step with so many results, its base among them: the inverse of `popsize_of`.
+
+    Raises
+    ------
+    ValueError
+        If an odd number of results are to be central differences.
+    """
+    if difference == "forward":
+        return popsize - 1
+    if popsize % 2:
+        raise ValueError(f"must be even for mirrored pairs, got {popsize}; use {popsize + 1}")
+    return popsize // 2
+
+
+def renamed_count(default: Callable[[Mapping[str, Any]], Difference]) -> Renamed:
+    """The option `count`, directions per step, as `popsize`, results per step.
+
+    Parameters
+    ----------
+    default : the kind of difference where the stored options leave it to the method.
+    """
+
+    def convert(count: Any, stored: Mapping[str, Any]) -> int:
+        return popsize_of(int(count), stored.get("difference") or default(stored))
+
+    unit = "results: two for each direction with central differences, one and one more with forward ones"
+    return Renamed("popsize", since="0.2", convert=convert, unit=unit)
+
+
 class EstimatorOptions(Options):
     """The options of methods that estimate a gradient in dense vectors. Lengths are in internal units."""
 
     directions: Family | None = None
     """Family of the random directions. None: orthonormal frames, which have the least variance (normal numbers in one
     dimension)."""
-    count: int | None = Field(None, ge=1)
-    """Directions per step. None: 2 + floor(1.5 ln d), at most d. With W workers choose at least W / 2 (central)."""
     difference: Difference = "central"
     """central: two results per direction and an error of second order; forward: one, and one for the centre of the
     step. A half whose partner is lost counts one-sided."""
+    popsize: int | None = Field(None, ge=2)
+    """Results per step: 2 q central, and so even, q + 1 forward, for q directions. None: those of
+    q = 2 + floor(1.5 ln d), at most d. With W workers choose at least W."""
     radius: AnySchedule = Constant(value=0.01)
     """Length of a probe's displacement, by step; the default is a hundredth of the range of a bounded parameter. With
     noise of size s in the values and third derivatives of size M choose about (3 s / M)^(1/3); without noise 1e-4 or
     less. It is shortened where the region has no room for it."""
     clip: float | None = Field(None, gt=0)
     """Limit on the slope along a direction, in multiples of the step's median: against heavy tails. None: no limit."""
+
+    renamed: ClassVar[Mapping[str, Renamed]] = {"count": renamed_count(lambda stored: "central")}
+
+    @pydantic.field_validator("popsize")
+    @classmethod
+    def _fits(cls, popsize: int | None, info: pydantic.ValidationInfo) -> int | None:
+        if popsize is not None and "difference" in info.data:
+            directions_of(popsize, info.data["difference"])
+        return popsize
 
     @pydantic.field_validator("radius")
     @classmethod
@@ -263,15 +311,20 @@ class EstimatorResolved(EstimatorOptions):
     """The options with every default filled in."""
 
     directions: Family
-    count: int
+    popsize: int
+
+    @property
+    def n_directions(self) -> int:
+        """Directions of a step, q."""
+        return directions_of(self.popsize, self.difference)
 
     def estimator(self, key: Key, dim: int, tangent: Callable[[Vector], Vector] | None = None) -> Estimator:
-        """What estimates gradients in `dim` dimensions; see `Estimator` for `tangent`."""
-        directions = Directions(self.directions, key, dim, min(self.count, dim))
-        return Estimator(directions, self.difference, self.count, clip=self.clip, tangent=tangent)
+        """The estimator of these options in `dim` dimensions; see `Estimator` for `tangent`."""
+        directions = Directions(self.directions, key, dim, min(self.n_directions, dim))
+        return Estimator(directions, self.difference, self.n_directions, clip=self.clip, tangent=tangent)
 
 
-def default_count(dim: int) -> int:
+def default_directions(dim: int) -> int:
     """2 + floor(1.5 ln d), at most d: 5 at 10 dimensions, 12 at a thousand."""
     return min(dim, 2 + int(1.5 * math.log(dim)))
 

@@ -12,8 +12,9 @@ A centre is float32, as workers hold it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,16 +23,46 @@ from blackbox.records import JSON, Recipe, Recipes, Term, no_note
 from blackbox.space import Space
 from blackbox.toolbox.schedules import Schedule
 
-__all__ = ["FARTHEST", "SIZES", "centre", "default_population", "mirrored", "moved", "rate", "size", "weighted"]
+__all__ = [
+    "FARTHEST",
+    "SIZES",
+    "centre",
+    "default_popsize",
+    "mirrored",
+    "moved",
+    "paired",
+    "rate",
+    "size",
+    "twice",
+    "weighted",
+]
 
 SIZES = (1e-8, 1e8)  # of a perturbation: below, the noise would be lost in a float32 near 1
 MAX_RATE = 1e8
 FARTHEST = 1e15  # coordinates of a centre stay below it, so that squares stay finite in float32
 
 
-def default_population(d: int) -> int:
+def default_popsize(d: int) -> int:
     """4 + floor(3 ln d), rounded up to even: 18 at 100 dimensions, 46 at a million."""
     return 4 + int(3 * math.log(d)) + int(3 * math.log(d)) % 2
+
+
+def paired(popsize: int | None) -> int | None:
+    """Validate the option `popsize` of a method that asks mirrored pairs.
+
+    Raises
+    ------
+    ValueError
+        If it is odd.
+    """
+    if popsize is not None and popsize % 2:
+        raise ValueError(f"must be even for mirrored pairs, got {popsize}; use {popsize + 1}")
+    return popsize
+
+
+def twice(directions: Any, stored: Mapping[str, Any]) -> int:
+    """Results of so many mirrored directions: how a stored number of directions is read, see `Options.renamed`."""
+    return 2 * int(directions)  # as people wrote it, which may be text
 
 
 def size(schedule: Schedule, step: int) -> float:

@@ -135,7 +135,7 @@ def measure(slice_threads: int) -> tuple[Costs, list[str]]:
         study = server.client(transport=wire, timeout=120.0).create_study(
             name="million",
             space={"theta": {"type": "vector", "dim": DIM, "init": 0.0}},
-            algorithm={"name": "openai_es", "options": {"population": POPULATION, "sigma": 0.02}},
+            algorithm={"name": "openai_es", "options": {"popsize": POPULATION, "sigma": 0.02}},
             budget=POPULATION * GENERATIONS,
         )
         spent = cpu(pid)
@@ -156,7 +156,7 @@ def measure(slice_threads: int) -> tuple[Costs, list[str]]:
 def update_seconds() -> tuple[float, float]:
     """Processor seconds of one update in this process, and of naming the new state (encode and hash)."""
     space = Space({"theta": Vector(dim=DIM, init=0.0)})
-    method = build("openai_es", space, resolve_options("openai_es", space, {"population": POPULATION}), KEY)
+    method = build("openai_es", space, resolve_options("openai_es", space, {"popsize": POPULATION}), KEY)
     state, lanes = method.init(), np.arange(POPULATION)
     updates, names = [], []
     for step in range(2):

@@ -263,7 +263,7 @@ def travel() -> list[str]:
             for name, used in (("recipes", backend), ("numbers", Plain(backend))):
                 of, store = study(
                     {"x": {"type": "vector", "dim": DIM, "init": 1.0}},
-                    {"name": "openai_es", "options": {"population": POPULATION}},
+                    {"name": "openai_es", "options": {"popsize": POPULATION}},
                     POPULATION * GENERATIONS,
                 )
                 began, before = time.perf_counter(), moved()

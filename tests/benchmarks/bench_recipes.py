@@ -23,7 +23,7 @@ DIM = 1_000_000
 POPULATION = 256
 KEY = Key.from_seed(1).child("studies", "bench")
 SPACE = Space({"weights": Vector(dim=DIM)})
-METHOD = build("openai_es", SPACE, resolve_options("openai_es", SPACE, {"population": POPULATION}), KEY)
+METHOD = build("openai_es", SPACE, resolve_options("openai_es", SPACE, {"popsize": POPULATION}), KEY)
 
 
 def generation() -> Results:

@@ -41,7 +41,7 @@ def test_a_worker_rebuilds_the_engines_vectors_from_a_few_hundred_bytes(server: 
     study = server.client(transport=listening).create_study(
         name="large",
         space={"theta": {"type": "vector", "dim": DIM, "init": 0.5}},
-        algorithm={"name": "openai_es", "options": {"population": POPULATION, "sigma": 0.05, "learning_rate": 0.05}},
+        algorithm={"name": "openai_es", "options": {"popsize": POPULATION, "sigma": 0.05, "learning_rate": 0.05}},
         budget=POPULATION * N_STEPS,
     )
     seen: dict[int, tuple[int, np.ndarray[Any, Any]]] = {}
@@ -104,7 +104,7 @@ def test_genomes_travel_over_new_bases_and_a_late_worker_is_still_served(server:
     study = server.client(transport=listening).create_study(
         name="genomes",
         space={"theta": {"type": "vector", "dim": DIM, "init": 0.5}},
-        algorithm={"name": "deep_ga", "options": {"population": 6, "parents": 2, "rebase_terms": 3, "sigma": 0.001}},
+        algorithm={"name": "deep_ga", "options": {"popsize": 6, "parents": 2, "rebase_terms": 3, "sigma": 0.001}},
     )
     seen: dict[int, tuple[int, int, np.ndarray[Any, Any]]] = {}
     n_late = 0
@@ -158,7 +158,7 @@ def test_trials_whose_vectors_are_gone_are_listed_as_recipes(server: Service) ->
     study = server.client().create_study(
         name="past",
         space={"theta": {"type": "vector", "dim": 5}},
-        algorithm={"name": "openai_es", "options": {"population": 4}},
+        algorithm={"name": "openai_es", "options": {"popsize": 4}},
     )
     for generation in range(4):
         study.tell([completed(trial, float(generation + i)) for i, trial in enumerate(study.ask(4).trials)])

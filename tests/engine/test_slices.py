@@ -42,7 +42,7 @@ class Counting(slices.Inline):
 
 def digest_after_two_steps(stepper: str = "adam", slicer: Slicer = WHOLE) -> str:
     """Of the state of an evolution strategy in many dimensions."""
-    options = {"population": POPULATION, "stepper": {"type": stepper}, "weight_decay": 0.01}
+    options = {"popsize": POPULATION, "stepper": {"type": stepper}, "weight_decay": 0.01}
     method = build("openai_es", SPACE, resolve_options("openai_es", SPACE, options), KEY, slicer=slicer)
     state = method.init()
     for step in range(2):

@@ -80,16 +80,16 @@ class Scheme(ABC):
 
     Attributes
     ----------
-    default_count : directions (coordinates, chords) per step where nothing else is asked for.
-    own_count : whether that many are always taken, so that there is nothing to choose.
+    most_directions : directions (coordinates, chords) per step where nothing else is asked for, in enough dimensions.
+    fixed : which directions are always taken, where there is nothing to choose; empty: there is.
     family : the directions it is made for; None: those of the options.
     difference : the default differences.
     averaging : the default weight of the newest gradient; None: the paper's schedule.
     anywhere : whether it needs no inner point of the region.
     """
 
-    default_count: ClassVar[int] = 6
-    own_count: ClassVar[bool] = False
+    most_directions: ClassVar[int] = 6
+    fixed: ClassVar[str] = ""
     family: ClassVar[Family | None] = None
     difference: ClassVar[Difference] = "forward"
     averaging: ClassVar[float | None] = None
@@ -101,9 +101,9 @@ class Scheme(ABC):
     # -- what an option left out becomes
 
     @classmethod
-    def count(cls, wanted: int | None, dim: int) -> int:
-        """Directions per step: as wanted, if there is a choice."""
-        return wanted or min(cls.default_count, dim)
+    def directions(cls, dim: int) -> int:
+        """Directions per step where nothing else is asked for."""
+        return min(cls.most_directions, dim)
 
     @classmethod
     def radius_for(cls, inner: float) -> float:
@@ -111,7 +111,7 @@ class Scheme(ABC):
         return SHARE_OF_ROOM * inner if np.isfinite(inner) else SHARE_OF_ROOM
 
     @classmethod
-    def offset(cls, dim: int, count: int) -> float:
+    def offset(cls, dim: int, n_directions: int) -> float:
         """The least o of step sizes 2 / (t + o) with which the average keeps up with the iterate."""
         return 0.0
 
@@ -176,19 +176,19 @@ class RandomDirections(Scheme):
 class OneDirection(RandomDirections):
     """rdsa: one random direction."""
 
-    default_count = 1
-    own_count = True
+    most_directions = 1
+    fixed = "one direction"
 
 
 class EveryCoordinate(RandomDirections):
     """kwsa: every coordinate in every step. Its forward differences have a bias."""
 
-    own_count = True
+    fixed = "every coordinate"
     family: ClassVar[Family | None] = "coordinate"
     difference: ClassVar[Difference] = "central"
 
     @classmethod
-    def count(cls, wanted: int | None, dim: int) -> int:
+    def directions(cls, dim: int) -> int:
         return dim
 
 
@@ -198,7 +198,7 @@ class Jaguar(Scheme):
     The first step reads them all. Lost ones stay the oldest, and come next.
     """
 
-    default_count = 25
+    most_directions = 25
     family: ClassVar[Family | None] = "coordinate"
     difference: ClassVar[Difference] = "central"
     averaging = 1.0
@@ -209,14 +209,14 @@ class Jaguar(Scheme):
         self.order = permutation(tools.noise, 0, 0, self.dim)
 
     @classmethod
-    def offset(cls, dim: int, count: int) -> float:
-        return 2 * dim / count
+    def offset(cls, dim: int, n_directions: int) -> float:
+        return 2 * dim / n_directions
 
     def blank(self) -> tuple[Vector, Ints]:
         return np.zeros(self.dim), np.full(self.dim, -1, dtype=np.int64)
 
     def need(self, state: State, base: float | None) -> int:
-        return 2 * max(self.tools.estimator.count, int(np.count_nonzero(state.renewed < 0)))
+        return 2 * max(self.tools.estimator.n_directions, int(np.count_nonzero(state.renewed < 0)))
 
     def plan(self, state: State, lanes: Ints, radius: float, base: float | None) -> Points:
         note = roles(lanes, "central")
