@@ -26,13 +26,12 @@ from blackbox.federation.payloads import (
     INVITED,
     Broadcast,
     Contribution,
-    Floats,
     Invitation,
     Update,
     apply,
-    norm,
     project,
 )
+from blackbox.federation.vectors import Floats, norm
 from blackbox.records import Stop, Vector
 from blackbox.registry import Method
 from blackbox.rng import Key

@@ -22,9 +22,9 @@ from blackbox.federation.payloads import (
     Broadcast,
     Contribution,
     ContributionJson,
-    Floats,
     Privacy,
 )
+from blackbox.federation.vectors import Floats
 from blackbox.recipes.slices import WHOLE, Slicer
 from blackbox.records import Matrix, Vector
 from blackbox.rng import Key

@@ -16,11 +16,8 @@ payload is linear: the coordinator only ever needs weighted sums of them, so the
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
@@ -31,14 +28,12 @@ from pydantic import Field
 
 from blackbox import codec, rng
 from blackbox.errors import BlobNotFound, CodecError, FieldError, InvalidContribution, InvalidInput
+from blackbox.federation.vectors import Floats, finite, read, written
 from blackbox.recipes import digest, slices, weighted_noise_sum
 from blackbox.records import JSON, Term, Vector
 from blackbox.rng import Key
 from blackbox.space import Space
-from blackbox.validation import Described, invalid, pointer
-
-Floats: TypeAlias = NDArray[np.float32]
-"""(n,) float32, as it travels."""
+from blackbox.validation import Described, pointer
 
 DIRECTIONS = 1
 """Stream of the shared directions: direction l of round r is `noise(key.stream(DIRECTIONS), r, l, d)`."""
@@ -46,9 +41,6 @@ FEATURES = 2
 """Stream of the random features: frequencies are lanes 0 ... M-1 at step 0, phases the uniform numbers at step 1."""
 INVITED = 3
 """Stream that decides who is invited to a round."""
-
-LISTED = 64
-"""Vectors up to this length are written as lists in JSON, longer ones as base64."""
 
 ClientName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]*$")]
 """Letters, digits and . _ : @ - behind a letter or digit."""
@@ -267,9 +259,9 @@ class Contribution:
         InvalidContribution
         """
         try:
-            read = codec.decode(cls, raw)
-            vectors = {name: _float32(vector, pointer("vectors", name)) for name, vector in read.vectors.items()}
-            plain = read._fields()
+            decoded = codec.decode(cls, raw)
+            vectors = {name: finite(vector, pointer("vectors", name)) for name, vector in decoded.vectors.items()}
+            plain = decoded._fields()
         except (CodecError, AttributeError, TypeError) as error:
             raise InvalidContribution(f"these bytes are no contribution: {error}") from None
         return cls._of(ContributionJson(**plain, vectors=dict.fromkeys(vectors, "")), vectors)
@@ -288,7 +280,7 @@ class Contribution:
 
     def to_json(self) -> dict[str, Any]:
         """JSON; vectors of at most `LISTED` numbers as lists, longer ones as base64 of little-endian float32."""
-        return {**self._fields(), "vectors": {name: _written(v) for name, v in sorted(self.vectors.items())}}
+        return {**self._fields(), "vectors": {name: written(v) for name, v in sorted(self.vectors.items())}}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Contribution:
@@ -301,7 +293,7 @@ class Contribution:
             by `Federation.check`.
         """
         sent = ContributionJson(**_members(raw, "a contribution", InvalidContribution))
-        return cls._of(sent, {name: _read(v, pointer("vectors", name)) for name, v in sent.vectors.items()})
+        return cls._of(sent, {name: read(v, pointer("vectors", name)) for name, v in sent.vectors.items()})
 
     @classmethod
     def _of(cls, sent: ContributionJson, vectors: dict[str, Floats]) -> Contribution:
@@ -347,38 +339,6 @@ def _members(raw: object, what: str, error: type[InvalidInput] = InvalidInput) -
     return {str(name): value for name, value in raw.items()}
 
 
-def _written(vector: Floats) -> list[float] | str:
-    if len(vector) <= LISTED:
-        return [float(v) for v in vector]
-    return base64.b64encode(vector.astype("<f4", copy=False).tobytes()).decode()
-
-
-def _read(sent: Sequence[float] | str, at: str) -> Floats:
-    if isinstance(sent, str):
-        try:
-            raw = base64.b64decode(sent, validate=True)
-            vector = np.frombuffer(raw, "<f4")
-        except (binascii.Error, ValueError):
-            fault = FieldError(at, "bad_base64", "must be a list of numbers, or base64 of little-endian float32")
-            raise invalid(InvalidContribution, [fault]) from None
-        return _float32(vector.astype(np.float32), at)
-    return _float32(np.array(sent, dtype=np.float64), at)
-
-
-def _float32(vector: NDArray[Any], at: str) -> Floats:
-    """The vector as finite float32."""
-    if vector.ndim != 1 or vector.dtype.kind != "f":
-        fault = FieldError(at, "wrong_type", f"must be a vector of floats, got {vector.dtype} of shape {vector.shape}")
-        raise invalid(InvalidContribution, [fault])
-    with np.errstate(over="ignore"):
-        narrow = vector.astype(np.float32)
-    if not np.isfinite(narrow).all():
-        bad = int(np.flatnonzero(~np.isfinite(narrow))[0])
-        fault = FieldError(at, "non_finite", f"must hold finite float32 numbers, got {vector[bad]} at index {bad}")
-        raise invalid(InvalidContribution, [fault])
-    return narrow
-
-
 # -- down: how x moved -------------------------------------------------------------------------------------------------
 
 
@@ -413,10 +373,10 @@ class Update:
 
     def to_json(self) -> dict[str, Any]:
         """JSON: {"version", "round", "move"} or {"version", "round", "noise", "stream", "coefficients"}."""
-        head, written = {"version": self.version, "round": self.round}, _written(self.numbers)
+        head, numbers = {"version": self.version, "round": self.round}, written(self.numbers)
         if self.move is not None:
-            return {**head, "move": written}
-        return {**head, "noise": self.noise, "stream": str(DIRECTIONS), "coefficients": written}
+            return {**head, "move": numbers}
+        return {**head, "noise": self.noise, "stream": str(DIRECTIONS), "coefficients": numbers}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Update:
@@ -427,8 +387,8 @@ class Update:
         InvalidInput
         """
         sent = _UpdateJson(**_members(raw, "an update"))
-        move = None if sent.move is None else _read(sent.move, "/move")
-        coefficients = None if sent.coefficients is None else _read(sent.coefficients, "/coefficients")
+        move = None if sent.move is None else read(sent.move, "/move")
+        coefficients = None if sent.coefficients is None else read(sent.coefficients, "/coefficients")
         return cls(sent.version, sent.round, move, coefficients, sent.noise or "normal")
 
 
@@ -499,8 +459,3 @@ def catch_up(x: Vector, version: int, updates: Sequence[Update], key: Key, space
             )
         x, version = apply(x, update, key, space), update.version
     return x, version
-
-
-def norm(vector: NDArray[Any]) -> float:
-    """Euclidean norm, the same bits whatever BLAS does."""
-    return math.sqrt(math.fsum(np.square(vector, dtype=np.float64).tolist()))
