@@ -1,4 +1,4 @@
-"""What a user may tune: the base model of every algorithm's options.
+"""Options: the base model of what a user may tune of an algorithm, and how stored options are read.
 
 Options are frozen, refuse unknown fields and non-finite numbers, and their attribute docstrings are the JSON schema's
 descriptions. Defaults that depend on the problem are None in the model and filled in once by `Algorithm.resolve`, whose
@@ -47,7 +47,7 @@ class Renamed:
     unit: str = ""
 
     def hint(self, old: str) -> str:
-        """What to tell somebody who writes the old name."""
+        """Return the hint for somebody who writes the old name."""
         return f"{old} is called {self.now} since {self.since}" + (f" and counts {self.unit}" if self.unit else "")
 
 
@@ -63,12 +63,12 @@ class Options(Model):
     renamed: ClassVar[Mapping[str, Renamed]] = {}
 
     def with_defaults(self, resolved: type[R], **defaults: Any) -> R:
-        """These options as `resolved`, with each field that is still None set to the given value.
+        """Return these options as `resolved`, with each field that is still None set to the given default.
 
         Parameters
         ----------
-        resolved : a subclass in which these fields are not optional.
-        defaults : by name; validated as if they had been written by hand.
+        resolved : a subclass of this class in which these fields are not optional.
+        defaults : values by field name; validated as if they had been written by hand.
 
         Raises
         ------
@@ -81,12 +81,13 @@ class Options(Model):
 
 
 def parse_options(model: type[M], raw: dict[str, Any]) -> M:
-    """Validate `raw` as `model`.
+    """Validate `raw` as `model` and return the instance.
 
     Raises
     ------
     InvalidOptions
-        Naming each field, what was expected, what came, and the nearest field for an unknown one.
+        It names each field, what was expected and what came, for an unknown field the nearest known one, and for an old
+        name today's.
     """
     try:
         return model.model_validate(raw)
@@ -97,11 +98,11 @@ def parse_options(model: type[M], raw: dict[str, Any]) -> M:
 
 
 def known_options(model: type[M], stored: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Stored options as `model` takes them: renamed ones by today's names, without those it does not know any more.
+    """Return stored options as `model` takes them: under today's names, without those it no longer knows.
 
     Returns
     -------
-    The options, and the names of those left out, dotted.
+    The options, and the dotted names of those left out.
     """
     raw = _by_todays_names(_renamed(model), stored)
     try:
@@ -118,7 +119,7 @@ def _renamed(model: type[pydantic.BaseModel]) -> Mapping[str, Renamed]:
 
 
 def _explained(fault: FieldError, renamed: Mapping[str, Renamed]) -> FieldError:
-    """A fault, with today's name where it is an old one that was written."""
+    """Return the fault, with today's name in the message where an old one was written."""
     for old, entry in renamed.items():
         if fault.pointer == pointer(old) and fault.code == "extra_forbidden":
             return replace(fault, message=entry.hint(old))
@@ -126,7 +127,7 @@ def _explained(fault: FieldError, renamed: Mapping[str, Renamed]) -> FieldError:
 
 
 def _by_todays_names(renamed: Mapping[str, Renamed], stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Stored options by today's names; an old one without a value is left out, and gets today's default."""
+    """Return stored options under today's names; an old one that is None is left out and so gets today's default."""
     options = {name: value for name, value in stored.items() if name not in renamed}
     for old, entry in renamed.items():
         if stored.get(old) is not None and entry.now not in options:
@@ -135,7 +136,7 @@ def _by_todays_names(renamed: Mapping[str, Renamed], stored: Mapping[str, Any]) 
 
 
 def _removed(options: dict[str, Any], place: Sequence[int | str]) -> bool:
-    """Remove a nested option; whether it was found. In a place there are names of union members beside keys."""
+    """Remove a nested option and return whether it was found. A place holds names of union members beside keys."""
     inner: Any = options
     for key in place[:-1]:
         if isinstance(inner, dict) and key in inner:

@@ -4,7 +4,7 @@ Mania, Guy, Recht (2018), Simple random search provides a competitive approach t
 arXiv:1803.07055, algorithm 2, and the authors' code (modestyachts/ARS). Lanes 2i and 2i + 1 share noise delta_i::
 
     x_l = theta + s_l nu delta_i,   i = floor(l / 2),   s_l = +1 for even l, -1 for odd l             ask
-    keep the b directions with the lowest min(f_i+, f_i-), that is min of what was told; k lanes in all
+    keep the b directions with the lowest min(f_i+, f_i-) of the told values; k lanes in all
     sigma_R = population standard deviation of the k kept values, f_R their mean
     theta <- theta - alpha / ((k / 2) sigma_R) sum_l (f_l - f_R) s_l delta_i                           tell
 
@@ -37,7 +37,7 @@ from blackbox.toolbox.values import lower
 
 
 class ArsOptions(Options):
-    """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
+    """Options of `ars`. Lengths are in internal units: bounded parameters are the unit interval."""
 
     popsize: int = Field(16, ge=2, json_schema_extra={"multipleOf": 2})
     """Results per step, even: two for each of N = popsize / 2 directions. With W workers choose at least W."""
@@ -71,7 +71,7 @@ class ArsResolved(ArsOptions):
 
 @dataclass(frozen=True, slots=True)
 class ArsState:
-    """What changes. d is the dimension.
+    """State of `ars` between two steps; d is the dimension.
 
     Attributes
     ----------
@@ -177,12 +177,17 @@ class Ars(Algorithm[ArsResolved, ArsState]):
 
 
 def among_the_best(values: Vector, pair: Ints, top: int) -> NDArray[np.bool_]:
-    """Which rows belong to the `top` directions with the lowest value on either side; ties at the edge all belong.
+    """Select the rows of the `top` directions with the lowest value on either side; ties at the edge are all selected.
 
     Parameters
     ----------
     values : (k,) finite.
     pair : (k,) number of each row's direction.
+    top : directions to select.
+
+    Returns
+    -------
+    (k,) bool.
 
     Notes
     -----
@@ -197,9 +202,17 @@ def among_the_best(values: Vector, pair: Ints, top: int) -> NDArray[np.bool_]:
 
 
 def standardised(values: Vector) -> tuple[Vector, float, float]:
-    """Values less their mean over their population standard deviation (zeros if that is 0), the mean, the deviation.
+    """Subtract the mean of values and divide by their population standard deviation.
 
-    Worked out at the scale of the largest, so that no square overflows or vanishes.
+    Computed at the scale of the largest value, so that no square overflows or vanishes.
+
+    Parameters
+    ----------
+    values : (k,) finite, k >= 1.
+
+    Returns
+    -------
+    The (k,) standardised values (zeros if the deviation is 0), the mean, and the deviation.
     """
     scale = float(np.abs(values).max()) or 1.0
     mean = float((values / scale).mean())

@@ -40,7 +40,7 @@ HUGE = float(np.finfo(np.float64).max)
 
 
 class CboOptions(Options):
-    """What a user may tune. Lengths are in internal units: the unit cube for bounded parameters."""
+    """Options of `cbo`. Lengths are in internal units: the unit cube for bounded parameters."""
 
     popsize: int | None = Field(None, ge=2)
     """Members N, and so the largest number of evaluations in flight. A step closes at every result, so N results are
@@ -86,7 +86,7 @@ class CboResolved(CboOptions):
 
 @dataclass(frozen=True, slots=True)
 class CboState:
-    """What changes. N members, d dimensions.
+    """State of `cbo` between two steps: N members in d dimensions.
 
     Attributes
     ----------
@@ -117,7 +117,7 @@ class CboState:
 
 
 def weights(values: Vector, alpha: float) -> Vector:
-    """Softmin weights exp(-alpha (E_i - min E)), normalised.
+    """Return the softmin weights exp(-alpha (E_i - min E)), normalised.
 
     Parameters
     ----------
@@ -139,12 +139,12 @@ def weights(values: Vector, alpha: float) -> Vector:
 
 
 def effective_size(w: Vector) -> float:
-    """Kish's effective sample size (sum w)^2 / sum w^2, between 1 and n."""
+    """Return Kish's effective sample size (sum w)^2 / sum w^2 of (n,) weights, between 1 and n."""
     return float(w.sum() ** 2 / np.square(w).sum())
 
 
 def alpha_of_size(values: Vector, size: float) -> float:
-    """The alpha whose weights have the given effective sample size.
+    """Find the alpha whose weights have the given effective sample size.
 
     Parameters
     ----------
@@ -198,7 +198,7 @@ def _gaps(values: Vector) -> Vector:
 
 @algorithm("cbo", Traits(members=True, parameters=frozenset({"float", "int", "categorical"})))
 class Cbo(Algorithm[CboResolved, CboState]):
-    """Global search by members that nobody waits for: each moves when its value is in, towards the newest consensus.
+    """Global search by members that wait for none: each moves as soon as its value is in, towards the newest consensus.
 
     Pinnau et al. (2017), arXiv:1604.05648, with anisotropic (arXiv:1909.09249) and truncated noise (arXiv:2310.16610).
     Lanes are members. A batch of all N results is one synchronous sweep of the papers; smaller ones are the
@@ -347,7 +347,7 @@ class Cbo(Algorithm[CboResolved, CboState]):
         return float(away.max(initial=0.0))
 
     def _start(self, member: int, step: int) -> Vector:
-        """(d,) where a member without a value starts: uniform within bounds, else normal around the initial point."""
+        """Draw the (d,) start of a member: uniform within bounds, else normal around the initial point."""
         space, d = self.space, self.space.dim
         in_box = uniform(self.starts, step, member, d) if self.has_bounds else np.zeros(d)
         if not self.has_free:
@@ -364,10 +364,10 @@ class Cbo(Algorithm[CboResolved, CboState]):
 
 
 def default_popsize(d: int) -> int:
-    """20 + d, at most 100: fewer collapse too early, more get too few moves each out of some thousand evaluations."""
+    """Return 20 + d, at most 100: fewer collapse too early, more get too few moves each from some thousand results."""
     return min(20 + d, 100)
 
 
 def default_noise(options: CboOptions, d: int) -> float:
-    """What did best on sphere, Ackley, Rastrigin and Rosenbrock with d = 2 to 20: most noise that still contracts."""
+    """Return the best noise on sphere, Ackley, Rastrigin and Rosenbrock, d = 2 to 20: the most that still contracts."""
     return 0.85 if options.diffusion == "anisotropic" else 0.8 * math.sqrt(2 * options.drift / d)

@@ -43,7 +43,7 @@ from blackbox.toolbox.values import centred_ranks, lower, lowest_and_median, ord
 
 
 class DeepGaOptions(Options):
-    """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
+    """Options of `deep_ga`. Lengths are in internal units: bounded parameters are the unit interval."""
 
     popsize: int = Field(50, ge=2)
     """Children per generation. With W workers choose at least W; the paper has 1000."""
@@ -95,7 +95,7 @@ class DeepGaResolved(DeepGaOptions):
 
 @dataclass(frozen=True, slots=True)
 class DeepGaState:
-    """What changes. d is the dimension, m the length of a behaviour.
+    """State of `deep_ga` between two steps; d is the dimension, m the length of a behaviour.
 
     Attributes
     ----------
@@ -242,7 +242,7 @@ class DeepGa(Algorithm[DeepGaResolved, DeepGaState]):
         return replace(told, step=state.step + 1)
 
     def _bred(self, state: DeepGaState, results: Results) -> DeepGaState:
-        """After a generation of children."""
+        """Return the state after a generation of children."""
         if not len(results):
             return state
         state, did = self._noted(state, results)
@@ -274,7 +274,7 @@ class DeepGa(Algorithm[DeepGaResolved, DeepGaState]):
         return self._closed(state, best, None)
 
     def _validated(self, state: DeepGaState, results: Results) -> DeepGaState:
-        """After the candidates were evaluated again."""
+        """Return the state after the candidates were evaluated again."""
         if not len(results):
             return state
         candidates = self._genomes(state.candidates)
@@ -293,7 +293,7 @@ class DeepGa(Algorithm[DeepGaResolved, DeepGaState]):
         return self._closed(replace(state, elite_value=mean), best, candidates[first])
 
     def _closed(self, state: DeepGaState, best: list[Genome], elite: Genome | None) -> DeepGaState:
-        """The state of the next generation.
+        """Return the state that opens the next generation.
 
         Parameters
         ----------
@@ -360,14 +360,14 @@ class DeepGa(Algorithm[DeepGaResolved, DeepGaState]):
         return state, did
 
     def _mixed(self, values: Vector, new: Vector) -> Vector:
-        """What children are ordered by: the weighted mean of both ranks."""
+        """Return the weighted mean of the ranks by value and by novelty, by which children are ordered: (n,)."""
         if len(values) < 2:
             return np.zeros(len(values))
         weight = self.options.novelty
         return (1 - weight) * centred_ranks(values) + weight * centred_ranks(-new)
 
     def _remembering(self, state: DeepGaState, results: Results, did: Sequence[Vector | None]) -> DeepGaState:
-        """The state with some behaviours more in the archive."""
+        """Return the state with some of the behaviours added to the archive."""
         most, rate = self.options.archive, self.options.archive_rate
         return replace(state, archive=remembering(state.archive, results, did, self.memories, most, rate))
 
@@ -395,17 +395,17 @@ class DeepGa(Algorithm[DeepGaResolved, DeepGaState]):
 
 
 def _mean(values: list[float]) -> float:
-    """NaN where there is none, or one that is not finite."""
+    """Return the mean; NaN where there is no value, or one is not finite."""
     if not values or not all(map(math.isfinite, values)):
         return math.nan
     return math.fsum(value / len(values) for value in values)
 
 
 def default_parents(popsize: int) -> int:
-    """A fifth of the children, at least 1 and at most 20."""
+    """Return a fifth of the children, at least 1 and at most 20."""
     return min(20, max(1, popsize // 5))
 
 
 def default_sigma(d: int) -> Constant:
-    """0.05; above 6400 dimensions 4 / sqrt(d), so that a mutation is at most about 4 units long."""
+    """Return 0.05, above 6400 dimensions 4 / sqrt(d), so that a mutation is at most about 4 units long."""
     return Constant(value=min(0.05, 4.0 / math.sqrt(d)))

@@ -35,7 +35,7 @@ from blackbox.toolbox.schedules import AnySchedule, Constant, PositiveSchedule
 
 
 class MezoOptions(Options):
-    """What a user may tune. Lengths are in internal units."""
+    """Options of `mezo`. Lengths are in internal units."""
 
     popsize: int = Field(2, ge=2, json_schema_extra={"multipleOf": 2})
     """Results per step, even: two for each of q = popsize / 2 directions. With W workers choose at least W."""
@@ -66,7 +66,7 @@ class MezoResolved(MezoOptions):
 
 @dataclass(frozen=True, slots=True)
 class MezoState:
-    """What changes. d is the dimension.
+    """State of `mezo` between two steps; d is the dimension.
 
     Attributes
     ----------
@@ -155,7 +155,7 @@ class Mezo(Algorithm[MezoResolved, MezoState]):
         }
 
     def _moved(self, theta: NDArray[np.float32], terms: list[Term], decay: float) -> NDArray[np.float32]:
-        """theta - sum of the terms - decay theta, piece by piece: no second vector of float64."""
+        """Return theta - sum of the terms - decay theta, piece by piece: without a second vector of float64."""
         d, moved = len(theta), np.empty_like(theta)
         for a in range(0, d, CHUNK):
             piece = theta[a : a + CHUNK].astype(np.float64)

@@ -43,7 +43,7 @@ from blackbox.toolbox.values import centred_ranks, lower, lowest_and_median
 
 
 class OpenAiEsOptions(Options):
-    """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
+    """Options of `openai_es`. Lengths are in internal units: bounded parameters are the unit interval."""
 
     popsize: int | None = Field(None, ge=2, json_schema_extra={"multipleOf": 2})
     """Results per step, even. None: 4 + floor(3 ln d), rounded up to even. With W workers choose at least W; with noisy
@@ -79,7 +79,7 @@ class OpenAiEsResolved(OpenAiEsOptions):
 
 @dataclass(frozen=True, slots=True)
 class OpenAiEsState:
-    """What changes. d is the dimension.
+    """State of `openai_es` between two steps; d is the dimension.
 
     Attributes
     ----------
@@ -204,7 +204,7 @@ class OpenAiEs(Algorithm[OpenAiEsResolved, OpenAiEsState]):
         return perturbations.size(self.options.sigma, step)
 
     def _noted(self, state: OpenAiEsState, results: Results) -> OpenAiEsState:
-        """The state with what is recorded of observations, and of the values themselves: the method sees only ranks."""
+        """Return the state with observations and values recorded; the update itself uses only ranks."""
         state = replace(state, seen=state.seen.plus(results.extra))
         found = lowest_and_median(results.scalar)
         if found is None:

@@ -41,7 +41,7 @@ from blackbox.toolbox.values import centred_ranks, lower, lowest_and_median
 
 
 class PgpeOptions(Options):
-    """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
+    """Options of `pgpe`. Lengths are in internal units: bounded parameters are the unit interval."""
 
     popsize: int | None = Field(None, ge=4, json_schema_extra={"multipleOf": 2})
     """Results per step, even. None: 4 + floor(3 ln d), rounded up to even. With W workers choose at least W; for
@@ -54,15 +54,15 @@ class PgpeOptions(Options):
     learning_rate: float | None = Field(None, gt=0, le=1e6)
     """Length of a step without momentum. None: 0.75 max_speed."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Share of the last move that goes on."""
+    """Share of the last move that is kept."""
     stdev_learning_rate: float = Field(0.1, ge=0, le=10)
     """Step size of the standard deviations. 0: they stay as they are."""
     stdev_max_change: float = Field(0.2, gt=0, lt=1)
-    """Most relative change of a standard deviation in one step."""
+    """Largest relative change of a standard deviation in one step."""
     stdev_min: float = Field(1e-6, ge=1e-8, le=1e8)
-    """No standard deviation falls below."""
+    """Smallest standard deviation."""
     stdev_max: float = Field(1e6, ge=1e-8, le=1e8)
-    """No standard deviation grows beyond."""
+    """Largest standard deviation."""
     observations: int | None = Field(None, ge=1, le=100_000)
     """Length of an observation. Evaluators then tell {"value", "sums": {"count", "total", "squares"}} and normalise by
     the mean and standard deviation in their payload. None: no statistics."""
@@ -89,7 +89,7 @@ class PgpeResolved(PgpeOptions):
 
 @dataclass(frozen=True, slots=True)
 class PgpeState:
-    """What changes. d is the dimension.
+    """State of `pgpe` between two steps; d is the dimension.
 
     Attributes
     ----------
@@ -188,7 +188,7 @@ class Pgpe(Algorithm[PgpeResolved, PgpeState]):
         )
 
     def _stdev(self, stdev: NDArray[np.float32], terms: Sequence[Term]) -> NDArray[np.float32]:
-        """The next standard deviations: (d,)."""
+        """Return the next (d,) standard deviations."""
         options = self.options
         if not options.stdev_learning_rate:
             return stdev
@@ -220,7 +220,7 @@ class Pgpe(Algorithm[PgpeResolved, PgpeState]):
         }
 
     def _noted(self, state: PgpeState, results: Results) -> PgpeState:
-        """The state with what is recorded of observations, and of the values themselves: the method sees only ranks."""
+        """Return the state with observations and values recorded; the update itself uses only ranks."""
         state = replace(state, seen=state.seen.plus(results.extra))
         found = lowest_and_median(results.scalar)
         return state if found is None else replace(state, best=lower(state.best, found[0]), median=found[1])

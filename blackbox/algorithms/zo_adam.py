@@ -35,7 +35,7 @@ SQUARE = 1e-7
 
 
 class ZoAdamOptions(EstimatorOptions):
-    """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
+    """Options of `zo_adam`. Lengths are in internal units: bounded parameters are the unit interval."""
 
     learning_rate: AnySchedule = Constant(value=0.01)
     """Step size by step: about the distance that every coordinate moves per step, whatever the objective's scale."""
@@ -55,7 +55,7 @@ class ZoAdamResolved(DescentResolved, ZoAdamOptions):
 
 @dataclass(frozen=True, slots=True)
 class ZoAdamState:
-    """What changes. d is the dimension.
+    """State of `zo_adam` between two steps; d is the dimension.
 
     Attributes
     ----------

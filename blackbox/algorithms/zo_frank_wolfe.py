@@ -1,4 +1,4 @@
-"""Zeroth-order Frank-Wolfe: minimise over a convex set of which only a linear oracle is known, from values alone.
+"""Zeroth-order Frank-Wolfe: minimise over a convex set that is known by its linear oracle only, from values alone.
 
 Sahu, Zaheer, Kar (2019), Towards gradient free and projection free stochastic optimization, arXiv:1810.03233::
 
@@ -22,7 +22,7 @@ vertices   a memory that is corrected, in the least squares sense, to agree with
            along m chords to random vertices: feasible without knowing an inner point
 =========  ===================================================================================  ==================
 
-The step rule says what the oracle's answer becomes: open takes the step as above; monotone looks first whether the
+The step rule says what is done with the oracle's answer: open takes the step as above; monotone first tests whether the
 value grows (Carderera, Besancon, Pokutta 2021, arXiv:2105.13913); search takes the best point along two segments. Those
 two evaluate candidates in a phase of their own, and so does the certificate of the gap. `toolbox.frank_wolfe` has the
 schemes, the rules and the certificate; here one of each is composed.
@@ -71,7 +71,7 @@ PAIRS = 50
 
 
 class ZoFrankWolfeOptions(Options):
-    """What a user may tune. Lengths are in internal units, which in a region are those of the values."""
+    """Options of `zo_frank_wolfe`. Lengths are in internal units, which in a region are those of the values."""
 
     scheme: SchemeName | None = None
     """How the gradient is estimated. irdsa: a few random directions and averaging, the best all-round choice; jaguar:
@@ -261,7 +261,7 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeResolved, ZoFrankWolfeState]):
     # -- the phases
 
     def _stepped(self, state: ZoFrankWolfeState, note: Ints, values: Vector) -> ZoFrankWolfeState:
-        """gbar_t, v_t, and the step to w_{t+1} or the phase in which the rule looks at it first."""
+        """Return the state with gbar_t, v_t, and w_{t+1} or the phase in which the rule evaluates candidates for it."""
         average = self.scheme.reduce(state, note, values, self._radius(state), self.rule.base(state))
         if average is None:
             return state
@@ -282,7 +282,7 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeResolved, ZoFrankWolfeState]):
         return self._certifying(self.rule.step(after))
 
     def _certifying(self, state: ZoFrankWolfeState) -> ZoFrankWolfeState:
-        """The state, in the phase of the certificate if its step is taken and one is due."""
+        """Return the state, in the phase of the certificate if the step is taken and a certificate is due."""
         every = self.options.certify_every
         due = every is not None and state.t % every == 0
         return replace(state, phase="certify") if due and state.phase == "gradient" else state
@@ -308,7 +308,7 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeResolved, ZoFrankWolfeState]):
 
 
 def _popsize(asked: int | None, name: SchemeName, difference: Difference, d: int) -> int:
-    """The number of results that make a gradient: as asked for, where the scheme leaves a choice.
+    """Return the number of results that make a gradient: as asked for, where the scheme leaves a choice.
 
     Raises
     ------
@@ -332,7 +332,7 @@ def _popsize(asked: int | None, name: SchemeName, difference: Difference, d: int
 
 
 def _region(space: Space) -> Region:
-    """The region of a space that `why_not` has let in."""
+    """Return the region of a space that `why_not` has accepted."""
     if space.region is None:
         raise TypeError("zo_frank_wolfe needs a space with a region")
     return space.region

@@ -32,7 +32,7 @@ Stepper: TypeAlias = Annotated[SGD | Momentum | ClipUp, Tagged(discriminator="ty
 
 
 class ZoSgdOptions(EstimatorOptions):
-    """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
+    """Options of `zo_sgd`. Lengths are in internal units: bounded parameters are the unit interval."""
 
     learning_rate: AnySchedule | None = None
     """Step size by step: internal units per unit of gradient; for clipup and sign the length of a move (of each
@@ -50,7 +50,7 @@ class ZoSgdResolved(DescentResolved, ZoSgdOptions):
 
 @dataclass(frozen=True, slots=True)
 class ZoSgdState:
-    """What changes. d is the dimension.
+    """State of `zo_sgd` between two steps; d is the dimension.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What every federated method has: options, and the phases of a round."""
+"""Options of every federated method, and the phases of a round."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PrivacyOptions(Options):
 
 
 class FederationOptions(Options):
-    """What every federated method has."""
+    """Options that every federated method has."""
 
     rounds: int | None = Field(50, ge=1)
     """Rounds after which it stops. None: never."""
