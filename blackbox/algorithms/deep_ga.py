@@ -145,7 +145,7 @@ class DeepGaState:
 class DeepGa(Algorithm[DeepGaResolved, DeepGaState]):
     """Genetic algorithm on noise addresses, and novelty search: no gradient, no distribution, only selection.
 
-    Such et al. (2017), arXiv:1712.06567. A generation closes on the first `popsize` results, whoever brought them;
+    Such et al. (2017), arXiv:1712.06567. A generation closes on the first `popsize` results, from any worker;
     without validation, results of the step before count too (a child is a child, whenever it is told). Points without a
     value have no children.
     """

@@ -101,7 +101,7 @@ class NelderMead(Algorithm[NelderMeadOptions, NelderMeadState]):
         return 1
 
     def ask(self, state: NelderMeadState, lanes: Sequence[int], pending: Pending) -> Points:
-        """The next point of the solver, whatever the lane: there is only one. Once it has finished, the best one."""
+        """Return the solver's next point for every lane, for there is only one; once it has finished, the best one."""
         point = self._next(state)
         return dense(np.tile(self.recommend(state) if point is None else point, (len(lanes), 1)))
 

@@ -54,8 +54,8 @@ class OpenAiEsOptions(Options):
     learning_rate: PositiveSchedule = Constant(value=0.01)
     """Step size by step. With adam about the distance every coordinate moves per step, so about sigma / 2."""
     stepper: AnyStepper = Adam()
-    """How a gradient becomes a move. For sgd and momentum the gradient is divided by sigma, for adam and clipup, which
-    normalise it, it is not."""
+    """Stepper that turns a gradient into a move. For sgd and momentum the gradient is divided by sigma, for adam and
+    clipup, which normalise it, it is not."""
     weight_decay: float = Field(0.0, ge=0, le=1)
     """Pull towards the internal origin, added to the gradient as weight_decay * theta. The authors have 0.005 for the
     weights of policies; for bounded parameters, whose origin is the lower bound, leave it at 0."""

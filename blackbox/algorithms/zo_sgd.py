@@ -39,7 +39,7 @@ class ZoSgdOptions(EstimatorOptions):
     coordinate). None: half over the estimator's second moment, about q / (2 d), which is right for a curvature of 1;
     for an objective of curvature L divide it by L."""
     stepper: Stepper = SGD()
-    """How a gradient becomes a move: sgd, momentum, or clipup, which normalises it."""
+    """Stepper that turns a gradient into a move: sgd, momentum, or clipup, which normalises it."""
     sign: bool = False
     """Move each coordinate by the sign of its gradient: robust to the scale and to heavy tails of the objective."""
 

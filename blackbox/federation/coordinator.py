@@ -406,13 +406,13 @@ class Federation(Method[O], ABC, Generic[O]):
         return found
 
     def epsilon_coordinator(self, state: FederationState, more: int = 0) -> float:
-        """Epsilon towards the coordinator, who sees each contribution alone, of the participant that sent most.
+        """Return the largest epsilon of a participant towards the coordinator, which sees each contribution alone.
 
-        Contributions that arrived but were not counted are not in it; participants know theirs (`Participant.epsilon`).
+        Contributions that arrived but were not counted are left out; participants know them (`Participant.epsilon`).
 
         Parameters
         ----------
-        more : further releases to count.
+        more : further releases to include.
         """
         privacy = self.options.privacy
         if privacy is None or privacy.noise == 0:

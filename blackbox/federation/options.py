@@ -32,7 +32,7 @@ class FederationOptions(Options):
     server_rate: float = Field(1.0, gt=0, le=100)
     """Factor on the mean move of the participants; 1 goes to the mean of where they ended."""
     quorum: float = Field(0.7, gt=0, le=1)
-    """Share of the invited participants whose contributions close a phase. Those who are slower are not waited for."""
+    """Share of the invited participants whose contributions close a phase. The phase does not wait for the others."""
     min_clients: int = Field(1, ge=1)
     """Fewest contributions that close a phase."""
     participation: float = Field(1.0, gt=0, le=1)

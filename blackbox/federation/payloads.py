@@ -40,7 +40,7 @@ DIRECTIONS = 1
 FEATURES = 2
 """Stream of the random features: frequencies are lanes 0 ... M-1 at step 0, phases the uniform numbers at step 1."""
 INVITED = 3
-"""Stream that decides who is invited to a round."""
+"""Stream that decides which participants are invited to a round."""
 
 ClientName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]*$")]
 """Letters, digits and . _ : @ - behind a letter or digit."""

@@ -152,6 +152,6 @@ def _positive_at_first(schedule: Schedule) -> Schedule:
 
 
 PositiveSchedule: TypeAlias = Annotated[AnySchedule, AfterValidator(_positive_at_first)]
-"""A schedule that is positive at step 0; what it falls to is the business of who uses it."""
+"""A schedule that is positive at step 0; its users decide how small it may become."""
 
 Warmup.model_rebuild()

@@ -1,4 +1,4 @@
-"""What CBO costs and what asynchrony costs it: `python -m tests.benchmarks.bench_cbo`.
+"""Cost of CBO, and of asynchrony: `python -m tests.benchmarks.bench_cbo`.
 
 The problem is Rastrigin in ten dimensions, shifted off the centre, target f < 1; one core, numbers are medians over
 seeds with the smallest and the largest in brackets.

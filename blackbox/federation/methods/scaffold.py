@@ -9,7 +9,7 @@ arXiv:1910.06378, with finite differences in place of gradients, in the two form
     control = "fresh"   (I)   c_i is one more estimate at the new x, in a second phase "control"
 
 II sends the *change* of c_i beside the move. The coordinator keeps the sum, so c counts every participant once with its
-last c_i, whoever took part since; a participant adopts a change only once it was counted. I takes the mean over the
+last c_i, even if it was absent since; a participant adopts a change only once it was counted. I takes the mean over the
 contributions of the last round, and a participant that sent none gets no correction. Nor does a newcomer, without a
 c_i.
 """
