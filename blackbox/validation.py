@@ -176,7 +176,7 @@ def field_errors(error: pydantic.ValidationError, model: type[pydantic.BaseModel
                 message = f"{message.removeprefix('must be ')} or {found[where].message.removeprefix('must be ')}"
                 found[where] = FieldError(where, found[where].code, f"must be {message}")
             continue
-        else:
+        elif ", got " not in message:
             message = f"{message}, got {reprlib.repr(item['input'])}"
         found[where] = FieldError(where, code, message)
     # One member of the union fits but for something inside: that the others do not fit at all is no news.

@@ -130,7 +130,7 @@ def reading(study: StudyHandle) -> None:
 
 def recipes(client: Client) -> None:
     study = client.create_study(
-        name="recipes", space=FREE, algorithm={"name": "openai_es", "options": {"population": 4, "observations": 1}}
+        name="recipes", space=FREE, algorithm={"name": "openai_es", "options": {"popsize": 4, "observations": 1}}
     )
     for step in range(4):
         trials = study.ask(4, encoding="seed").trials

@@ -14,7 +14,7 @@ from tests.end_to_end.service import Service
 N_STEPS = 6
 
 
-@pytest.mark.parametrize(("method", "options"), [("ars", {"directions": 3}), ("openai_es", {"population": 6})])
+@pytest.mark.parametrize(("method", "options"), [("ars", {"popsize": 6}), ("openai_es", {"popsize": 6})])
 def test_all_workers_of_a_step_normalise_by_what_was_seen_before(
     server: Service, method: str, options: dict[str, Any]
 ) -> None:

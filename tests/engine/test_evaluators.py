@@ -1,4 +1,4 @@
-"""What a study learns of its evaluators."""
+"""A study learns how long its evaluators take and which of them fail."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""How fast a study's method is, and what follows from it. Seconds are told, never measured."""
+"""The pace of a study's method and its consequences. Seconds are told, never measured."""
 
 from blackbox.study.pace import (
     AT_ONCE_SECONDS,

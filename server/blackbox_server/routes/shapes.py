@@ -68,25 +68,18 @@ def _below(base: str, names: Sequence[str]) -> dict[str, str]:
     return {name: f"{base}/{name}" for name in names}
 
 
-def population(resolved: Resolved) -> int | None:
-    """Results per generation, where the method's options say it."""
-    for name in ("popsize", "population", "members"):
-        if isinstance(found := resolved.options.get(name), int):
-            return found
-    return None
-
-
 def study_json(head: StudyHead, row: StudyRow) -> answers.StudyInfo:
     """A study."""
     resolved = resolved_of(head.resolved)
-    spec, size = resolved.spec, population(resolved)
-    budget = spec.budget
+    spec, budget = resolved.spec, resolved.spec.budget
+    known = stored_algorithm(resolved, Space.from_json(spec.space))
+    size = None if known.cls is None or known.options is None else known.cls.results_per_step(known.options)
     remaining = None if budget.evaluations is None else max(0, budget.evaluations - row.used)
     affordable = remaining // size if remaining is not None and size else None
     warnings = []
     if affordable is not None and affordable < 5 and row.step == 0:
         warnings.append(f"the budget pays for {affordable} generations of {size}; adaptive methods need more")
-    warnings += stored_algorithm(resolved, Space.from_json(spec.space)).notes(resolved.algorithm)
+    warnings += known.notes(resolved.algorithm)
     return {
         "id": head.id,
         "name": head.name,
