@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 import numpy as np
 
 from blackbox import backends
 from blackbox.backends import Backend
-from blackbox.errors import InvalidInput, InvalidSpace
+from blackbox.errors import InvalidInput, InvalidSpace, nearest
 from blackbox.recipes import pack
 from blackbox.recipes.slices import WHOLE, Slicer
 from blackbox.space import Parameter, Space
@@ -36,7 +37,7 @@ Bounds = Sequence[tuple[float, float]]
 def minimize(
     fn: Callable[..., Any] | str,
     space: Space | Mapping[str, Parameter] | Mapping[str, Mapping[str, Any]] | Bounds,
-    method: str = "auto",
+    algorithm: str = "auto",
     budget: int = 1000,
     *,
     options: Mapping[str, Any] | None = None,
@@ -48,6 +49,7 @@ def minimize(
     callback: Callable[[OptimizeResult], object] | None = None,
     with_trial: bool = False,
     slicer: Slicer = WHOLE,
+    **unknown: Never,
 ) -> OptimizeResult:
     """Minimise (or maximise) a function of which only values are known.
 
@@ -58,7 +60,7 @@ def minimize(
         ``{"value": number, "behaviour": [...], "sums": {...}}`` with one or both of the latter (see
         `study.side_data`). NaN and infinities mean that the point cannot be evaluated; an exception ends the run.
     space : a `Space`, the parameters of one by name (objects or their JSON), or a list of (low, high).
-    method : a registered algorithm, or `auto`.
+    algorithm : the name of a registered algorithm, or `auto`.
     budget : most evaluations.
     options : of the algorithm.
     backend : `inline`; `processes` for `n_workers` processes of this machine; `ray` for actors of a Ray cluster that is
@@ -68,7 +70,7 @@ def minimize(
     direction : `minimize` or `maximize`.
     target : stop when a value is at least this good.
     callback : called with the result so far after every told value; a true return value stops the run.
-    with_trial : call ``fn(point, evaluation)``; `evaluation.trial` has number, generation, eval_seed and payload.
+    with_trial : call ``fn(point, evaluation)``; `evaluation.trial` has number, step, eval_seed and payload.
     slicer : who computes the parts of updates of millions of parameters (`recipes.slices`); by default this thread.
 
     Returns
@@ -89,6 +91,8 @@ def minimize(
     >>> result.success, bool(result.fun <= 1e-8)
     (True, True)
     """
+    if unknown:
+        raise _unknown_arguments(unknown)
     whole = _as_space(space)
     as_array = not isinstance(space, Space | Mapping) or whole.is_single_vector
     store = MemoryStore()
@@ -96,7 +100,7 @@ def minimize(
         "name": "minimize",
         "space": whole.to_json(),
         "direction": direction,
-        "algorithm": {"name": method, "options": dict(options or {})},
+        "algorithm": {"name": algorithm, "options": dict(options or {})},
         "budget": {"evaluations": budget},
         "target": target,
         "seed": seed,
@@ -274,6 +278,13 @@ def _told(returned: Any) -> tuple[float, dict[str, Any]]:
             hint="return float('nan') for a point that cannot be evaluated",
         )
     return float(value), side
+
+
+def _unknown_arguments(given: Mapping[str, Any]) -> InvalidInput:
+    names = [name for name in inspect.signature(minimize).parameters if name != "unknown"]
+    name = next(iter(given))
+    hint = f'say algorithm="{given["method"]}"' if name == "method" else nearest(name, names)
+    return InvalidInput(f"minimize has no argument {name!r}", hint=hint)
 
 
 def _as_space(space: Any) -> Space:

@@ -48,7 +48,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
+class _PointSet:
     """What the three kinds of points have in common, for k lanes.
 
     Attributes
@@ -82,7 +82,7 @@ class _Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Dense(_Asked):
+class Dense(_PointSet):
     """Points as numbers.
 
     Attributes
@@ -97,7 +97,7 @@ class Dense(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class Recipes(_Asked):
+class Recipes(_PointSet):
     """Points as sums of noise.
 
     Attributes
@@ -112,7 +112,7 @@ class Recipes(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class Structured(_Asked):
+class Structured(_PointSet):
     """Points that are no vectors: text, permutations, subsets, sequences, programs.
 
     Attributes

@@ -79,7 +79,7 @@ class Described(Model):
         except pydantic.ValidationError as error:
             faults = field_errors(error, type(self))
         else:
-            faults = list(self.faults())
+            faults = list(self.errors())
         if faults:
             raise invalid(self.error_class, faults)
 
@@ -93,7 +93,7 @@ class Described(Model):
     def _fields(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in type(self).model_fields)
 
-    def faults(self) -> Iterable[FieldError]:
+    def errors(self) -> Iterable[FieldError]:
         """What is wrong with fields that are each fine alone."""
         return ()
 

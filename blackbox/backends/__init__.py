@@ -28,13 +28,13 @@ class Trial:
     Attributes
     ----------
     number : of the trial in its study.
-    generation : the step it was asked at.
+    step : the step it was asked at.
     eval_seed : a seed for common random numbers: equal for all points of a step of a method that works in steps.
     payload : what the method says beside the point, or None.
     """
 
     number: int
-    generation: int
+    step: int
     eval_seed: int
     payload: Any = None
 

@@ -12,7 +12,7 @@ import math
 import time
 from collections import deque
 
-LATELY = 32
+REMEMBERED = 32
 """Evaluations that are remembered."""
 SHORT_SECONDS = 0.5
 """From here on the way between driver and worker is nothing beside an evaluation."""
@@ -20,11 +20,11 @@ LATE_SECONDS = 0.02
 """How much later than twice the usual an answer may come before its worker is late: the way here, and a busy driver."""
 
 
-class Pace:
+class WorkerPace:
     """Of one worker: what an evaluation took lately, in the mean: a few slow ones among many fast ones count."""
 
     def __init__(self) -> None:
-        self._seconds: deque[float] = deque(maxlen=LATELY)
+        self._seconds: deque[float] = deque(maxlen=REMEMBERED)
         self._mean = math.inf
         self._due = math.inf
 

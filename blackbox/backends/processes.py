@@ -22,7 +22,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from blackbox.backends import Done, Objective, WorkerDied, WorkerLost, load
-from blackbox.backends.pace import Pace
+from blackbox.backends.pace import WorkerPace
 from blackbox.errors import InvalidInput
 
 _CONTEXT = multiprocessing.get_context("spawn")
@@ -44,14 +44,14 @@ class _Worker:
     """(ticket, bytes) of what was sent, in that order: the first one runs."""
     unsent: deque[tuple[int, bytes]] = field(default_factory=deque)
     """(ticket, message) of what does not fit into the pipe behind that."""
-    pace: Pace = field(default_factory=Pace)
+    pace: WorkerPace = field(default_factory=WorkerPace)
 
     @property
     def load(self) -> int:
         return len(self.out) + len(self.unsent)
 
     @property
-    def room(self) -> int:
+    def vacancies(self) -> int:
         """Points that could wait behind the one in hand, if there is one."""
         return 1 + self.pace.within(AHEAD_SECONDS, AHEAD_POINTS) - max(1, self.load) if self.pace.short else 0
 
@@ -116,11 +116,11 @@ class Processes:
     @property
     def ahead(self) -> int:
         """Calls that could wait behind others."""
-        return sum(max(0, worker.room) for worker in self._workers)
+        return sum(max(0, worker.vacancies) for worker in self._workers)
 
     def submit(self, ticket: int, *arguments: Any) -> None:
         worker = next((worker for worker in self._workers if not worker.load), None) or min(
-            self._workers, key=lambda worker: (worker.room <= 0, worker.load)
+            self._workers, key=lambda worker: (worker.vacancies <= 0, worker.load)
         )
         worker.unsent.append((ticket, bytes(ForkingPickler.dumps(arguments))))
         worker.send()

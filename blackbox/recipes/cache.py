@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from blackbox import rng
 from blackbox.recipes.sums import Blobs, Floats, add_terms
-from blackbox.recipes.wire import packed_term
+from blackbox.recipes.wire import pack_term
 from blackbox.records import Recipe
 
 
@@ -91,6 +91,6 @@ def _prefix_names(recipe: Recipe, key: rng.Key, dim: int) -> list[bytes]:
     running = hashlib.sha256(f"{rng.NAME} {key.hex()} {dim} {recipe.base}\n".encode())
     names = [running.digest()]
     for i, term in enumerate(recipe.terms):
-        running.update(packed_term(term, i))
+        running.update(pack_term(term, i))
         names.append(running.digest())
     return names

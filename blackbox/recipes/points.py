@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from blackbox import rng
 from blackbox.errors import InvalidInput, NonFiniteValue
 from blackbox.recipes.cache import PrefixCache
-from blackbox.recipes.sums import Blobs, add_terms, blob, extent
+from blackbox.recipes.sums import Blobs, add_terms, checked_extent, find_blob
 from blackbox.recipes.wire import to_json
 from blackbox.records import JSON, Recipe
 
@@ -52,12 +52,12 @@ def materialise(
     All in float32, rounded after every operation: x = base; then for each term x = x + scale * (noise * factor). So a
     parent's point can be the base of its child: continuing from it gives the same bits as starting at the root.
     """
-    start, count = extent(dim, start, count)
+    start, count = checked_extent(dim, start, count)
     if out is None:
         out = np.empty(count, dtype=np.float32)
     elif out.shape != (count,) or out.dtype != np.float32:
         raise InvalidInput(f"out must be ({count},) float32, got {out.shape} {out.dtype}")
-    base = None if recipe.base is None else blob(blobs, recipe.base, dim)
+    base = None if recipe.base is None else find_blob(blobs, recipe.base, dim)
     if cache is not None and len(recipe.terms) > 1 and cache.takes(4 * count):
         parent, n = cache.parent(recipe, key, dim, blobs, base, start, count)
         return add_terms(parent, start, recipe.terms[n:], key, dim, blobs, start, count, out)

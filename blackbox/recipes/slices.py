@@ -29,7 +29,7 @@ from blackbox.records import Vector
 
 ALIGN = 1 << 16
 """Cuts are multiples of this, so that no block of noise is drawn twice and partial norms agree."""
-WORTH = 1 << 22
+THRESHOLD = 1 << 22
 """Coordinates times terms up to which handing the parts out costs more than it saves (about 10 ms of work)."""
 
 Part = tuple[int, int]
@@ -57,12 +57,12 @@ class Inline:
         return map(function, items)
 
 
-def cut(start: int, stop: int, n_parts: int, align: int = ALIGN) -> list[Part]:
+def split(start: int, stop: int, n_parts: int, align: int = ALIGN) -> list[Part]:
     """[start, stop) in at most `n_parts` parts of about equal length, cut at multiples of `align`.
 
-    >>> cut(0, 10, 3, align=2)
+    >>> split(0, 10, 3, align=2)
     [(0, 4), (4, 8), (8, 10)]
-    >>> cut(0, 10, 3)
+    >>> split(0, 10, 3)
     [(0, 10)]
     """
     first, last = start // align, -(-stop // align)
@@ -82,7 +82,7 @@ class Slicer:
         functions.
     n_parts : most parts of a sum. Two or three per worker let a fast one take more; each returns 8 bytes per
         coordinate.
-    worth : coordinates times terms from which a sum is cut; smaller ones are computed in place.
+    threshold : coordinates times terms from which a sum is cut; smaller ones are computed in place.
 
     Raises
     ------
@@ -92,7 +92,7 @@ class Slicer:
 
     executor: Executor
     n_parts: int
-    worth: float = WORTH
+    threshold: float = THRESHOLD
 
     def __post_init__(self) -> None:
         if self.n_parts < 1:
@@ -110,14 +110,14 @@ class Slicer:
         -------
         (stop - start,) float64, the same bits whoever computes them.
         """
-        if (stop - start) * n_terms < self.worth:
+        if (stop - start) * n_terms < self.threshold:
             return function((start, stop))
-        parts = cut(start, stop, self.n_parts)
+        parts = split(start, stop, self.n_parts)
         whole = np.empty(stop - start, dtype=np.float64)
         for (a, b), values in zip(parts, self.executor.map(function, parts), strict=True):
             whole[a - start : b - start] = values
         return whole
 
 
-WHOLE = Slicer(Inline(), 1, worth=math.inf)
+WHOLE = Slicer(Inline(), 1, threshold=math.inf)
 """Computes every sum in one piece, in place."""

@@ -218,7 +218,7 @@ def length_of(*fields: Scalars) -> int | None:
     return lengths[0] if lengths else None
 
 
-def scalars_faults(positive: bool = True, **fields: Scalars) -> Iterator[FieldError]:
+def scalars_errors(positive: bool = True, **fields: Scalars) -> Iterator[FieldError]:
     """What is wrong with fields that hold one number for all coordinates, or one for each: lengths and signs."""
     length = length_of(*fields.values())
     for name, field in fields.items():

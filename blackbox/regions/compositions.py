@@ -36,8 +36,8 @@ class Part(Described):
     region: AnyRegion
     """Their set."""
 
-    def faults(self) -> Iterable[FieldError]:
-        yield from _dim_faults(self.region, self.dim, "/region")
+    def errors(self) -> Iterable[FieldError]:
+        yield from _dim_errors(self.region, self.dim, "/region")
 
 
 class Product(Region):
@@ -47,7 +47,7 @@ class Product(Region):
     parts: tuple[Part, ...]
     """The parts, in the order of their coordinates."""
 
-    def faults(self) -> Iterable[FieldError]:
+    def errors(self) -> Iterable[FieldError]:
         if not self.parts:
             yield FieldError("/parts", "empty", "needs at least one part")
 
@@ -99,7 +99,7 @@ class AffineImage(Region):
     region: AnyRegion
     """The set that is mapped."""
 
-    def faults(self) -> Iterable[FieldError]:
+    def errors(self) -> Iterable[FieldError]:
         columns = len(self.matrix[0]) if self.matrix else 0
         if (n := len(self.matrix) * columns) > MAX_MAPPED:
             yield FieldError("/matrix", "too_large", f"must hold at most {MAX_MAPPED} numbers, got {n}")
@@ -108,7 +108,7 @@ class AffineImage(Region):
             return
         if length_of(self.offset) not in (None, len(self.matrix)):
             yield FieldError("/offset", "wrong_length", f"must be one number, or {len(self.matrix)}")
-        yield from _dim_faults(self.region, columns, "/region")
+        yield from _dim_errors(self.region, columns, "/region")
 
     @cached_property
     def _matrix(self) -> Matrix:
@@ -180,7 +180,7 @@ class _Joined(Region):
     regions: tuple[AnyRegion, ...]
     """The sets."""
 
-    def faults(self) -> Iterable[FieldError]:
+    def errors(self) -> Iterable[FieldError]:
         if not self.regions:
             yield FieldError("/regions", "empty", "needs at least one region")
         elif not any(region._has_volume for region in self.regions):
@@ -189,7 +189,7 @@ class _Joined(Region):
         fixed = self.fixed_dim()
         for i, region in enumerate(self.regions):
             if fixed is not None:
-                yield from _dim_faults(region, fixed, pointer("regions", i))
+                yield from _dim_errors(region, fixed, pointer("regions", i))
 
     def fixed_dim(self) -> int | None:
         return next((dim for region in self.regions if (dim := region.fixed_dim()) is not None), None)
@@ -248,7 +248,7 @@ class UnionHull(_Joined):
         return np.mean(points, axis=0), sum(radii) / len(radii)
 
 
-def _dim_faults(region: Region, dim: int, at: str) -> Iterable[FieldError]:
+def _dim_errors(region: Region, dim: int, at: str) -> Iterable[FieldError]:
     try:
         region.check_dim(dim)
     except InvalidRegion as error:

@@ -1,4 +1,4 @@
-"""The nearest matrix >= 0 with given row and column sums: projection onto Birkhoff and transportation polytopes."""
+"""Matrices >= 0 with given row and column sums: projection onto Birkhoff and transportation polytopes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,23 @@ EASY, GROWTH = 4.0, 8.0
 a power of two, so that scaling is exact."""
 MOST_STEPS, MOST_TRIALS = 200, 60
 """Newton steps of a stage, and lengths tried for one of them: limits that random problems stay far below."""
+
+
+def centred(z: Vector, rows: int, columns: int) -> Vector:
+    """The part of a direction that keeps the row and column sums of a matrix.
+
+    Parameters
+    ----------
+    z : (rows * columns,) the direction, row by row.
+
+    Returns
+    -------
+    (rows * columns,) a new array; every row and every column of it sums to 0.
+    """
+    square = z.reshape(rows, columns)
+    square = square - square.mean(axis=1, keepdims=True)
+    centre: Vector = (square - square.mean(axis=0, keepdims=True)).ravel()
+    return centre
 
 
 def project_marginals(y: Matrix, rows: Vector, columns: Vector) -> Matrix:

@@ -22,7 +22,7 @@ from blackbox.regions.base import (
     one_hot,
     project_budget,
     project_simplex,
-    scalars_faults,
+    scalars_errors,
     scaled,
     spread,
 )
@@ -143,11 +143,11 @@ class Knapsack(Region):
     exact: bool = False
     """Whether the whole budget must be spent."""
 
-    def faults(self) -> Iterable[FieldError]:
-        faults = list(scalars_faults(weights=self.weights, upper=self.upper))
-        yield from faults
+    def errors(self) -> Iterable[FieldError]:
+        errors = list(scalars_errors(weights=self.weights, upper=self.upper))
+        yield from errors
         fixed = length_of(self.weights, self.upper)
-        if not faults and fixed is not None:
+        if not errors and fixed is not None:
             try:
                 self.check_dim(fixed)
             except InvalidRegion as error:
@@ -225,7 +225,7 @@ class Permutahedron(Region):
     values: tuple[float, ...]
     """The numbers to order."""
 
-    def faults(self) -> Iterable[FieldError]:
+    def errors(self) -> Iterable[FieldError]:
         if not self.values:
             yield FieldError("/values", "empty", "needs at least one number")
 
@@ -302,7 +302,7 @@ class Budgets(Region):
     budgets: tuple[GroupLimit, ...]
     """The limits; each coordinate is in at least one, and two of them share no members or all of one."""
 
-    def faults(self) -> Iterable[FieldError]:
+    def errors(self) -> Iterable[FieldError]:
         inner: dict[int, int] = {}  # coordinate -> the smallest budget so far that holds it
         for i in sorted(range(len(self.budgets)), key=lambda i: len(self.budgets[i].members)):
             members = self.budgets[i].members

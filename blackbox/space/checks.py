@@ -24,7 +24,7 @@ SCALARS = (bool, int, float, str, type(None))
 FREE_HINT = "give both low and high, or neither for a free parameter (init and unit set its start and scale)"
 
 
-class Fault(Exception):
+class BadValue(Exception):
     """Why a value does not fit a parameter."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -48,7 +48,7 @@ def fold_all(u: Matrix) -> Matrix:
     return np.minimum(wave, 2.0 - wave)
 
 
-def all_finite(points: Matrix, name: str) -> Matrix:
+def require_finite(points: Matrix, name: str) -> Matrix:
     if not np.isfinite(points).all():
         raise non_finite(name, float(points[~np.isfinite(points)][0]))
     return points
@@ -59,28 +59,30 @@ def non_finite(name: str, value: float) -> NonFiniteValue:
     return NonFiniteValue(f"an internal coordinate{of} is {value}, which is no point of the space")
 
 
-def real(value: Any) -> float:
+def read_number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, NUMBERS):
-        raise Fault("wrong_type", f"must be a number, got {shown(value)}")
+        raise BadValue("wrong_type", f"must be a number, got {described(value)}")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise Fault("non_finite", f"must be finite, got {shown(value)}")
+        raise BadValue("non_finite", f"must be finite, got {described(value)}")
     return number
 
 
 def check_unit(value: float, unit: float) -> None:
     if not abs(value) / unit <= sys.float_info.max:
-        raise Fault("out_of_range", f"overflows as {value!r} / unit {unit!r}")
+        raise BadValue("out_of_range", f"overflows as {value!r} / unit {unit!r}")
 
 
 def check_inside(region: Region, numbers: records.Vector) -> records.Vector:
     violation = region.violation(numbers)
     if not violation <= FEASIBLE:
         kind = region.to_json()["type"]
-        raise Fault("infeasible", f"must lie in its {kind} region, is outside by {violation:.2g} of the region's size")
+        raise BadValue(
+            "infeasible", f"must lie in its {kind} region, is outside by {violation:.2g} of the region's size"
+        )
     return numbers
 
 
@@ -89,15 +91,15 @@ def largest_coordinate(unit: float) -> float:
     return math.nextafter(sys.float_info.max / unit, 0.0) if unit > 1.0 else sys.float_info.max
 
 
-def shown(value: Any) -> str:
+def described(value: Any) -> str:
     try:
         return f"{reprlib.repr(value)} ({type(value).__name__})"
     except ValueError:  # Python refuses to print integers of more than 4300 digits
         return f"a huge {type(value).__name__}"
 
 
-def out_of_range(low: float, high: float, value: float) -> Fault:
-    return Fault("out_of_range", f"must be between {low!r} and {high!r}, got {shown(value)}")
+def out_of_range(low: float, high: float, value: float) -> BadValue:
+    return BadValue("out_of_range", f"must be between {low!r} and {high!r}, got {described(value)}")
 
 
 def json_key(value: Scalar) -> tuple[str, Scalar]:
@@ -111,7 +113,7 @@ def low_not_below_high(low: float, high: float) -> FieldError:
     return FieldError("/low", "low_not_below_high", f"must be below high, got low={low!r}, high={high!r}")
 
 
-def bound_faults(low: float | None, high: float | None, unit: float) -> Iterable[FieldError]:
+def bound_errors(low: float | None, high: float | None, unit: float) -> Iterable[FieldError]:
     if low is None and high is None:
         return
     if low is None or high is None:
@@ -125,8 +127,8 @@ def bound_faults(low: float | None, high: float | None, unit: float) -> Iterable
         yield FieldError("/unit", "unit_bounded", "only means something without low and high; leave it out")
 
 
-def init_fault(place: Callable[[], object]) -> Iterable[FieldError]:
+def init_errors(place: Callable[[], object]) -> Iterable[FieldError]:
     try:
         place()
-    except Fault as fault:
-        yield FieldError("/init", fault.code, fault.message)
+    except BadValue as error:
+        yield FieldError("/init", error.code, error.message)

@@ -35,7 +35,7 @@ from blackbox import records
 from blackbox.errors import FieldError, InvalidSpace, nearest
 from blackbox.records import JSON, Matrix
 from blackbox.regions import AnyRegion, Box, Part, Product, Region
-from blackbox.space.checks import MAX_DIM, Fault, all_finite, fold_all, shown
+from blackbox.space.checks import MAX_DIM, BadValue, described, fold_all, require_finite
 from blackbox.space.parameters import TYPES, Categorical, Float, Int, Parameter, Vector
 from blackbox.validation import from_tagged_json, invalid, pointer
 
@@ -69,22 +69,22 @@ class Space(Mapping[str, Parameter]):
 
     def __init__(self, parameters: Mapping[str, Parameter]) -> None:
         if not isinstance(parameters, Mapping) or not parameters:
-            fault = FieldError("", "empty", "the space needs at least one parameter")
-            raise invalid(InvalidSpace, [fault], hint='for example {"x": Float(low=-5, high=5)}')
-        faults = [fault for name, parameter in parameters.items() for fault in _entry_faults(name, parameter)]
-        if faults:
-            raise invalid(InvalidSpace, faults)
+            error = FieldError("", "empty", "the space needs at least one parameter")
+            raise invalid(InvalidSpace, [error], hint='for example {"x": Float(low=-5, high=5)}')
+        errors = [error for name, parameter in parameters.items() for error in _entry_errors(name, parameter)]
+        if errors:
+            raise invalid(InvalidSpace, errors)
         self._parameters = dict(parameters)
         sizes = [parameter.size for parameter in self._parameters.values()]
         self._is_bounded = all(parameter.is_bounded for parameter in self._parameters.values())
         self._has_region = any(_has_region(parameter) for parameter in self._parameters.values())
-        if self._has_region and (faults := list(_free_beside_region(self._parameters))):
-            raise invalid(InvalidSpace, faults)
+        if self._has_region and (errors := list(_free_beside_region(self._parameters))):
+            raise invalid(InvalidSpace, errors)
         self._starts = list(accumulate(sizes, initial=0))
         self.dim = self._starts[-1]
         if self.dim > MAX_DIM:
-            fault = FieldError("", "too_large", f"at most {MAX_DIM} internal coordinates, got {self.dim}")
-            raise invalid(InvalidSpace, [fault])
+            error = FieldError("", "too_large", f"at most {MAX_DIM} internal coordinates, got {self.dim}")
+            raise invalid(InvalidSpace, [error])
         decoders, scalar_index = [], list[int]()
         for (name, parameter), start in zip(self._parameters.items(), self._starts, strict=False):
             decoders.append((name, parameter.decoder(name, start, len(scalar_index))))
@@ -106,20 +106,20 @@ class Space(Mapping[str, Parameter]):
         Raises
         ------
         InvalidSpace
-            With a `FieldError` for every field at fault.
+            With a `FieldError` for every field at error.
         """
         if not isinstance(raw, Mapping) or not raw:
-            fault = FieldError(at, "empty", f"must be an object of at least one parameter, got {reprlib.repr(raw)}")
-            raise invalid(InvalidSpace, [fault], hint='for example {"x": {"type": "float", "low": -5, "high": 5}}')
+            error = FieldError(at, "empty", f"must be an object of at least one parameter, got {reprlib.repr(raw)}")
+            raise invalid(InvalidSpace, [error], hint='for example {"x": {"type": "float", "low": -5, "high": 5}}')
         parameters: dict[str, Parameter] = {}
-        faults: list[FieldError] = []
+        errors: list[FieldError] = []
         for name, fields in raw.items():
             try:
                 parameters[name] = from_tagged_json(fields, TYPES, at + pointer(name))
             except InvalidSpace as error:
-                faults += error.errors
-        if faults:
-            raise invalid(InvalidSpace, faults)
+                errors += error.errors
+        if errors:
+            raise invalid(InvalidSpace, errors)
         try:
             return cls(parameters)
         except InvalidSpace as error:
@@ -237,7 +237,7 @@ class Space(Mapping[str, Parameter]):
         points = np.asarray(vectors, dtype=np.float64)
         if points.shape[-1:] != (self.dim,):
             raise InvalidSpace(f"expected internal points of shape (..., {self.dim}), got {points.shape}")
-        all_finite(points, "")
+        require_finite(points, "")
         folded = fold_all(points)
         if self._is_bounded:
             return folded.copy() if folded is points else folded
@@ -299,24 +299,24 @@ class Space(Mapping[str, Parameter]):
 
     def _read(self, params: Any) -> dict[str, Any]:
         if not isinstance(params, Mapping):
-            fault = FieldError("/params", "wrong_type", f"must be an object of name: value, got {shown(params)}")
-            raise invalid(InvalidSpace, [fault])
+            error = FieldError("/params", "wrong_type", f"must be an object of name: value, got {described(params)}")
+            raise invalid(InvalidSpace, [error])
         read: dict[str, Any] = {}
-        faults: list[FieldError] = []
+        errors: list[FieldError] = []
         for name, parameter in self._parameters.items():
             if name not in params:
-                faults.append(FieldError(pointer("params", name), "missing", "is required"))
+                errors.append(FieldError(pointer("params", name), "missing", "is required"))
                 continue
             try:
                 read[name] = parameter.read(params[name])
-            except Fault as fault:
-                faults.append(FieldError(pointer("params", name), fault.code, fault.message))
+            except BadValue as error:
+                errors.append(FieldError(pointer("params", name), error.code, error.message))
         for name in params:
             if name not in self._parameters:
                 message = f"no such parameter; {nearest(str(name), self._parameters)}"
-                faults.append(FieldError(pointer("params", name), "unknown_parameter", message))
-        if faults:
-            raise invalid(InvalidSpace, faults)
+                errors.append(FieldError(pointer("params", name), "unknown_parameter", message))
+        if errors:
+            raise invalid(InvalidSpace, errors)
         return read
 
     def _per_coordinate(self, values: list[T]) -> NDArray[T]:
@@ -345,9 +345,11 @@ def _free_beside_region(parameters: Mapping[str, Parameter]) -> Iterable[FieldEr
             yield FieldError(pointer(name), "unbounded", message)
 
 
-def _entry_faults(name: object, parameter: object) -> Iterable[FieldError]:
+def _entry_errors(name: object, parameter: object) -> Iterable[FieldError]:
     if not isinstance(name, str) or not name:
         yield FieldError("", "bad_name", f"a parameter's name must be a word, got {name!r}")
     elif not isinstance(parameter, Float | Int | Categorical | Vector):
-        message = f"must be a Float, Int, Categorical or Vector, got {shown(parameter)}; JSON goes to Space.from_json"
+        message = (
+            f"must be a Float, Int, Categorical or Vector, got {described(parameter)}; JSON goes to Space.from_json"
+        )
         yield FieldError(pointer(name), "wrong_type", message)

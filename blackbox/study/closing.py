@@ -81,7 +81,7 @@ class Closer:
         if stop is not None:
             ledger.finish(tx, row, COMPLETED, stop.reason, now)
         opened = OpenStep(position_of(row), self._study.algorithm(row), state)
-        self._known.move(row, opened, None if results is None else results[last.consumed :], oldest)
+        self._known.steps_closed(row, opened, None if results is None else results[last.consumed :], oldest)
         return StepsClosed(row, opened, len(closed), snapshot)
 
     def _withdraw(self, tx: Tx, row: StudyRow, algorithm: Algorithm[Any, Any], state: Any) -> int | None:
@@ -106,4 +106,4 @@ class Closer:
             steps.add(best.step)
         # Those of the step just closed stay for workers that have a lease of it and have not fetched them yet.
         steps |= {row.step - 1, row.step}
-        tx.drop_blobs(study, row.step - 1, steps | {log.factor_place(step) for step in steps})
+        tx.drop_blobs(study, row.step - 1, steps | {log.factor_key(step) for step in steps})

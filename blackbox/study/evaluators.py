@@ -35,14 +35,14 @@ class Durations:
             self.lease_seconds = max(SHORTEST_LEASE_SECONDS, 3.0 * longest)
 
 
-class Breaker:
+class CircuitBreaker:
     """Backs off workers that fail many times in a row."""
 
     def __init__(self) -> None:
         self._streaks: dict[str, int] = {}
         self._until: dict[str, float] = {}
 
-    def holds(self, worker: str, now: float) -> float:
+    def backoff(self, worker: str, now: float) -> float:
         """Seconds for which the worker gets nothing; 0 if it may ask."""
         return max(0.0, self._until.get(worker, 0.0) - now) if self._until else 0.0
 

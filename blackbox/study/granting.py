@@ -9,7 +9,7 @@ import numpy as np
 from blackbox.records import NOTHING_PENDING, Pending
 from blackbox.study import leases, ledger, log
 from blackbox.study.answers import AskAnswer, AskRequest, Grant, PointsMissing, Stalled, StepUnknown
-from blackbox.study.evaluators import Breaker, Durations
+from blackbox.study.evaluators import CircuitBreaker, Durations
 from blackbox.study.known import Known
 from blackbox.study.leases import Lease
 from blackbox.study.open_step import OpenStep
@@ -39,7 +39,7 @@ class Granter:
     def __init__(self, study: RecordedStudy, known: Known, pace: Pace) -> None:
         self._study, self._known, self._pace = study, known, pace
         self.durations = Durations()
-        self.breaker = Breaker()
+        self.breaker = CircuitBreaker()
 
     def lease_seconds(self, requested: float | None) -> float:
         """How long a lease runs: as requested, as the study says, or three times the 95th percentile seen."""
@@ -69,7 +69,7 @@ class Granter:
             step = committed if committed is not None and committed.epoch == row.epoch else None
         if step is None:
             return StepUnknown()
-        if held := self.breaker.holds(worker, now):
+        if held := self.breaker.backoff(worker, now):
             tx.put_study(row)
             return AskAnswer((), count, "worker_backed_off", held, row)
         claim = leases.claim(
@@ -99,7 +99,7 @@ class Granter:
             Lease(trial, points[trial.number], leases.token(study.head.secret, trial.number, trial.attempt))
             for trial in trials
         )
-        self._known.lease(granted)
+        self._known.remember_leases(granted)
         if len(granted) >= count:
             return AskAnswer(granted, count, None, None, row)
         return AskAnswer(granted, count, reason, 1.0, row)

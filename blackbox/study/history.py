@@ -36,7 +36,7 @@ def waiting(tx: Tx, study: str, after_seq: int) -> tuple[StudyRow | None, list[l
     return tx.study(study), results(tx, study, after_seq, MAX_SEQ)
 
 
-def stretch(tx: Tx, study: str, first: int, before: int) -> tuple[list[StepRow], list[log.LoggedResult]]:
+def segment(tx: Tx, study: str, first: int, before: int) -> tuple[list[StepRow], list[log.LoggedResult]]:
     """Step records first .. before - 1 and the results they consumed (or passed over)."""
     steps = tx.steps(study, first, before)
     if not steps:
@@ -127,10 +127,10 @@ def copy(
         if trial.step not in needed or point.recipe is None:
             continue
         base = json.loads(point.recipe)["base"]
-        for name in log.named(point):
+        for name in log.named_blobs(point):
             blob = tx.blob(parent, name)
             if blob is not None:
-                tx.put_blob(head.id, name, trial.step if name == base else log.factor_place(trial.step), blob)
+                tx.put_blob(head.id, name, trial.step if name == base else log.factor_key(trial.step), blob)
 
 
 def _without_result(tx: Tx, study: str, late: Sequence[LateRow], known: set[int]) -> list[log.LoggedResult]:

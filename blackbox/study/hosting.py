@@ -60,7 +60,7 @@ def hosted_by(rounds: FederatedStudy) -> Steps[list[HostedStudy]]:
     """The participants of a federated study that are hosted and have not ended."""
 
     def work(tx: Tx) -> list[StudyHead]:
-        found = [tx.find(rounds.head.project, rounds.seat(member.client)) for member in tx.members(rounds.id)]
+        found = [tx.find(rounds.head.project, rounds.hosted_name(member.client)) for member in tx.members(rounds.id)]
         heads = [head for head in found if head is not None and Resolved.model_validate_json(head.resolved).hosted]
         return [head for head in heads if (row := tx.study(head.id)) is not None and row.state in (ACTIVE, PAUSED)]
 
@@ -80,13 +80,13 @@ class HostedStudy(TrialStudy):
         super().__init__(head, slicer)
         self._algorithms = [] if self._host is None else [(0, self._host)]
         self.parent: FederatedStudy | None = None
-        self._looked: tuple[Any, ...] | None = None
+        self._seen_signature: tuple[Any, ...] | None = None
         self._closes_at: float | None = None
 
     def _build(self) -> None:
-        place = self.resolved.hosted
-        assert place is not None
-        self.place = place
+        hosted = self.resolved.hosted
+        assert hosted is not None
+        self.hosted = hosted
         self.traits = Host.traits
         self._host: Host | None = None
         if self.stored.cls is None or self.stored.obstacle:
@@ -94,11 +94,11 @@ class HostedStudy(TrialStudy):
         machine = self.stored.cls.Participant(
             self.space,
             self.options,
-            Key.from_hex(place.key),
-            client=place.client,
-            weight=place.weight,
+            Key.from_hex(hosted.key),
+            client=hosted.client,
+            weight=hosted.weight,
             secret=hashlib.blake2b(b"hosted participant", key=self.head.secret, digest_size=32).digest(),
-            terms=Invitation(self.resolved.algorithm, self.resolved.options, self.space.to_json(), place.key).terms,
+            terms=Invitation(self.resolved.algorithm, self.resolved.options, self.space.to_json(), hosted.key).terms,
         )
         machine.slicer = self.slicer
         self._host = Host(machine)
@@ -123,7 +123,7 @@ class HostedStudy(TrialStudy):
     def not_its_own(self) -> IncompatibleProblem:
         """The error of whoever wants to change its points or its past."""
         return IncompatibleProblem(
-            f"{self.id} is the hosted participant {self.place.client} of {self.place.study}: its points and its past "
+            f"{self.id} is the hosted participant {self.hosted.client} of {self.hosted.study}: its points and its past "
             "are its machine's",
             hint="it takes ask, tell and heartbeat; fork the federated study, or start another one, to try again",
         )
@@ -164,7 +164,7 @@ class HostedStudy(TrialStudy):
         """Close what can be closed, contribute what is done, begin what is open; returns how many steps that took."""
         total = yield from super().advance(now=now)
         with suppress(AlgorithmChanged):  # this study's, or that of the rounds
-            while (yield from self._follow(now)):
+            while (yield from self._sync(now)):
                 total += 1 + (yield from super().advance(now=now))
         return total
 
@@ -193,11 +193,11 @@ class HostedStudy(TrialStudy):
     def _rounds(self) -> Steps[FederatedStudy | None]:
         """The federated study; None once it was deleted."""
         if self.parent is None:
-            head = yield from read(lambda tx: tx.head(self.place.study))
+            head = yield from read(lambda tx: tx.head(self.hosted.study))
             self.parent = None if head is None else FederatedStudy(head, self.slicer)
         return self.parent
 
-    def _follow(self, now: float) -> Steps[bool]:
+    def _sync(self, now: float) -> Steps[bool]:
         """Take one step together with the rounds, if there is one to take."""
         row, state = yield from self._current()
         if row.state not in (ACTIVE, PAUSED):
@@ -206,37 +206,37 @@ class HostedStudy(TrialStudy):
         rounds = yield from self._rounds()
 
         def look(tx: Tx) -> tuple[StudyRow | None, MemberRow | None]:
-            above = tx.study(self.place.study)
-            return above, None if above is None else tx.member(self.place.study, self.place.client)
+            parent_row = tx.study(self.hosted.study)
+            return parent_row, None if parent_row is None else tx.member(self.hosted.study, self.hosted.client)
 
-        above, member = yield from read(look)
+        parent_row, member = yield from read(look)
         away = member is None or member.left_at is not None
         if row.state not in (ACTIVE, PAUSED):
-            if rounds is not None and above is not None and above.state in (ACTIVE, PAUSED) and not away:
-                yield from rounds.leave(rounds.token(self.place.client), now=now)
+            if rounds is not None and parent_row is not None and parent_row.state in (ACTIVE, PAUSED) and not away:
+                yield from rounds.leave(rounds.token(self.hosted.client), now=now)
                 yield from rounds.advance(now=now)
             return False
-        if rounds is None or above is None:
-            yield from self._over(CANCELLED, f"{self.place.study} was deleted", now)
+        if rounds is None or parent_row is None:
+            yield from self._finish(CANCELLED, f"{self.hosted.study} was deleted", now)
             return False
         if self.host.owes(state):
             return (yield from self._contribute(rounds, row, state, now))
-        if above.state not in (ACTIVE, PAUSED):
-            yield from self._over(above.state, f"{above.id}: {above.reason}", now)
+        if parent_row.state not in (ACTIVE, PAUSED):
+            yield from self._finish(parent_row.state, f"{parent_row.id}: {parent_row.reason}", now)
             return False
         if away:
-            yield from self._over(COMPLETED, LEFT, now)
+            yield from self._finish(COMPLETED, LEFT, now)
             return False
-        return (yield from self._begin(rounds, above, row, state, now))
+        return (yield from self._begin(rounds, parent_row, row, state, now))
 
-    def _over(self, end: str, reason: str, now: float) -> Steps[None]:
+    def _finish(self, end: str, reason: str, now: float) -> Steps[None]:
         yield from self._transition(end, reason, now, (ACTIVE, PAUSED))
 
     def _contribute(self, rounds: FederatedStudy, row: StudyRow, state: HostedState, now: float) -> Steps[bool]:
         """Send what the finished phase has come to, and record what became of it. Sent before, it is a duplicate."""
         contribution = yield from compute(partial(self.host.machine.contribution, state.own))
         try:
-            received = yield from rounds.contribute(rounds.token(self.place.client), contribution, now=now)
+            received = yield from rounds.contribute(rounds.token(self.hosted.client), contribution, now=now)
             counted = received.counted
         except StudyStateError:  # the rounds have ended: it was not counted and will not be
             counted = False
@@ -244,13 +244,13 @@ class HostedStudy(TrialStudy):
         return True  # if another one was faster, look again
 
     def _begin(
-        self, rounds: FederatedStudy, above: StudyRow, row: StudyRow, state: HostedState, now: float
+        self, rounds: FederatedStudy, parent_row: StudyRow, row: StudyRow, state: HostedState, now: float
     ) -> Steps[bool]:
         """Begin the open phase, if it is another one and this participant is asked."""
         late = self._closes_at is not None and now >= self._closes_at
-        if self._looked == _sight(above, row) and not late:
+        if self._seen_signature == _signature(parent_row, row) and not late:
             return False  # nothing has happened since
-        phase = yield from rounds.phase(now=now, token=rounds.token(self.place.client))
+        phase = yield from rounds.phase(now=now, token=rounds.token(self.hosted.client))
         self._closes_at = phase.closes_at
         broadcast, work = phase.broadcast, state.own.work
         wanted = broadcast is not None and broadcast.step > work.broadcast and phase.invited and not phase.contributed
@@ -259,7 +259,7 @@ class HostedStudy(TrialStudy):
             # A move that is still taken when it comes late is worth finishing.
             wanted = rounds.federation.admission(common, work.round, work.phase) == "late"
         if not wanted or broadcast is None:
-            self._looked = _sight(phase.row, row)
+            self._seen_signature = _signature(phase.row, row)
             return False
         message, x, rest = broadcast_row(broadcast)
         yield from self._record({"broadcast": message}, x, rest, "broadcast", row, state, now)
@@ -312,6 +312,6 @@ class HostedStudy(TrialStudy):
         self._moved(moved)
 
 
-def _sight(above: StudyRow, row: StudyRow) -> tuple[Any, ...]:
+def _signature(parent_row: StudyRow, row: StudyRow) -> tuple[Any, ...]:
     """What has to change before there can be something new to begin. Before the first round that is who has joined."""
-    return above.step, above.epoch, above.state, -1 if above.step else above.seq, row.step
+    return parent_row.step, parent_row.epoch, parent_row.state, -1 if parent_row.step else parent_row.seq, row.step

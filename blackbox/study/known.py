@@ -77,7 +77,7 @@ class Known:
         if self.committed is old:
             self.committed = new
 
-    def lease(self, leases: Iterable[Lease]) -> None:
+    def remember_leases(self, leases: Iterable[Lease]) -> None:
         """Remember what was granted: it will be told."""
         if not self._n_leases:
             return
@@ -96,11 +96,13 @@ class Known:
             return None
         return known.results
 
-    def hear(self, row: StudyRow, results: list[LoggedResult] | None) -> None:
+    def remember_results(self, row: StudyRow, results: list[LoggedResult] | None) -> None:
         """Remember all results after the last closed step of a row; None: they are not known any more."""
         self._results = None if results is None else ResultsUpto(position_of(row), row.seq, results)
 
-    def move(self, row: StudyRow, opened: OpenStep, results: Sequence[LoggedResult] | None, oldest: int | None) -> None:
+    def steps_closed(
+        self, row: StudyRow, opened: OpenStep, results: Sequence[LoggedResult] | None, oldest: int | None
+    ) -> None:
         """A transaction has closed steps.
 
         Parameters
@@ -111,7 +113,7 @@ class Known:
         oldest : leases of steps before this one were withdrawn; None: none were.
         """
         self._newest = opened
-        self.hear(row, None if results is None else list(results))
+        self.remember_results(row, None if results is None else list(results))
         if oldest is not None:
             for number in [number for number, lease in self._leases.items() if lease.trial.step < oldest]:
                 del self._leases[number]
@@ -123,7 +125,7 @@ class Known:
 
     # Of what is committed ---------------------------------------------------------------------------------------------
 
-    def leave(self, row: StudyRow, results: list[LoggedResult]) -> None:
+    def keep_results(self, row: StudyRow, results: list[LoggedResult]) -> None:
         """Keep results that a committed transaction has read for whoever closes the step."""
         self._waiting = ResultsUpto(position_of(row), row.seq, results)
 

@@ -26,7 +26,7 @@ from blackbox.errors import (
     LeaseUnknown,
     TrialNotFound,
 )
-from blackbox.study.ledger import close_trial, leave
+from blackbox.study.ledger import close_trial, uncount
 from blackbox.study.rows import (
     CANCELLED,
     FAILED,
@@ -53,7 +53,7 @@ class Lease:
     token: str
 
 
-class LeaseMoved(Conflict):
+class LeaseChanged(Conflict):
     """What was known of leases is not so any more: read them again."""
 
 
@@ -176,13 +176,13 @@ def apply_claim(
         close_trial(row, trial, FAILED, None, now)
         tx.put_trial(trial)
     for trial in chosen.stale:
-        leave(row, trial)
+        uncount(row, trial)
         trial.state = SUPERSEDED
         tx.put_trial(trial)
     for trial in (*chosen.lapsed, *chosen.queued):
         if trial.state == LEASED:
             trial.lost += 1
-        leave(row, trial)
+        uncount(row, trial)
         lease_to(trial, worker=worker, now=now, seconds=seconds, key=key)
         row.leased += 1
         tx.put_trial(trial)
@@ -270,7 +270,7 @@ def change_trial(tx: Tx, row: StudyRow, number: int, change: Callable[[TrialRow]
     trial = tx.trial(row.id, number)
     if trial is None:
         raise TrialNotFound(f"study {row.id} has no trial t_{number}; its newest is t_{row.trials}")
-    leave(row, trial)
+    uncount(row, trial)
     change(trial)
     if trial.state == QUEUED:
         row.queued += 1

@@ -44,7 +44,7 @@ def finish(tx: Tx, row: StudyRow, state: str, reason: str, now: float) -> None:
         log_event(tx, row, f"study.{state.lower()}", now, reason=reason)
 
 
-def leave(row: StudyRow, trial: TrialRow) -> None:
+def uncount(row: StudyRow, trial: TrialRow) -> None:
     """Take an open trial out of the study's counters."""
     if trial.state == QUEUED:
         row.queued -= 1

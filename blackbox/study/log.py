@@ -86,7 +86,7 @@ def points_of(rows: Sequence[PointRow], dim: int, encoding: str) -> Points:
     return Dense(vectors, note=note, payload=kept)
 
 
-def named(point: PointRow) -> tuple[str, ...]:
+def named_blobs(point: PointRow) -> tuple[str, ...]:
     """Digests of the vectors that a stored recipe is made of; none for a point that is stored as numbers."""
     if point.vector is not None or point.recipe is None:
         return ()
@@ -95,7 +95,7 @@ def named(point: PointRow) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
-def factor_place(step: int) -> int:
+def factor_key(step: int) -> int:
     """Where the factors of a step's recipes are stored: apart from the bases, which are found by their step alone."""
     return step - 2**62
 

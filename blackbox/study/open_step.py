@@ -14,7 +14,7 @@ from blackbox.recipes import to_json as recipe_to_json
 from blackbox.records import Dense, Pending, Points, Recipes
 from blackbox.space import Space
 from blackbox.study import log
-from blackbox.study.reading import contents, plain
+from blackbox.study.reading import encoded, plain
 from blackbox.study.rows import StudyRow
 from blackbox.study.spec import canonical
 
@@ -74,8 +74,8 @@ class OpenStep:
         # Where factors begin among them.
         step, factors = self.state.step, 0 if self.algorithm.base(self.state) is None else 1
         return [
-            (name, step if i < factors else log.factor_place(step), content)
-            for i, (name, content) in enumerate(contents(self.algorithm.blobs(self.state)).items())
+            (name, step if i < factors else log.factor_key(step), content)
+            for i, (name, content) in enumerate(encoded(self.algorithm.blobs(self.state)).items())
         ]
 
     def lanes_to_compute(self, lanes: Sequence[int], ahead: int = 0) -> list[int]:

@@ -18,7 +18,7 @@ LEFT = "left the rounds"
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
+class JoinAnswer:
     """What a participant gets when it joins: its token, and what it must know once."""
 
     client: str
@@ -35,7 +35,7 @@ def check(client: str, weight: float) -> None:
     federation.ContributionJson(terms="", client=client, round=0, phase="", weight=weight, vectors={}, evaluations=0)
 
 
-def seat(study: str, client: str) -> str:
+def hosted_name(study: str, client: str) -> str:
     """Name of the study of a hosted participant; a project's studies have different names."""
     return f"{study}/{client}"
 
@@ -69,7 +69,7 @@ def read_token(secret: bytes, text: str) -> str:
 def join(tx: Tx, study: StudyHead, client: str, now: float) -> StudyRow:
     """Enter a participant that runs its own machine; returns the study's row."""
     row = _open(tx, study.id)
-    if (hosted := tx.find(study.project, seat(study.id, client))) is not None:
+    if (hosted := tx.find(study.project, hosted_name(study.id, client))) is not None:
         raise Conflict(
             f"{client} is a hosted participant, study {hosted.id}: two machines under one name would "
             "contradict each other",
@@ -79,23 +79,23 @@ def join(tx: Tx, study: StudyHead, client: str, now: float) -> StudyRow:
     return row
 
 
-def hosted_head(study: StudyHead, resolved: Resolved, place: Hosted, now: float) -> StudyHead:
+def hosted_head(study: StudyHead, resolved: Resolved, hosted: Hosted, now: float) -> StudyHead:
     """The head of a new study for a hosted participant: the spec of its rounds, with a name and a seed of its own."""
     spec = resolved.spec.model_copy(
         update={
-            "name": seat(study.id, place.client),
+            "name": hosted_name(study.id, hosted.client),
             "budget": Budget(),
             "target": None,
             "rounds": Rounds(),
             "labels": {},
-            "seed": f"{resolved.spec.seed}/{place.client}",
+            "seed": f"{resolved.spec.seed}/{hosted.client}",
         }
     )
-    own = resolved.model_copy(update={"spec": spec, "federated": False, "reason": "", "hosted": place})
+    own = resolved.model_copy(update={"spec": spec, "federated": False, "reason": "", "hosted": hosted})
     return new_head(study.project, own, spec_hash(spec), now)
 
 
-def host(tx: Tx, study: StudyHead, place: Hosted, fresh: StudyHead, now: float) -> tuple[StudyRow, StudyHead]:
+def host(tx: Tx, study: StudyHead, hosted: Hosted, fresh: StudyHead, now: float) -> tuple[StudyRow, StudyHead]:
     """Enter a hosted participant.
 
     Parameters
@@ -106,9 +106,9 @@ def host(tx: Tx, study: StudyHead, place: Hosted, fresh: StudyHead, now: float) 
     -------
     The row of the rounds' study, and the head of the participant's.
     """
-    client = place.client
+    client = hosted.client
     row = _open(tx, study.id)
-    known = tx.find(study.project, seat(study.id, client))
+    known = tx.find(study.project, hosted_name(study.id, client))
     if known is None:
         member = tx.member(study.id, client)
         if member is not None and member.left_at is None:
@@ -121,7 +121,7 @@ def host(tx: Tx, study: StudyHead, place: Hosted, fresh: StudyHead, now: float) 
         ledger.log_event(tx, own, "study.created", now, name=fresh.name)
         tx.put_study(own)
     else:
-        _check_same(known, place)
+        _check_same(known, hosted)
         own = ledger.locked(tx, known.id)
         if (own.state, own.reason) == (COMPLETED, LEFT) or own.state == FAILED:
             own.state, own.reason = ACTIVE, None

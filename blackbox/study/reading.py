@@ -100,7 +100,7 @@ class RecordedStudy(BaseStudy):
             start, state = 0, self.algorithm(row, 0).init()
         while start < step:
             until = min(step, start + SNAPSHOT_STEPS)
-            records, told = yield from read(partial(history.stretch, study=self.id, first=start, before=until))
+            records, told = yield from read(partial(history.segment, study=self.id, first=start, before=until))
             if len(records) < until - start:
                 raise Conflict(f"the log of {self.id} ends at step {start + len(records)}, its row says {row.step}")
             try:
@@ -144,21 +144,21 @@ class RecordedStudy(BaseStudy):
         With another revision of the method it ends with the first step whose digest differs.
         """
         row = yield from self.row()
-        records, told = yield from read(lambda tx: history.stretch(tx, self.id, 0, row.step))
+        records, told = yield from read(lambda tx: history.segment(tx, self.id, 0, row.step))
         state = self.algorithm(row, 0).init()
         replayed = log.replay(self._algorithms, state, records, told, self.maximize)
         return self._upto_change((record, digest) for record, _, digest in replayed)
 
     def _replayed(self, row: StudyRow, first: int) -> Steps[list[tuple[StepRow, Any, str]]]:
         state = yield from self._state_at(row, first)
-        records, told = yield from read(lambda tx: history.stretch(tx, self.id, first, row.step))
+        records, told = yield from read(lambda tx: history.segment(tx, self.id, first, row.step))
         self.algorithm(row)
         return list(log.replay(self._algorithms, state, records, told, self.maximize))
 
     def _rebuilt(self, row: StudyRow) -> Steps[tuple[dict[int, bytes], int]]:
         """Internal points of told recipes, by number. Their bases are long dropped; a replay makes them again. How many
         are missing, because this release makes their bases differently, comes with them."""
-        records, told = yield from read(partial(history.stretch, study=self.id, first=0, before=row.step))
+        records, told = yield from read(partial(history.segment, study=self.id, first=0, before=row.step))
         everything = yield from read(partial(history.results, study=self.id, after_seq=0, upto_seq=row.seq))
         if (size := len(everything) * self.space.dim * 8) > MAX_REBUILT_BYTES:
             raise TooLarge(
@@ -171,7 +171,7 @@ class RecordedStudy(BaseStudy):
         vectors: dict[int, bytes] = {}
 
         def take(step: int, state: Any) -> None:
-            blobs = contents(self.algorithm(row, step).blobs(state)) if step in waiting else {}
+            blobs = encoded(self.algorithm(row, step).blobs(state)) if step in waiting else {}
             for trial, point in waiting.pop(step, ()):
                 with suppress(BlobNotFound) if self.stored.revised else nullcontext():
                     vectors[trial.number] = self.vector(point, blobs).astype("<f8").tobytes()
@@ -256,7 +256,7 @@ class RecordedStudy(BaseStudy):
         def work(tx: Tx) -> dict[int, tuple[PointRow, dict[str, bytes]]]:
             found = {}
             for number, point in tx.points(self.id, numbers).items():
-                blobs = {name: tx.blob(self.id, name) for name in log.named(point)}
+                blobs = {name: tx.blob(self.id, name) for name in log.named_blobs(point)}
                 found[number] = point, {name: blob for name, blob in blobs.items() if blob is not None}
             return found
 
@@ -272,10 +272,10 @@ class RecordedStudy(BaseStudy):
         if trial is None:
             raise StudyNotFound(f"study {self.id} was deleted")
         point, blobs = (yield from self.points([number]))[number]
-        if len(blobs) < len(log.named(point)):
+        if len(blobs) < len(log.named_blobs(point)):
             # A late result became the best one after its step's vectors were dropped: the log still has that state.
             state = yield from self._state_at(row, trial.step)
-            blobs |= contents(self.algorithm(row, trial.step).blobs(state))
+            blobs |= encoded(self.algorithm(row, trial.step).blobs(state))
         return trial, self.params(point, blobs)
 
     def _payload(self, row: StudyRow, state: Any) -> JSON:
@@ -293,7 +293,7 @@ class RecordedStudy(BaseStudy):
         return self.traits.encoding == "recipe" and self.space.is_single_vector and self.space.domain == "free"
 
 
-def contents(vectors: Mapping[str, NDArray[np.float32]]) -> dict[str, bytes]:
+def encoded(vectors: Mapping[str, NDArray[np.float32]]) -> dict[str, bytes]:
     """Vectors as they are stored and served."""
     return {name: np.ascontiguousarray(vector, dtype="<f4").tobytes() for name, vector in vectors.items()}
 

@@ -34,7 +34,7 @@ from blackbox.recipes.slices import WHOLE, Slicer
 from blackbox.study import history, ledger, participants
 from blackbox.study.base import BaseStudy
 from blackbox.study.effects import Steps, compute, read, write
-from blackbox.study.participants import Joined
+from blackbox.study.participants import JoinAnswer
 from blackbox.study.rows import (
     ACTIVE,
     COMPLETED,
@@ -79,7 +79,7 @@ class OpenPhase:
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class ContributeAnswer:
     """What became of a contribution.
 
     Attributes
@@ -145,7 +145,7 @@ class FederatedStudy(BaseStudy):
             raise self.changed(self.stuck)
         stored = yield from self._newest(row, step)
         start, state = (0, self.federation.init()) if stored is None else (stored[0].step, stored[1])
-        records, rows = yield from read(partial(_stretch, study=self.id, before=step))
+        records, rows = yield from read(partial(_log_before, study=self.id, before=step))
         try:
             for record, after, digest in self._replayed_from(start, state, records, rows):
                 if self.stored.revised and digest != record.digest:
@@ -183,20 +183,20 @@ class FederatedStudy(BaseStudy):
         """Every recorded step with the digest that a replay gives. Checks, too, that the contributions which the log's
         rule admits at each step are those that were used."""
         row = yield from self.row()
-        records, rows = yield from read(partial(_stretch, study=self.id, before=row.step))
+        records, rows = yield from read(partial(_log_before, study=self.id, before=row.step))
         return self._upto_change(self._checked(records, rows))
 
     def _checked(self, records: Sequence[StepRow], rows: Sequence[ContributionRow]) -> Iterator[tuple[StepRow, str]]:
         state, waiting, last = self.federation.init(), list[ContributionRow](), 0
         for record, after, digest in self._replayed_from(0, state, records, rows):
             waiting += [row for row in rows if last < row.seq <= record.upto_seq]
-            counted, waiting, _ = self._sorted(state, waiting)
+            counted, waiting, _ = self._by_admission(state, waiting)
             if [row.seq for row in counted] != [row.seq for row in rows if row.step == record.step]:
                 raise Conflict(f"step {record.step} of {self.id} used other contributions than its log admits")
             yield record, digest
             state, last = after, record.upto_seq
 
-    def _sorted(
+    def _by_admission(
         self, state: FederationState, rows: Sequence[ContributionRow]
     ) -> tuple[list[ContributionRow], list[ContributionRow], list[ContributionRow]]:
         """Contributions that count in the open phase, that wait for a later one, and that are too late."""
@@ -207,7 +207,7 @@ class FederatedStudy(BaseStudy):
 
     # Participants -----------------------------------------------------------------------------------------------------
 
-    def join(self, client: str, *, now: float) -> Steps[Joined]:
+    def join(self, client: str, *, now: float) -> Steps[JoinAnswer]:
         """Take part under a name. Joining again is how a participant comes back: same name, same token.
 
         Raises
@@ -223,7 +223,7 @@ class FederatedStudy(BaseStudy):
         self._row = yield from write(partial(participants.join, study=self.head, client=client, now=now))
         return self._joined(client, self._row)
 
-    def host(self, client: str, weight: float = 1.0, *, now: float) -> Steps[tuple[Joined, StudyHead]]:
+    def host(self, client: str, weight: float = 1.0, *, now: float) -> Steps[tuple[JoinAnswer, StudyHead]]:
         """Take part under a name, with the participant's machine run here: its points are the trials of a study of its
         own, which whoever evaluates them asks and tells. Hosting again gives the same study, and has one that left the
         rounds, or failed, go on.
@@ -238,14 +238,14 @@ class FederatedStudy(BaseStudy):
             If the name is that of a participant that runs its own machine, or is hosted with another weight.
         """
         participants.check(client, weight)
-        place = Hosted(study=self.id, client=client, weight=weight, key=self.key.hex())
-        fresh = participants.hosted_head(self.head, self.resolved, place, now)
-        work = partial(participants.host, study=self.head, place=place, fresh=fresh, now=now)
+        hosted = Hosted(study=self.id, client=client, weight=weight, key=self.key.hex())
+        fresh = participants.hosted_head(self.head, self.resolved, hosted, now)
+        work = partial(participants.host, study=self.head, hosted=hosted, fresh=fresh, now=now)
         self._row, head = yield from write(work)
         return self._joined(client, self._row), head
 
-    def _joined(self, client: str, row: StudyRow) -> Joined:
-        return Joined(client, self.token(client), self.federation.invitation(), row)
+    def _joined(self, client: str, row: StudyRow) -> JoinAnswer:
+        return JoinAnswer(client, self.token(client), self.federation.invitation(), row)
 
     def leave(self, token: str, *, now: float) -> Steps[StudyRow]:
         """Take part no more: the quorum no longer counts on this participant."""
@@ -253,9 +253,9 @@ class FederatedStudy(BaseStudy):
         row = self._row = yield from write(work)
         return row
 
-    def seat(self, client: str) -> str:
+    def hosted_name(self, client: str) -> str:
         """Name of the study of a hosted participant; a project's studies have different names."""
-        return participants.seat(self.id, client)
+        return participants.hosted_name(self.id, client)
 
     def token(self, client: str) -> str:
         """What a participant shows with everything it sends: `name~mac`."""
@@ -277,10 +277,10 @@ class FederatedStudy(BaseStudy):
         """The open phase, after closing it if it is due; of a participant, also whether it is asked."""
         client = None if token is None else self.client(token)
         yield from self.advance(now=now)
-        row, members, rows = yield from read(self._standing)
+        row, members, rows = yield from read(self._read_open_phase)
         state = yield from self._state_at(row, row.step)
-        counted, _, _ = self._sorted(state, rows)
-        begun = row.state == ACTIVE and self._begun(row, members)
+        counted, _, _ = self._by_admission(state, rows)
+        begun = row.state == ACTIVE and self._has_begun(row, members)
         broadcast = self.federation.broadcast(state) if begun else None
         closes_at = yield from self._closes_at(row, members)
         if broadcast is not None:
@@ -296,12 +296,12 @@ class FederatedStudy(BaseStudy):
             closes_at,
         )
 
-    def _begun(self, row: StudyRow, members: Sequence[MemberRow]) -> bool:
+    def _has_begun(self, row: StudyRow, members: Sequence[MemberRow]) -> bool:
         return row.step > 0 or len(members) >= self.spec.rounds.min_joined
 
     def _closes_at(self, row: StudyRow, members: Sequence[MemberRow]) -> Steps[float | None]:
         seconds = self.spec.rounds.deadline_seconds
-        if seconds is None or not self._begun(row, members):
+        if seconds is None or not self._has_begun(row, members):
             return None
         if row.step:
             last = yield from read(lambda tx: tx.steps(self.id, row.step - 1, row.step))
@@ -323,7 +323,7 @@ class FederatedStudy(BaseStudy):
 
         yield from write(work, long=self.large)
 
-    def contribute(self, token: str, contribution: Contribution, *, now: float) -> Steps[Received]:
+    def contribute(self, token: str, contribution: Contribution, *, now: float) -> Steps[ContributeAnswer]:
         """Store a contribution; durable when this returns. Sent again, it changes nothing.
 
         Raises
@@ -378,17 +378,17 @@ class FederatedStudy(BaseStudy):
             yield from self.row()
         outcome, self._row, stored = answer
         yield from self.advance(now=now)
-        row, members, rows = yield from read(self._standing)
+        row, members, rows = yield from read(self._read_open_phase)
         state = yield from self._state_at(row, row.step)
-        counted, _, _ = self._sorted(state, rows)
+        counted, _, _ = self._by_admission(state, rows)
         used = stored.step is None or stored.step >= 0
-        return Received(outcome, used, len(counted), self.federation.need(state, len(members)), row)
+        return ContributeAnswer(outcome, used, len(counted), self.federation.need(state, len(members)), row)
 
     def advance(self, *, now: float) -> Steps[int]:
         """Close the open phase if its quorum is in or its time is over; returns how many were closed."""
         total = 0
         while True:
-            seen, members, rows = yield from read(self._standing)
+            seen, members, rows = yield from read(self._read_open_phase)
             if self.stuck:
                 self._row = seen
                 return total
@@ -396,8 +396,8 @@ class FederatedStudy(BaseStudy):
             if seen.state != ACTIVE:
                 self._row = seen
                 return total
-            counted, _, _ = self._sorted(state, rows)
-            why = yield from self._why(seen, state, members, len(counted), now)
+            counted, _, _ = self._by_admission(state, rows)
+            why = yield from self._reason_to_close(seen, state, members, len(counted), now)
             if why is None:
                 self._row = seen
                 return total
@@ -413,15 +413,15 @@ class FederatedStudy(BaseStudy):
     def _took(self, seconds: float) -> None:
         self._tell_seconds = seconds
 
-    def _standing(self, tx: Tx) -> tuple[StudyRow, list[MemberRow], list[ContributionRow]]:
+    def _read_open_phase(self, tx: Tx) -> tuple[StudyRow, list[MemberRow], list[ContributionRow]]:
         """The study's row, who takes part, and what no phase has used yet, at one moment."""
         return ledger.locked(tx, self.id), tx.members(self.id), tx.waiting_contributions(self.id)
 
-    def _why(
+    def _reason_to_close(
         self, row: StudyRow, state: FederationState, members: Sequence[MemberRow], n: int, now: float
     ) -> Steps[str | None]:
         """Why the open phase closes now, or None."""
-        if not self._begun(row, members):
+        if not self._has_begun(row, members):
             return None
         if n >= self.federation.need(state, len(members)):
             return "need"
@@ -442,7 +442,7 @@ class FederatedStudy(BaseStudy):
         """Record that the open phase was closed with these contributions, if it still is open; how many (0 or 1)."""
         encoded = codec.encode(after)
         upto = max((row.seq for row in rows), default=seen.upto_seq)
-        _, _, late = self._sorted(after, [row for row in rows if row not in counted])
+        _, _, late = self._by_admission(after, [row for row in rows if row not in counted])
         moved = after.update if after.version > before.version else None
         stop = self.federation.stopped(after)
         keep = self.spec.rounds.keep == "all"
@@ -494,6 +494,6 @@ class FederatedStudy(BaseStudy):
         return [(phases[record.step % n].name, record) for record in records]
 
 
-def _stretch(tx: Tx, study: str, before: int) -> tuple[list[StepRow], list[ContributionRow]]:
+def _log_before(tx: Tx, study: str, before: int) -> tuple[list[StepRow], list[ContributionRow]]:
     """All step records before a step, and all contributions."""
     return tx.steps(study, 0, before), tx.contributions(study, 0, history.MAX_SEQ)

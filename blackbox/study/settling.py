@@ -20,8 +20,8 @@ from blackbox.errors import (
     NonFiniteValue,
     TrialNotFound,
 )
-from blackbox.study.leases import Kind, Lease, LeaseMoved, is_stale, read_token
-from blackbox.study.ledger import close_trial, end_if_spent, improves, leave, may_end
+from blackbox.study.leases import Kind, Lease, LeaseChanged, is_stale, read_token
+from blackbox.study.ledger import close_trial, end_if_spent, improves, may_end, uncount
 from blackbox.study.log import LoggedResult
 from blackbox.study.rows import (
     CANCELLED,
@@ -154,7 +154,7 @@ class Settlement:
 
         Raises
         ------
-        LeaseMoved
+        LeaseChanged
             If one of those that the caller knew is leased differently by now. The transaction must be undone.
         """
         known = [trial for number, trial in self.changed.items() if number in self._leased]
@@ -162,7 +162,7 @@ class Settlement:
         if others:
             self.tx.put_trials(others)
         if known and not self.tx.put_leased(known):
-            raise LeaseMoved(f"leases of {self.row.id} have changed")
+            raise LeaseChanged(f"leases of {self.row.id} have changed")
 
     def logged(self) -> list[LoggedResult] | None:
         """The results that were put in the log, by seq, with their points; None where not all are
@@ -200,7 +200,7 @@ class Settlement:
     def _apply(self, trial: TrialRow, report: Report, attempt: int) -> Outcome:
         """A result for an open trial, whoever holds it now."""
         state = {"completed": COMPLETED, "infeasible": INFEASIBLE, "stopped": STOPPED}[report.status]
-        leave(self.row, trial)
+        uncount(self.row, trial)
         trial.worker = self.worker or trial.worker
         trial.extra = _dumped(report.extra)
         close_trial(self.row, trial, state, None if state == INFEASIBLE else report.value, self.now)
@@ -220,7 +220,7 @@ class Settlement:
             trial.failures += 1
             left -= 1
             trial.extra = _dumped(report.extra)
-        leave(self.row, trial)
+        uncount(self.row, trial)
         self.changed[trial.number] = trial
         if failed and (not report.retryable or left <= 0):
             close_trial(self.row, trial, FAILED, None, self.now)

@@ -33,10 +33,10 @@ from blackbox.study.answers import (
 )
 from blackbox.study.closing import Closer
 from blackbox.study.effects import Steps, compute, read, write
-from blackbox.study.evaluators import Breaker
+from blackbox.study.evaluators import CircuitBreaker
 from blackbox.study.granting import Granter
 from blackbox.study.known import Known
-from blackbox.study.leases import Lease, LeaseMoved, Renewal
+from blackbox.study.leases import Lease, LeaseChanged, Renewal
 from blackbox.study.open_step import OpenStep, PreparedPoint, position_of
 from blackbox.study.reading import RecordedStudy
 from blackbox.study.rows import ACTIVE, FAILED, OPEN_STATES, PAUSED, QUEUED, StudyHead, StudyRow, TrialRow, Tx
@@ -69,7 +69,7 @@ class TrialStudy(RecordedStudy):
 
     def resume(self, *, now: float) -> Steps[StudyRow]:
         """Go on after a pause or a failure (whose last step is told again). Workers that failed may ask again."""
-        self._granter.breaker = Breaker()
+        self._granter.breaker = CircuitBreaker()
         return super().resume(now=now)
 
     # Ask --------------------------------------------------------------------------------------------------------------
@@ -187,13 +187,13 @@ class TrialStudy(RecordedStudy):
 
         try:
             settled = yield from self._written(work)
-        except LeaseMoved:
+        except LeaseChanged:
             settled = yield from self._written(partial(work, remember=False))
         self._row = settled.row
         if settled.closed is not None:
             self._moved(settled.closed)
         elif settled.due is not None:
-            self._known.leave(settled.row, settled.due)
+            self._known.keep_results(settled.row, settled.due)
         if settled.asked is not None:
             self._granted(settled.asked)
         if settled.seconds and self.spec.lease.default_seconds == "auto":
@@ -231,7 +231,7 @@ class TrialStudy(RecordedStudy):
         if self._closer.due(row):
             # Read here what `advance` will want: the rows are at hand, and it need not open a transaction for them.
             due = results = results or history.results(tx, self.id, row.upto_seq, history.MAX_SEQ)
-        self._known.hear(row, results)
+        self._known.remember_results(row, results)
         if due is not None:
             closed = self._closer.close_at_once(tx, row, due, now)
         if ask is not None and (due is None or closed is not None):

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 from blackbox.backends import Builder, Objective, load
-from blackbox.backends.pace import Pace
+from blackbox.backends.pace import WorkerPace
 from blackbox.backends.ray_cluster.session import OBJECT_STORE_BYTES, ClusterUnreachable, Session, ray_package
 from blackbox.errors import InvalidInput
 
 LOOK_SECONDS = 1.0
 """How often the cluster is looked at for nodes that came or went."""
-KEPT = 3
+SOURCES_KEPT = 3
 """Sources an actor keeps: those of the open step and of late lanes."""
 
 
@@ -57,7 +57,7 @@ class Evaluator:
         for name, (source,) in sources.items():
             if name not in self._sources:
                 self._sources[name] = ray_package().get(source)
-                while len(self._sources) > KEPT:
+                while len(self._sources) > SOURCES_KEPT:
                     self._sources.popitem(last=False)
         return [self._answer(*arguments) for arguments in calls]
 
@@ -91,7 +91,7 @@ class Actor:
     """In the order of submission: the first one runs."""
     given: list[tuple[int, tuple[Any, ...]]] = field(default_factory=list)
     """(ticket, arguments) that are its own but not yet sent."""
-    pace: Pace = field(default_factory=Pace)
+    pace: WorkerPace = field(default_factory=WorkerPace)
 
     @property
     def load(self) -> int:
@@ -116,7 +116,7 @@ class Placement(TypedDict, total=False):
     resources: Mapping[str, float] | None
 
 
-class Crew:
+class ActorFactory:
     """Makes and ends the actors of one objective."""
 
     def __init__(self, objective: Objective | str, placement: Placement, n_workers: int | None = None) -> None:
@@ -153,7 +153,7 @@ class Crew:
         handle = self._class.remote(self._objective)
         return Actor(handle, handle.place.remote())
 
-    def settle(self, actor: Actor, timeout: float | None = None) -> bool:
+    def wait_until_up(self, actor: Actor, timeout: float | None = None) -> bool:
         """Wait until an actor is up; False if it was lost or is not there in time.
 
         Raises
@@ -181,30 +181,30 @@ class Crew:
         """The living nodes."""
         return [node for node in self.ray.nodes() if node["Alive"]]
 
-    def lives(self, actor: Actor) -> bool:
+    def node_is_alive(self, actor: Actor) -> bool:
         """Whether its node does."""
         return actor.node in {node["NodeID"] for node in self.nodes()}
 
-    def room(self) -> int:
+    def capacity(self) -> int:
         """How many actors the living nodes can hold, other jobs aside."""
         return sum(
             int(min(node["Resources"].get(name, 0.0) / amount + 1e-9 for name, amount in self.request.items()))
             for node in self.nodes()
         )
 
-    def bounded(self, n_workers: int | None) -> None:
+    def check_bounded(self, n_workers: int | None) -> None:
         """Raise if there is no telling how many actors there shall be."""
         if not self.request and n_workers is None:
             raise InvalidInput("actors that ask for nothing fit without end", hint="say n_workers")
 
-    def wanted(self, n_workers: int | None) -> int:
+    def target(self, n_workers: int | None) -> int:
         """How many actors there shall be now: so many, or what the living nodes can hold if that is less or all that
         is said."""
         if n_workers is None:
-            return self.room()
-        return min(n_workers, self.room()) if self.request else n_workers
+            return self.capacity()
+        return min(n_workers, self.capacity()) if self.request else n_workers
 
-    def nobody(self, seconds: float) -> ClusterUnreachable:
+    def no_actor(self, seconds: float) -> ClusterUnreachable:
         """The error that says that no actor has come."""
         has = "; ".join(
             ", ".join(f"{name} {amount:g}" for name, amount in sorted(node["Resources"].items()) if ":" not in name)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Unpack
 
 from blackbox.backends import Done, Objective, Unbuilt, WorkerLost
-from blackbox.backends.ray_cluster.actors import LOOK_SECONDS, Actor, Call, Crew, Packed, Placement
+from blackbox.backends.ray_cluster.actors import LOOK_SECONDS, Actor, ActorFactory, Call, Packed, Placement
 from blackbox.errors import InvalidInput
 
 CALL_SECONDS = 0.05
@@ -54,10 +54,10 @@ class RayBackend:
         self._start_seconds = start_seconds
         self._actors: list[Actor] = []
         self._source: tuple[str, Any] | None = None
-        self._crew = Crew(objective, placement, n_workers)
-        self._ray = self._crew.ray
+        self._factory = ActorFactory(objective, placement, n_workers)
+        self._ray = self._factory.ray
         try:
-            self._crew.bounded(n_workers)
+            self._factory.check_bounded(n_workers)
             self._alone_since = time.monotonic()
             self._look()
             while not self.n_workers:
@@ -79,9 +79,9 @@ class RayBackend:
     @property
     def ahead(self) -> int:
         """Calls that could wait behind others."""
-        return sum(max(0, self._room(actor)) for actor in self._actors)
+        return sum(max(0, self._vacancies(actor)) for actor in self._actors)
 
-    def _room(self, actor: Actor) -> int:
+    def _vacancies(self, actor: Actor) -> int:
         """Points that could wait behind the ones an actor works on."""
         if self._depth == 1 or not (actor.node and actor.pace.short):
             return 0
@@ -93,7 +93,7 @@ class RayBackend:
 
     def submit(self, ticket: int, *arguments: Any) -> None:
         actor = next((actor for actor in self._actors if actor.node and not actor.load), None) or min(
-            (actor for actor in self._actors if actor.node), key=lambda actor: (self._room(actor) <= 0, actor.load)
+            (actor for actor in self._actors if actor.node), key=lambda actor: (self._vacancies(actor) <= 0, actor.load)
         )
         actor.given.append((ticket, arguments))
 
@@ -156,7 +156,7 @@ class RayBackend:
                 continue  # lost with an earlier reference of this round
             if reference != actor.starting:
                 done += self._finished(actor, reference)
-            elif not self._crew.settle(actor):
+            elif not self._factory.wait_until_up(actor):
                 self._actors.remove(actor)
         if time.monotonic() - self._looked >= LOOK_SECONDS:
             self._look()
@@ -197,13 +197,13 @@ class RayBackend:
         the answers to those before it may be lost as well.
         """
         self._actors.remove(actor)
-        self._crew.end(actor)
+        self._factory.end(actor)
         self._looked = -LOOK_SECONDS  # somebody is missing: look at once
         said = str(why).strip().splitlines()[-1][:500] if str(why).strip() else type(why).__name__
         said = f"an actor was lost: {said}"
         tickets = [ticket for call in actor.out for ticket in call.tickets]
         done = [Done(ticket, error=WorkerLost(said)) for ticket, _ in actor.given]
-        if not self._crew.lives(actor):
+        if not self._factory.node_is_alive(actor):
             return done + [Done(ticket, error=WorkerLost(said)) for ticket in tickets]
         if len(tickets) > 1:
             return done + self._again(tickets, said)
@@ -212,17 +212,17 @@ class RayBackend:
     def _look(self) -> None:
         """Start the actors that are missing, and give up when there were none for too long."""
         self._looked = time.monotonic()
-        wanted = self._n_workers if self._n_workers is not None else self._crew.room()
-        self._actors += [self._crew.start() for _ in range(wanted - len(self._actors))]
+        wanted = self._n_workers if self._n_workers is not None else self._factory.capacity()
+        self._actors += [self._factory.start() for _ in range(wanted - len(self._actors))]
         if self.n_workers:
             self._alone_since = self._looked
         elif self._looked - self._alone_since > self._start_seconds:
-            raise self._crew.nobody(self._start_seconds)
+            raise self._factory.no_actor(self._start_seconds)
 
     def close(self) -> None:
         """End the actors, and the cluster if it was started here; what they have in hand is dropped."""
         for actor in self._actors:
-            self._crew.end(actor)
+            self._factory.end(actor)
         self._actors = []
         self._source = None
-        self._crew.close()
+        self._factory.close()
