@@ -1,4 +1,4 @@
-"""Recipes as JSON and as bytes (clients/NOISE.md has both forms for other languages)."""
+"""Recipes as JSON and as bytes (clients/NOISE.md specifies both forms for other languages)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def from_json(value: Mapping[str, Any]) -> Recipe:
     Raises
     ------
     InvalidInput
-        If a member is missing, unknown, of the wrong type or out of range; says which.
+        If a member is missing, unknown, of the wrong type or out of range; the message says which.
     """
     if not isinstance(value, Mapping) or set(value) != {"base", "ops"} or not isinstance(value["ops"], list | tuple):
         raise InvalidInput(f'a recipe is {{"base": ..., "ops": [...]}}, got {value!r:.200}')
@@ -95,6 +95,7 @@ def pack(recipe: Recipe) -> bytes:
 
 
 def pack_term(term: Term, i: int) -> bytes:
+    """One term in bytes: 34, plus 32 with a factor; `i` is its index, for errors as of `pack`."""
     if term.kind not in _PACKED_KINDS:
         raise InvalidInput(f"terms[{i}].kind must be one of {', '.join(_PACKED_KINDS)}, got {term.kind!r}")
     kind, scale = _PACKED_KINDS[term.kind], checked_scale(term.scale)

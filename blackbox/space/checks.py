@@ -1,4 +1,4 @@
-"""What is said of values and descriptions that do not fit, and folding into the bounds by reflection."""
+"""Checks of values and descriptions with their error messages, and folding into the bounds by reflection."""
 
 from __future__ import annotations
 
@@ -25,7 +25,12 @@ FREE_HINT = "give both low and high, or neither for a free parameter (init and u
 
 
 class BadValue(Exception):
-    """Why a value does not fit a parameter."""
+    """A value that does not fit its parameter; `Space` turns it into an `InvalidSpace` with a pointer.
+
+    Parameters
+    ----------
+    code, message : those of the `FieldError`.
+    """
 
     def __init__(self, code: str, message: str) -> None:
         self.code = code
@@ -33,7 +38,13 @@ class BadValue(Exception):
 
 
 def fold_one(u: float, name: str) -> float:
-    """Triangle wave of period 2, identity on [0, 1]."""
+    """Fold a coordinate into [0, 1]: a triangle wave of period 2, the identity on [0, 1].
+
+    Raises
+    ------
+    NonFiniteValue
+        For NaN or infinity; `name` is the parameter's.
+    """
     if not math.isfinite(u):
         raise non_finite(name, u)
     u = math.fmod(abs(u), 2.0)  # exact
@@ -41,7 +52,7 @@ def fold_one(u: float, name: str) -> float:
 
 
 def fold_all(u: Matrix) -> Matrix:
-    """The same for an array of finite numbers; the argument itself where nothing is to fold."""
+    """As `fold_one` for an array of finite numbers; returns the argument itself if nothing needs folding."""
     if u.size and u.min() >= 0.0 and u.max() <= 1.0:
         return u
     wave = np.fmod(np.abs(u), 2.0)
@@ -49,17 +60,20 @@ def fold_all(u: Matrix) -> Matrix:
 
 
 def require_finite(points: Matrix, name: str) -> Matrix:
+    """The points themselves; raises `NonFiniteValue` for NaN or infinity."""
     if not np.isfinite(points).all():
         raise non_finite(name, float(points[~np.isfinite(points)][0]))
     return points
 
 
 def non_finite(name: str, value: float) -> NonFiniteValue:
+    """The error for an internal coordinate that is not finite; `name` is the parameter's, or empty."""
     of = f" of parameter {name!r}" if name else ""
     return NonFiniteValue(f"an internal coordinate{of} is {value}, which is no point of the space")
 
 
 def read_number(value: Any) -> float:
+    """A finite float; raises `BadValue` for anything that is no number (a bool is none) or not finite."""
     if isinstance(value, bool) or not isinstance(value, NUMBERS):
         raise BadValue("wrong_type", f"must be a number, got {described(value)}")
     try:
@@ -72,11 +86,13 @@ def read_number(value: Any) -> float:
 
 
 def check_unit(value: float, unit: float) -> None:
+    """Raise `BadValue` if value / unit overflows."""
     if not abs(value) / unit <= sys.float_info.max:
         raise BadValue("out_of_range", f"overflows as {value!r} / unit {unit!r}")
 
 
 def check_inside(region: Region, numbers: records.Vector) -> records.Vector:
+    """(d,) the numbers themselves; raises `BadValue` if they are outside their region by more than `FEASIBLE`."""
     violation = region.violation(numbers)
     if not violation <= FEASIBLE:
         kind = region.to_json()["type"]
@@ -92,6 +108,7 @@ def largest_coordinate(unit: float) -> float:
 
 
 def described(value: Any) -> str:
+    """A value and its type for an error message, shortened."""
     try:
         return f"{reprlib.repr(value)} ({type(value).__name__})"
     except ValueError:  # Python refuses to print integers of more than 4300 digits
@@ -99,6 +116,7 @@ def described(value: Any) -> str:
 
 
 def out_of_range(low: float, high: float, value: float) -> BadValue:
+    """The error for a value outside [low, high]."""
     return BadValue("out_of_range", f"must be between {low!r} and {high!r}, got {described(value)}")
 
 
@@ -110,10 +128,12 @@ def json_key(value: Scalar) -> tuple[str, Scalar]:
 
 
 def low_not_below_high(low: float, high: float) -> FieldError:
+    """The error for bounds in the wrong order."""
     return FieldError("/low", "low_not_below_high", f"must be below high, got low={low!r}, high={high!r}")
 
 
 def bound_errors(low: float | None, high: float | None, unit: float) -> Iterable[FieldError]:
+    """Errors of the bounds and the unit of a `Float` or `Vector`."""
     if low is None and high is None:
         return
     if low is None or high is None:
@@ -127,8 +147,9 @@ def bound_errors(low: float | None, high: float | None, unit: float) -> Iterable
         yield FieldError("/unit", "unit_bounded", "only means something without low and high; leave it out")
 
 
-def init_errors(place: Callable[[], object]) -> Iterable[FieldError]:
+def init_errors(read: Callable[[], object]) -> Iterable[FieldError]:
+    """The error of an `init` that cannot be read, where `read` reads it."""
     try:
-        place()
+        read()
     except BadValue as error:
         yield FieldError("/init", error.code, error.message)

@@ -1,4 +1,4 @@
-"""The parameter types, one class each: description, reading, encoding and decoding of their values."""
+"""The parameter types, one class each: their descriptions, and how their values are read, encoded and decoded."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from blackbox.space.checks import (
 from blackbox.validation import Described, invalid, pointer
 
 Decoder: TypeAlias = Callable[[list[float], records.Vector], Any]
-"""(scalar coordinates of the point as a list, the whole point) -> value of one parameter."""
+"""From (scalar coordinates of the point as a list, the whole point) to the value of one parameter."""
 MAX_INTEGER = 2**53  # what a JSON number carries exactly
 MAX_BINS = 2**50  # beyond, the centre of a bin is no longer a float64 safely inside it
 MAX_LOG_INTEGER = 2**40  # beyond, the last bin on the log scale falls below the resolution of float64 near 1
@@ -53,20 +53,26 @@ class _Parameter(Described):
 
     @property
     def size(self) -> int:
-        """How many internal coordinates the parameter takes."""
+        """Number of internal coordinates."""
         return 1
 
     @property
     def is_bounded(self) -> bool:
-        """Whether its internal coordinates live in [0, 1], else in R."""
+        """Whether its internal coordinates lie in [0, 1] (otherwise in R)."""
         return True
 
     def read(self, value: Any) -> Any:
-        """The value in its canonical Python type; raises `BadValue`."""
+        """The value in its canonical Python type.
+
+        Raises
+        ------
+        BadValue
+            If the value does not fit the parameter.
+        """
         raise NotImplementedError
 
     def encode(self, value: Any) -> Any:
-        """Internal coordinates of a value that was read: a float or an array (size,)."""
+        """Internal coordinates of a value that `read` returned: a float or an array (size,)."""
         raise NotImplementedError
 
     def start(self) -> Any:
@@ -77,7 +83,13 @@ class _Parameter(Described):
         return self.encode(self.read(init))
 
     def decoder(self, name: str, at: int, scalar_at: int) -> Decoder:
-        """A function that decodes this parameter, which starts at coordinate `at`, or `scalar_at` of the scalars."""
+        """A function that decodes this parameter.
+
+        Parameters
+        ----------
+        name : of the parameter, for errors.
+        at, scalar_at : index of its first coordinate in the point, and among the scalar coordinates.
+        """
         raise NotImplementedError
 
 
@@ -96,11 +108,11 @@ class Float(_Parameter):
     high: float | None = None
     """Upper bound, attainable."""
     scale: Literal["linear", "log"] = "linear"
-    """log: ratios matter, not differences (low > 0)."""
+    """log: interpolate geometrically, for parameters of which ratios matter (low > 0)."""
     unit: float = Field(1.0, gt=0)
     """Free parameters only: a change of this size counts as one internally."""
     init: float | None = None
-    """Where to start. None: the middle (of the logarithm for scale=log); 0 if free."""
+    """Initial value. None: the middle (of the logarithm for scale=log); 0 if free."""
 
     def errors(self) -> Iterable[FieldError]:
         yield from bound_errors(self.low, self.high, self.unit)
@@ -176,9 +188,9 @@ class Int(_Parameter):
     high: int = Field(ge=-MAX_INTEGER, le=MAX_INTEGER)
     """Largest value."""
     scale: Literal["linear", "log"] = "linear"
-    """log: ratios matter, not differences (low >= 1)."""
+    """log: interpolate geometrically, for parameters of which ratios matter (low >= 1)."""
     init: int | None = None
-    """Where to start. None: the middle."""
+    """Initial value. None: the middle."""
 
     def errors(self) -> Iterable[FieldError]:
         if self.low >= self.high:
@@ -240,7 +252,7 @@ class Categorical(_Parameter):
     choices: tuple[Scalar, ...] = Field(min_length=2)
     """The values, each once."""
     init: Scalar = None
-    """Where to start. None: all choices alike."""
+    """Initial value. None: all choices alike."""
 
     def errors(self) -> Iterable[FieldError]:
         seen: dict[tuple[str, Scalar], int] = {}
@@ -307,7 +319,7 @@ class Vector(_Parameter):
     kind: ClassVar[str] = "float"
     type: Literal["vector"] = "vector"
     dim: int = Field(gt=0, le=MAX_DIM)
-    """How many numbers."""
+    """Number of coordinates."""
     low: float | None = None
     """Lower bound of each. None (with high=None): free."""
     high: float | None = None
@@ -315,11 +327,11 @@ class Vector(_Parameter):
     unit: float = Field(1.0, gt=0)
     """Free vectors only: a change of this size counts as one internally."""
     region: AnyRegion | None = None
-    """The convex set they live in, such as {"type": "simplex"}. None: low and high say all there is."""
+    """The convex set of feasible vectors, such as {"type": "simplex"}. None: only low and high constrain it."""
     init: float | tuple[float, ...] | None = None
-    """Where to start: one number for all, or `dim` of them. None: the middle; 0 if free; well inside the region."""
+    """Initial value: one number for all, or `dim` of them. None: the middle; 0 if free; well inside the region."""
     dtype: Literal["f32", "f64"] = "f64"
-    """Precision in which the numbers travel to evaluators as bytes."""
+    """Precision in which the numbers are sent to evaluators as bytes."""
 
     def errors(self) -> Iterable[FieldError]:
         yield from bound_errors(self.low, self.high, self.unit)
@@ -346,7 +358,7 @@ class Vector(_Parameter):
             yield FieldError("/region", "wrong_dim", error.detail)
 
     def _init(self) -> records.Vector:
-        """`init` as numbers; without a region one serves all, without `dim` copies of it."""
+        """(dim,) `init` as numbers; (1,) if one number serves all coordinates and there is no region."""
         numbers = np.array(self.init, ndmin=1, dtype=np.float64)
         return numbers if self.region is None else np.broadcast_to(numbers, (self.dim,))
 
@@ -436,7 +448,7 @@ def _inside(region: Region, name: str, start: int, stop: int) -> Decoder:
 
 
 Parameter: TypeAlias = Annotated[Float | Int | Categorical | Vector, Field(discriminator="type")]
-"""Every parameter, told apart by `type`: what a wire model that holds one declares."""
+"""Any parameter, discriminated by `type`: the annotation for models that hold one."""
 
 TYPES: dict[str, type[Float | Int | Categorical | Vector]] = {
     "float": Float,

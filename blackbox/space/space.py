@@ -13,11 +13,11 @@ vector in a region dim                    the coordinates are the values
 =================  =====================  ==============================================================
 
 Algorithms search all of R^d. A coordinate outside [0, 1] of a bounded parameter is folded back by reflection (a
-triangle wave of period 2, identity inside), so that every finite vector decodes, and algorithms keep the unfolded one.
+triangle wave of period 2, identity inside), so that every finite vector decodes; algorithms keep the unfolded one.
 
-A vector may live in a region, a convex set of `blackbox.regions`. Then nothing is scaled, folded or repaired: a method
-that treats regions only asks feasible points, and `decode` and `encode` refuse others (beyond `regions.FEASIBLE`, the
-room for round-off). Such a space is one convex set: its other parameters must be bounded, and count as the unit box.
+A vector may be constrained to a region, a convex set of `blackbox.regions`. Then nothing is scaled, folded or repaired:
+a method that supports regions asks feasible points only, and `decode` and `encode` reject others (beyond the tolerance
+`regions.FEASIBLE`). Such a space is one convex set: its other parameters must be bounded, and count as the unit box.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Space(Mapping[str, Parameter]):
 
     Parameters
     ----------
-    parameters : name -> `Float`, `Int`, `Categorical` or `Vector`. The order lays out the internal vector.
+    parameters : name -> `Float`, `Int`, `Categorical` or `Vector`. Their order determines the internal vector.
 
     Raises
     ------
@@ -91,7 +91,7 @@ class Space(Mapping[str, Parameter]):
             if not isinstance(parameter, Vector):
                 scalar_index.extend(range(start, start + parameter.size))
         self._decoders = tuple(decoders)
-        # Without vectors the scalar coordinates are the point itself, which is quicker than picking them.
+        # Without vectors the scalar coordinates are the point itself, which is faster than selecting them.
         self._scalar_index = None if len(scalar_index) == self.dim else np.array(scalar_index, dtype=np.int64)
 
     @classmethod
@@ -161,19 +161,19 @@ class Space(Mapping[str, Parameter]):
 
     @property
     def kinds(self) -> frozenset[str]:
-        """Which of "float", "int" and "categorical" occur (a vector is of floats); compare with `Traits.parameters`."""
+        """The kinds of parameters in it: "float" (also a vector), "int", "categorical"; compare `Traits.parameters`."""
         return frozenset(parameter.kind for parameter in self._parameters.values())
 
     @property
     def is_single_vector(self) -> bool:
-        """Whether the space is one `Vector`, the form that recipe methods work on."""
+        """Whether the space is a single `Vector`, as recipe methods require."""
         return len(self._parameters) == 1 and isinstance(next(iter(self._parameters.values())), Vector)
 
-    # -- the internal space. Arrays are read-only and made when first asked for: a vector may have 10^9 coordinates.
+    # -- the internal space. Arrays are read-only and made on first use: a vector may have 10^9 coordinates.
 
     @cached_property
     def bounded(self) -> NDArray[np.bool_]:
-        """(dim,) bool, whether a coordinate is bounded to [0, 1]; the others range over R."""
+        """(dim,) bool: whether a coordinate is bounded to [0, 1]; the others range over R."""
         return self._per_coordinate([np.bool_(p.is_bounded) for p in self._parameters.values()])
 
     @cached_property
@@ -188,7 +188,7 @@ class Space(Mapping[str, Parameter]):
 
     @cached_property
     def initial(self) -> records.Vector:
-        """(dim,) where to start: `init` where given, else the middle of [0, 1], 0, or a point well inside a region."""
+        """(dim,) the initial point: `init` if given, else the middle of [0, 1], 0, or a point well inside a region."""
         point = np.empty(self.dim)
         for parameter, start in zip(self._parameters.values(), self._starts, strict=False):
             point[start : start + parameter.size] = parameter.start()
@@ -197,9 +197,9 @@ class Space(Mapping[str, Parameter]):
 
     @property
     def domain(self) -> Literal["free", "box", "convex"]:
-        """What the space asks of a method: a region ("convex"), bounds of some coordinates ("box"), or nothing.
+        """The constraints of the space: a region ("convex"), bounds of some coordinates ("box"), or none ("free").
 
-        Compare with `Traits.regions`.
+        A method lists those it supports in `Traits.regions`.
         """
         if self._has_region:
             return "convex"
@@ -207,10 +207,10 @@ class Space(Mapping[str, Parameter]):
 
     @cached_property
     def region(self) -> Region | None:
-        """The convex set of all internal points; None where some coordinate is free, because it is then unbounded.
+        """The convex set of all internal points; None if some coordinate is free, because the set is then unbounded.
 
         The region of a single vector, or the product of the regions of several parameters, where bounded ones count as
-        unit boxes; the unit box where no parameter has a region (`domain` is "box", and points may also be folded).
+        unit boxes; the unit box if no parameter has a region (`domain` is "box", and points may also be folded).
         """
         if not self._has_region:
             return Box() if self._is_bounded else None
@@ -227,7 +227,7 @@ class Space(Mapping[str, Parameter]):
 
         Returns
         -------
-        (..., dim) new array. The identity inside the bounds; period 2.
+        (..., dim) a new array. The map has period 2 and is the identity inside the bounds.
 
         Raises
         ------
@@ -246,7 +246,7 @@ class Space(Mapping[str, Parameter]):
     # -- params <-> internal vector
 
     def decode(self, vector: records.Vector | list[float]) -> dict[str, Any]:
-        """Parameters of an internal point.
+        """The parameters of an internal point.
 
         Parameters
         ----------
@@ -271,7 +271,7 @@ class Space(Mapping[str, Parameter]):
         return {name: decode(scalars, point) for name, decode in self._decoders}
 
     def encode(self, params: Mapping[str, Any]) -> records.Vector:
-        """The internal point of given parameters: a right inverse of `decode`.
+        """The internal point of parameters: a right inverse of `decode`.
 
         Parameters
         ----------
@@ -285,7 +285,7 @@ class Space(Mapping[str, Parameter]):
         Raises
         ------
         InvalidSpace
-            With a `FieldError` (pointer `/params/...`) for each missing, unknown or unfit parameter.
+            With a `FieldError` (pointer `/params/...`) for each missing, unknown or invalid parameter.
         """
         read = self._read(params)
         point = np.empty(self.dim)
@@ -294,7 +294,7 @@ class Space(Mapping[str, Parameter]):
         return point
 
     def check(self, params: Mapping[str, Any]) -> None:
-        """Raise what `encode` would raise."""
+        """Check parameters without encoding them; raises as `encode`."""
         self._read(params)
 
     def _read(self, params: Any) -> dict[str, Any]:
@@ -320,7 +320,7 @@ class Space(Mapping[str, Parameter]):
         return read
 
     def _per_coordinate(self, values: list[T]) -> NDArray[T]:
-        """One value per parameter -> one per coordinate, without memory where all are the same."""
+        """One value per parameter as one per coordinate; takes no memory if all are equal."""
         if len(set(values)) == 1:
             return np.broadcast_to(np.array(values[0]), (self.dim,))
         array = np.repeat(np.array(values), [parameter.size for parameter in self._parameters.values()])
