@@ -108,7 +108,7 @@ AnyRegion: TypeAlias = Annotated[
     | UnionHull,
     Field(discriminator="type"),
 ]
-"""Every region, told apart by `type`: what a model that holds one declares."""
+"""Any region, discriminated by `type`: the annotation for models that hold one."""
 
 for _composition in (Part, Product, AffineImage, MinkowskiSum, UnionHull):
     _composition.model_rebuild(_types_namespace={"AnyRegion": AnyRegion})
@@ -117,7 +117,7 @@ _TYPES: dict[str, type[Region]] = {cls.model_fields["type"].default: cls for cls
 
 
 def region_types() -> dict[str, type[Region]]:
-    """Every kind of region by the `type` of its JSON."""
+    """The classes of regions by the `type` of their JSON."""
     return dict(_TYPES)
 
 

@@ -129,7 +129,7 @@ class L1Ball(_Ball):
 
     type: Literal["l1_ball"] = "l1_ball"
     weights: Scalars = 1.0
-    """What a unit of each coordinate costs."""
+    """Cost of a unit of each coordinate."""
 
     def errors(self) -> Iterable[FieldError]:
         yield from scalars_errors(positive=False, centre=self.centre, weights=self.weights)

@@ -1,4 +1,4 @@
-"""Sets made of other sets, where the oracle of the whole follows from the oracles of the parts."""
+"""Sets composed of other sets, whose oracle follows from the oracles of the parts."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 MAX_MAPPED = 40_000
 """Most numbers in the matrix of an affine image."""
 MAX_JOINED_DIM = 10_000
-"""Most coordinates of a sum or a hull of sets, whose membership is a search."""
+"""Most coordinates of a sum or a hull of sets, in which testing membership is a search."""
 
 
 class Part(Described):
-    """Some neighbouring coordinates of a product, and where they live."""
+    """Some neighbouring coordinates of a product, and their set."""
 
     error_class: ClassVar[type[InvalidInput]] = InvalidRegion
 
     dim: int = Field(ge=1)
-    """How many coordinates."""
+    """Number of coordinates."""
     region: AnyRegion
     """Their set."""
 
@@ -41,7 +41,7 @@ class Part(Described):
 
 
 class Product(Region):
-    """C1 x C2 x ...: each part of the coordinates lives in a set of its own, and the oracle works part by part."""
+    """C1 x C2 x ...: each part of the coordinates has a set of its own, and the oracle works part by part."""
 
     type: Literal["product"] = "product"
     parts: tuple[Part, ...]
@@ -89,7 +89,7 @@ class Product(Region):
 
 
 class AffineImage(Region):
-    """{matrix y + offset : y in region}: a set seen through a linear map."""
+    """{matrix y + offset : y in region}: the image of a set under an affine map."""
 
     type: Literal["affine_image"] = "affine_image"
     matrix: Rows
@@ -131,7 +131,7 @@ class AffineImage(Region):
 
     @cached_property
     def _inverse(self) -> Matrix | None:
-        """(columns, rows) the left inverse; None where the map is not one to one."""
+        """(columns, rows) the left inverse; None if the map is not injective."""
         if np.linalg.matrix_rank(self._matrix) < self._inner_dim:
             return None
         inverse: Matrix = np.asarray(np.linalg.pinv(self._matrix))
@@ -146,14 +146,14 @@ class AffineImage(Region):
 
     def _lmo(self, g: Vector) -> Vector:
         inner = self._matrix.T @ scaled(g)
-        if not inner.any():  # every point is as good: an extreme point of our choice
+        if not inner.any():  # every point is optimal: choose an extreme one
             inner = self._matrix.T @ generic(g.size)
         image: Vector = self._matrix @ self.region._lmo(inner) + self._offset
         return image
 
     @cached_property
     def _directions(self) -> tuple[Matrix, float]:
-        """(r, d) orthonormal basis of the image's tangents, and the factor by which the least of them is stretched."""
+        """(r, d) orthonormal basis of the image's tangent space, and the smallest stretch of a tangent."""
         tangents = np.array([self.region._tangent(row) for row in np.eye(self._inner_dim)])
         _, values, v = np.linalg.svd(tangents @ self._matrix.T, full_matrices=False)
         kept = values > 1e-10 * max(values[0], 1e-300)
@@ -175,7 +175,7 @@ class AffineImage(Region):
 
 
 class _Joined(Region):
-    """Several sets in the same space, one of them at least with a volume (else their affine hull is hard to tell)."""
+    """Several sets in the same space, at least one of them with a volume (or their affine hull is hard to find)."""
 
     regions: tuple[AnyRegion, ...]
     """The sets."""
@@ -204,7 +204,7 @@ class _Joined(Region):
         return _relative_distance(self, x)
 
     def _interiors(self, dim: int) -> list[tuple[Vector, float]]:
-        """The interiors; the radius counts as 0 where it holds for some directions only."""
+        """The interiors of the sets; the radius counts as 0 if it holds for some directions only."""
         found = [region._interior(dim) for region in self.regions]
         return [(x, r if region._has_volume else 0.0) for (x, r), region in zip(found, self.regions, strict=True)]
 
@@ -218,7 +218,7 @@ class MinkowskiSum(_Joined):
         return sum(region.diameter(dim) for region in self.regions)
 
     def _lmo(self, g: Vector) -> Vector:
-        # Of tied vertices each region names its own first one, whose sum need not be extreme: break the tie for g = 0.
+        # Of tied vertices each region returns its first, and their sum need not be extreme: break the tie for g = 0.
         g = scaled(g) if g.any() else generic(g.size)
         vertex: Vector = np.sum([region._lmo(g) for region in self.regions], axis=0)
         return vertex
@@ -260,6 +260,6 @@ def _size_by_distance(region: Region, dim: int) -> float:
 
 
 def _relative_distance(region: Region, x: Vector) -> float:
-    """Violation of a set that is known by its oracle only."""
+    """Violation of a set of which only the oracle is known."""
     size = _size_by_distance(region, x.size)
     return distance(lambda g: region._lmo(g) / size, x / size, 1e-12)

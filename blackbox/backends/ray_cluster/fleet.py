@@ -1,4 +1,4 @@
-"""Actors for callers that block: what `blackbox worker --ray` evaluates with."""
+"""Ray actors for blocking callers, used by `blackbox worker --ray`."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from blackbox.backends.ray_cluster.actors import LOOK_SECONDS, SOURCES_KEPT, Act
 from blackbox.errors import InvalidInput
 
 WATCH_SECONDS = 0.1
-"""How often callers that wait for an actor look at those that are starting."""
+"""Seconds between checks of starting actors while callers wait for one."""
 RETRY_SECONDS = 30.0
-"""How long no actor is started after one could not import what it needs: it will not be there a second later."""
+"""Seconds without starting actors after one failed at an import: a second later it would fail again."""
 
 
 class Fleet:
-    """Actors for callers that block: a function, to be called from `capacity()` threads at a time.
+    """Actors behind a function, to be called from up to `capacity()` threads at a time.
 
-    A call takes an idle actor. When that is lost it takes another one and the point is evaluated again, unless the
-    point seems to kill its actors. Nothing else is queued here, and there is room for a call only once its actor is up:
-    what callers hold leases of is what is under way.
+    A call takes an idle actor. If that is lost it takes another one and evaluates the point again, unless the point
+    seems to kill its actors. Nothing is queued here, and the capacity counts only actors that are up: callers hold
+    leases only of points that are being evaluated.
 
     Parameters
     ----------
     objective, n_workers, start_seconds, placement : see `RayBackend`.
-    spare_seconds : how long a call waits for an actor, before it raises `WorkerLost`.
-    max_deaths : actors that one point may take with it, on nodes that live on.
+    spare_seconds : how long a call waits for an actor before it raises `WorkerLost`.
+    max_deaths : number of actors that one point may kill on nodes that stay alive.
     """
 
     def __init__(
@@ -64,13 +64,13 @@ class Fleet:
         self._idle.append(first)
 
     def capacity(self) -> int:
-        """How many callers find an actor: those that are up, at least one. Starts what the cluster can hold beside."""
+        """Number of callers that find an actor: those that are up, at least 1. Starts more if the cluster has room."""
         with self._changed:
             self._look()
             return max(1, len(self._actors) - len(self._starting))
 
     def _look(self) -> None:
-        """Start the actors that are missing, and see which are up."""
+        """Start missing actors, and check which are up."""
         if time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + LOOK_SECONDS
             for _ in range(self._factory.target(self._n_workers) - len(self._actors)):
@@ -113,7 +113,7 @@ class Fleet:
             return value
 
     def _taken(self) -> Actor:
-        """An actor for this caller until it gives it back."""
+        """An idle actor, reserved for the caller until it is given back."""
         until = time.monotonic() + self._spare_seconds
         with self._changed:
             while not self._idle:
