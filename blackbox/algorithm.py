@@ -1,6 +1,6 @@
-"""The contract of every method: a Moore machine, its traits, and the registry.
+"""The contract of an algorithm: a Moore machine, its traits, and the registry.
 
-An algorithm holds constants; everything that changes is in its state. `ask` only looks at the state, `tell` moves it.
+An algorithm holds constants; everything that changes is in its state. `ask` only reads the state, `tell` advances it.
 Randomness is addressed by (key, stream, step, lane), so asking twice, on two replicas or after a crash gives the same
 points. `@algorithm` on the class is the whole registration: REST schema, documentation table and contract tests follow
 from the registry.
@@ -27,10 +27,11 @@ from blackbox.space import Space
 
 
 class StateLike(Protocol):
-    """Every state is a frozen dataclass of arrays and scalars that counts its steps."""
+    """A state: a frozen dataclass of arrays and scalars that counts its steps."""
 
     @property
-    def step(self) -> int: ...
+    def step(self) -> int:
+        """Number of closed steps."""
 
 
 S = TypeVar("S", bound=StateLike)
@@ -38,19 +39,19 @@ S = TypeVar("S", bound=StateLike)
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What a method is and what it can take.
+    """The properties of an algorithm, and the problems it can treat.
 
     Attributes
     ----------
     encoding : "dense" points are vectors; "recipe" points are a base and noise addresses; "structured" points are
-        canonical JSON of parameters that are no numbers (text, permutations, ...).
-    members : lanes are members that persist, each in at most one flight; a step closes at every result.
-    sequential : needs value k before it can name point k + 1.
-    uses_pending : `ask` depends on what is in flight.
-    injects : `tell` takes points that the method did not choose (lane < 0).
-    tells, regions, parameters : the kinds of value, constraint set and parameter it treats. A method that takes
-        "convex" regions finds the set in `space.region` and only asks points in it.
-    projects : on a convex region it calls `project`, which not every region has; `lmo` every region has.
+        canonical JSON of parameters that are not numbers (text, permutations, ...).
+    members : lanes are persistent members, each evaluated at most once at a time; a step closes at every result.
+    sequential : needs value k before it can choose point k + 1.
+    uses_pending : `ask` depends on the trials in flight.
+    injects : `tell` takes points that the algorithm did not choose (lane < 0).
+    tells, regions, parameters : the kinds of value, constraint set and parameter it treats. An algorithm that takes
+        "convex" regions finds the set in `space.region` and asks only points in it.
+    projects : on a convex region it calls `project`, which not every region has (every region has `lmo`).
     max_dim : largest internal dimension, or None.
     """
 
@@ -67,7 +68,7 @@ class Traits:
 
     @property
     def kind(self) -> Literal["group", "members", "sequential"]:
-        """How steps close and who gets what."""
+        """How steps close and how lanes are granted: "group", "members" or "sequential"."""
         return "members" if self.members else "sequential" if self.sequential else "group"
 
 
@@ -77,7 +78,7 @@ class Algorithm(Method[O], ABC, Generic[O, S]):
     Parameters
     ----------
     space : the search space; points are internal vectors of `space.dim` coordinates. Coordinates of bounded parameters
-        live in [0, 1] and are folded there when a point is decoded, so a method may step outside. Where `space.domain`
+        live in [0, 1] and are folded there when a point is decoded, so an algorithm may step outside. If `space.domain`
         is "convex" nothing is folded: every point asked must lie in `space.region`.
     options : resolved options (`resolve` has filled in every default that depends on the problem), of type `Resolved`.
     key : the study's noise key.
@@ -86,7 +87,7 @@ class Algorithm(Method[O], ABC, Generic[O, S]):
 
     traits: ClassVar[Traits]
     State: ClassVar[type[Any]]
-    """What changes: S."""
+    """The class of its states: S."""
 
     def __init__(self, space: Space, options: O, key: Key, stream: int = 0) -> None:
         self.space = space
@@ -97,6 +98,7 @@ class Algorithm(Method[O], ABC, Generic[O, S]):
 
     @classmethod
     def why_not(cls, space: Space, *, maximize: bool = False) -> str | None:
+        """The reason for which the algorithm cannot treat this problem, or None."""
         traits = cls.traits
         if foreign := space.kinds - traits.parameters:
             treated, found = ", ".join(sorted(traits.parameters)), ", ".join(sorted(foreign))
@@ -115,17 +117,17 @@ class Algorithm(Method[O], ABC, Generic[O, S]):
 
     @abstractmethod
     def need(self, state: S) -> int:
-        """Results that close the step (>= 1)."""
+        """Number of results that close the step (>= 1)."""
 
     def oldest(self, state: S) -> int:
         """Results asked before this step are archived, not told. Default: the open step; members: any."""
         return 0 if self.traits.members or self.traits.sequential else state.step
 
     def lanes(self, state: S, pending: Pending, n: int) -> Sequence[int]:
-        """The lanes to hand out next, at most n; () when there is none now.
+        """The lanes to grant next, at most n; () if there is none now.
 
-        Default: the next n unused lanes; for a sequential method lane 0 once per step. Methods with members override
-        this (see `idle_members`).
+        Default: the next n unused lanes; for a sequential algorithm lane 0 once per step. Algorithms with members
+        override this (see `idle_members`).
         """
         if self.traits.members:
             raise TypeError(f"{self.name} has members and must say which of them are idle")
@@ -143,45 +145,45 @@ class Algorithm(Method[O], ABC, Generic[O, S]):
 
     @abstractmethod
     def recommend(self, state: S) -> Vector | str:
-        """(d,) the internal point we would deploy now; of a structured method, its canonical JSON."""
+        """(d,) the internal point to deploy now; for structured points, its canonical JSON."""
 
     @abstractmethod
     def metrics(self, state: S) -> Mapping[str, float]:
-        """Numbers to plot as they are; names are stable."""
+        """Numbers to plot, by name; the names are stable."""
 
     def stopped(self, state: S) -> Stop | None:
-        """Why there is nothing more to gain, or None."""
+        """The reason to stop, or None while there is more to gain."""
         return None
 
     def payload(self, state: S) -> JSON:
-        """What the evaluator of the recommended point should get beside it, such as the statistics by which its
-        observations are normalised; None: nothing. Points have payloads of their own, see `Points.payload`."""
+        """JSON for the evaluator of the recommended point, such as the statistics by which observations are normalised;
+        None: nothing. Asked points have payloads of their own, see `Points.payload`."""
         return None
 
     def lacks(self, extra: Mapping[str, Any]) -> FieldError | None:
-        """What a completed result must bring beside its value and `extra` lacks; None if nothing.
+        """The error for a completed result whose `extra` lacks a field that the algorithm needs; None if it has all.
 
-        Such a result is refused when it is told: better than a study that learns nothing.
+        Such a result is rejected when it is told: better than a study that learns nothing.
         """
         return None
 
     def base(self, state: S) -> NDArray[np.float32] | None:
-        """(d,) the base vector that the recipes of the open step name; None for dense methods and the zero vector."""
+        """(d,) the base vector that the recipes of the open step name; None: the zero vector, or points are dense."""
         return None
 
     def factors(self, state: S) -> Sequence[NDArray[np.float32]]:
-        """(d,) each, the per-coordinate factors that terms of the open step's recipes name as their `weight`."""
+        """The (d,) per-coordinate factors that terms of the open step's recipes name as their `weight`."""
         return ()
 
     def blobs(self, state: S) -> dict[str, NDArray[np.float32]]:
-        """Base and factors by digest, the base first: what it takes to materialise the recipes of the open step."""
+        """Base and factors by digest, the base first, from which the recipes of the open step are materialised."""
         base = self.base(state)
         vectors = [*(() if base is None else (base,)), *self.factors(state)]
         return {digest(vector): vector for vector in vectors}
 
 
 def idle_members(told_at: NDArray[np.int64], pending: Pending, n: int) -> list[int]:
-    """At most n members that are not out, the one untold for longest first.
+    """At most n members that are not being evaluated, the one untold for longest first.
 
     Parameters
     ----------
@@ -197,7 +199,7 @@ registry, lookup, resolve_options = ALGORITHMS.all, ALGORITHMS.lookup, ALGORITHM
 
 
 def algorithm(name: str, traits: Traits) -> Callable[[A], A]:
-    """Register a class under a name. It needs `Options`, `State`, a docstring with its source, and the contract."""
+    """Register a class under a name (a decorator). It needs `Options`, `State` and a docstring with its source."""
 
     def register(cls: A) -> A:
         ALGORITHMS.register(name, cls, ("Options", "State"))
@@ -211,7 +213,13 @@ def algorithm(name: str, traits: Traits) -> Callable[[A], A]:
 def build(
     name: str, space: Space, options: Options, key: Key, stream: int = 0, slicer: Slicer = WHOLE
 ) -> Algorithm[Any, Any]:
-    """An instance from resolved options; `slicer` says who computes the parts of its large sums."""
+    """An instance from resolved options; `slicer` computes the parts of its large sums.
+
+    Raises
+    ------
+    UnknownAlgorithm
+        If no algorithm of this name is registered.
+    """
     method = lookup(name)(space, options, key, stream)
     method.slicer = slicer
     return method

@@ -1,8 +1,8 @@
-"""Dataclasses of arrays <-> bytes: how states, snapshots and points are stored.
+"""Encoding dataclasses of arrays as bytes, for states and snapshots.
 
 Layout: magic `BBX1`, header length (uint32, little-endian), a JSON header, then the raw little-endian arrays in header
-order, each aligned to 8 bytes. There is no pickle: decoding builds only the dataclass it is told to expect and the
-dataclasses its annotations name. Equal values give equal bytes, so a digest of the bytes is a digest of the state.
+order, each aligned to 8 bytes. There is no pickle: decoding builds only the expected dataclass and the dataclasses that
+its annotations name. Equal values give equal bytes, so a digest of the bytes is a digest of the state.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def decode(cls: type[T], raw: bytes) -> T:
     Raises
     ------
     CodecError
-        When the bytes are truncated, not ours, or were written for another schema of the class.
+        If the bytes are truncated, in another format, or were written for another schema of the class.
     """
     if raw[:4] != MAGIC:
         raise CodecError(f"expected bytes that start with {MAGIC!r}, got {bytes(raw[:4])!r}")
@@ -89,10 +89,10 @@ def decode(cls: type[T], raw: bytes) -> T:
 
 
 def digest(raw: bytes) -> str:
-    """sha256 of encoded bytes without the names of classes and fields, hexadecimal: a state in which a later release
-    has renamed a field is the same state."""
+    """Hexadecimal sha256 of encoded bytes without the names of classes and fields: renaming a field of a state in a
+    later release does not change it."""
     (length,) = struct.unpack_from("<I", raw, 4)
-    # Each schema is `"...",`, the first one that of the whole; a quote inside of a text would be escaped.
+    # Each schema is `"...",`, the first that of the whole; a quote inside a text would be escaped.
     header = raw[8 : 8 + length].split(b'"d":"')
     found = hashlib.sha256(b"".join([part[part.index(b'",') + 2 :] for part in header]))
     found.update(memoryview(raw)[8 + length + (-(length + 8) % 8) :])
@@ -100,19 +100,19 @@ def digest(raw: bytes) -> str:
 
 
 def digest_like(recorded: str | None, raw: bytes) -> str:
-    """The digest of encoded bytes as it was recorded: the first ones were of the names, too."""
+    """The digest of encoded bytes, computed as the recorded one was: early releases included the names."""
     whole = hashlib.sha256(raw).hexdigest()
     return whole if whole == recorded else digest(raw)
 
 
 @functools.cache
 def schema_of(cls: Any) -> str:
-    """Class name and field names: changes when a state gains, loses or renames a field."""
+    """Class name and field names of a dataclass: changes if a field is added, dropped or renamed."""
     return f"{cls.__name__}({','.join(field.name for field in dataclasses.fields(cls))})"
 
 
 def to_npz(value: Any) -> bytes:
-    """An export of a dataclass of arrays for people with NumPy: one entry per field. Not read back by us."""
+    """An export of a dataclass of arrays for NumPy, with one entry per field; it is never read back."""
     arrays: dict[str, Any] = {}
     for field in dataclasses.fields(value):
         item = getattr(value, field.name)
@@ -130,7 +130,7 @@ def _field_names(cls: Any) -> tuple[str, ...]:
 
 
 def _plain(value: Any, arrays: list[NDArray[Any]], where: str) -> Any:
-    """JSON for the header; arrays are appended to `arrays` and leave a placeholder."""
+    """JSON for the header; arrays are appended to `arrays` and replaced by a placeholder."""
     kind = type(value)
     if kind is np.ndarray:
         array = np.ascontiguousarray(value).reshape(value.shape)  # ascontiguousarray makes 0-d arrays 1-d
@@ -161,7 +161,7 @@ def _plain(value: Any, arrays: list[NDArray[Any]], where: str) -> Any:
 
 
 class _Reader:
-    """Takes arrays off the tail in header order."""
+    """Reads the arrays behind the header, in order."""
 
     def __init__(self, raw: bytes, offset: int) -> None:
         self.raw = raw

@@ -3,8 +3,8 @@
 ::
 
     BlackboxError
-    ├── InvalidInput (ValueError)      what was given cannot be used; nothing was changed
-    │   ├── InvalidSpace               a search space or a point that does not fit it
+    ├── InvalidInput (ValueError)      the input cannot be used; nothing was changed
+    │   ├── InvalidSpace               an invalid search space, or a point that does not fit it
     │   ├── InvalidOptions             options an algorithm does not take
     │   ├── InvalidRegion              a constraint set that is unbounded, empty or badly described
     │   ├── NonFiniteValue             NaN or infinity where a finite number is needed
@@ -18,12 +18,12 @@
     │   ├── TrialNotFound
     │   └── BlobNotFound
     ├── Conflict
-    │   ├── AlgorithmChanged           this release cannot go on with what another release computed
+    │   ├── AlgorithmChanged           this release cannot continue a computation of another release
     │   ├── StudySpecMismatch          a study of this name exists with another spec
     │   └── StudyStateError            the study's state does not allow this
-    ├── LeaseUnknown                   a token that was never given for this trial
+    ├── LeaseUnknown                   a token that was not issued for this trial
     ├── NumericalError                 an algorithm produced a non-finite state; the old state is kept
-    ├── CodecError                     bytes that are not a state of ours
+    ├── CodecError                     bytes that are not an encoded state
     ├── SolverFailed                   a callback solver raised; its exception is the cause
     ├── SolverStalled                  a callback solver neither named a point nor finished in time
     ├── ReplayMismatch                 a replayed state differs from the digest in the log
@@ -39,7 +39,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One bad field: where it is (JSON pointer), a stable code, and what is wrong with it."""
+    """One invalid field.
+
+    Attributes
+    ----------
+    pointer : its JSON pointer (RFC 6901).
+    code : a stable word.
+    message : what is wrong with it.
+    """
 
     pointer: str
     code: str
@@ -53,7 +60,7 @@ class BlackboxError(Exception):
     ----------
     detail : what was expected and what came.
     hint : what to do about it.
-    errors : the fields at fault, where the input had fields.
+    errors : the invalid fields, if the input has fields.
     """
 
     def __init__(self, detail: str, *, hint: str = "", errors: Sequence[FieldError] = ()) -> None:
@@ -71,7 +78,7 @@ class InvalidInput(BlackboxError, ValueError):
 
 
 class InvalidSpace(InvalidInput):
-    """A search space, or a point that does not fit its space."""
+    """An invalid search space, or a point that does not fit its space."""
 
 
 class InvalidOptions(InvalidInput):
@@ -99,7 +106,7 @@ class TooLarge(InvalidInput):
 
 
 class NotFound(BlackboxError, KeyError):
-    """Nothing by that name."""
+    """There is nothing of that name or id."""
 
 
 class RoundNotFound(NotFound):
@@ -139,7 +146,7 @@ class StudyStateError(Conflict):
 
 
 class LeaseUnknown(BlackboxError):
-    """A lease token that was never given for this trial."""
+    """A lease token that was not issued for this trial."""
 
 
 class NumericalError(BlackboxError):
@@ -167,7 +174,7 @@ class StoreUnavailable(BlackboxError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint naming the nearest known word, or all of them when none is near.
+    """A hint with the nearest known word, or with all of them if none is near.
 
     >>> nearest("cma", ["cma_es", "cbo"])
     'did you mean "cma_es"?'

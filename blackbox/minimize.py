@@ -1,20 +1,21 @@
-"""The in-process front door: `minimize(fn, space, ...)`, and `run(study, ...)` for a study that exists."""
+"""Optimization in process: `minimize(fn, space, ...)`, and `run(study, ...)` for an existing study."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 import numpy as np
 
 from blackbox import backends
 from blackbox.backends import Backend
-from blackbox.errors import InvalidInput, InvalidSpace
+from blackbox.errors import InvalidInput, InvalidSpace, nearest
 from blackbox.recipes import pack
 from blackbox.recipes.slices import WHOLE, Slicer
 from blackbox.space import Parameter, Space
@@ -36,7 +37,7 @@ Bounds = Sequence[tuple[float, float]]
 def minimize(
     fn: Callable[..., Any] | str,
     space: Space | Mapping[str, Parameter] | Mapping[str, Mapping[str, Any]] | Bounds,
-    method: str = "auto",
+    algorithm: str = "auto",
     budget: int = 1000,
     *,
     options: Mapping[str, Any] | None = None,
@@ -48,8 +49,9 @@ def minimize(
     callback: Callable[[OptimizeResult], object] | None = None,
     with_trial: bool = False,
     slicer: Slicer = WHOLE,
+    **unknown: Never,
 ) -> OptimizeResult:
-    """Minimise (or maximise) a function of which only values are known.
+    """Minimise (or maximise) a function by its values alone.
 
     Parameters
     ----------
@@ -57,31 +59,32 @@ def minimize(
         bounds or one vector, a (d,) array. It returns a number, or
         ``{"value": number, "behaviour": [...], "sums": {...}}`` with one or both of the latter (see
         `study.side_data`). NaN and infinities mean that the point cannot be evaluated; an exception ends the run.
-    space : a `Space`, the parameters of one by name (objects or their JSON), or a list of (low, high).
-    method : a registered algorithm, or `auto`.
-    budget : most evaluations.
-    options : of the algorithm.
-    backend : `inline`; `processes` for `n_workers` processes of this machine; `ray` for actors of a Ray cluster that is
+    space : a `Space`, its parameters by name (objects or their JSON), or a list of (low, high).
+    algorithm : the name of a registered algorithm, or `auto`.
+    budget : number of evaluations.
+    options : options of the algorithm.
+    backend : `inline`; `processes` for `n_workers` processes on this machine; `ray` for actors of a Ray cluster that is
         started here; or a function from `fn` to a backend, such as `partial(RayBackend, address="auto", num_gpus=1)`.
         No worker waits for a slow one.
-    seed : of all randomness. With `inline`, equal arguments give equal results.
+    n_workers : number of processes or actors. None: one per core.
+    seed : seed of all randomness. With `inline`, equal arguments give equal results.
     direction : `minimize` or `maximize`.
     target : stop when a value is at least this good.
-    callback : called with the result so far after every told value; a true return value stops the run.
-    with_trial : call ``fn(point, evaluation)``; `evaluation.trial` has number, generation, eval_seed and payload.
-    slicer : who computes the parts of updates of millions of parameters (`recipes.slices`); by default this thread.
+    callback : called with the result so far after every value; a true return value stops the run.
+    with_trial : call ``fn(point, evaluation)``; `evaluation.trial` has number, step, eval_seed and payload.
+    slicer : computes the parts of updates of millions of parameters (`recipes.slices`); by default this thread does.
 
     Returns
     -------
     OptimizeResult
         x (best evaluated point, as `fn` got it), fun, nfev, nit (closed steps), success, status, message, recommended
-        (the point the method would deploy: better than `x` under noise), payload (what its evaluation should get beside
-        it, such as statistics of observations, or None), algorithm, study (the `Study`) and store.
+        (the point that the algorithm would deploy: better than `x` under noise), payload (JSON for its evaluation, such
+        as statistics of observations, or None), algorithm (its name), study (the `Study`) and store.
 
     Raises
     ------
     InvalidInput
-        (and its subclasses) When the problem cannot be treated; the message names what fits.
+        (and its subclasses) If the problem cannot be treated; the message names what fits.
 
     Examples
     --------
@@ -89,6 +92,8 @@ def minimize(
     >>> result.success, bool(result.fun <= 1e-8)
     (True, True)
     """
+    if unknown:
+        raise _unknown_arguments(unknown)
     whole = _as_space(space)
     as_array = not isinstance(space, Space | Mapping) or whole.is_single_vector
     store = MemoryStore()
@@ -96,7 +101,7 @@ def minimize(
         "name": "minimize",
         "space": whole.to_json(),
         "direction": direction,
-        "algorithm": {"name": method, "options": dict(options or {})},
+        "algorithm": {"name": algorithm, "options": dict(options or {})},
         "budget": {"evaluations": budget},
         "target": target,
         "seed": seed,
@@ -123,12 +128,24 @@ def run(
 ) -> OptimizeResult:
     """Evaluate a study on a backend until it ends; see `minimize`.
 
-    Every free worker gets the next lane as soon as it is free; a step never waits for its slow evaluations. Where the
-    backend lets calls wait behind others, they are lanes that the open step needs, never more.
+    Every worker gets the next lane as soon as it is free; a step never waits for its slow evaluations. Calls that the
+    backend queues behind others are lanes that the open step needs, never more.
 
     An exception of the objective is told as a failure and raised; the death of a worker process is told as a failure
-    that may be retried, up to the study's `max_attempts`. What a lost machine had in hand is given back, as if it had
-    not been asked; a point under which more than the study's `max_lost` workers died fails for good.
+    that may be retried, up to the study's `max_attempts`. The points of a lost machine are released, as if they had not
+    been asked; a point under which more than the study's `max_lost` workers died fails for good.
+
+    Parameters
+    ----------
+    point : converts decoded parameters to the argument of the objective.
+    clock : the time in seconds since the epoch.
+    worker : name of the worker in the log.
+    callback, with_trial : see `minimize`.
+
+    Raises
+    ------
+    Exception
+        The exception of the objective, after it was told as a failure.
     """
     out: dict[int, str] = {}
     deaths: Counter[int] = Counter()
@@ -171,7 +188,7 @@ def run(
 
 
 def summary(study: Study, store: Store, point: Callable[[dict[str, Any]], Any] = dict) -> OptimizeResult:
-    """What a study has found so far, in SciPy's form."""
+    """The result of a study so far, in SciPy's form; see `minimize`."""
     from scipy.optimize import OptimizeResult
 
     row = perform(store, study.row())
@@ -201,14 +218,14 @@ def _params(store: Store, study: Study, number: int, stored: Any) -> dict[str, A
 
 
 class _Sources:
-    """Points of a recipe study as they are sent to a backend that builds them."""
+    """The points of a recipe study in the form for a backend that builds them."""
 
     def __init__(self, study: Study, store: Store, point: Callable[[dict[str, Any]], Any]) -> None:
         self._study, self._store, self._point = study, store, point
         self._latest: tuple[str, backends.Source] | None = None
 
     def unbuilt(self, number: int, stored: PointRow) -> backends.Unbuilt | None:
-        """None where only the study can build it: a point that is not a recipe of the step's base alone."""
+        """The unbuilt form of a point; None if only the study can build it (no recipe, or one with factors)."""
         recipe = self._study.recipe(stored)
         if recipe is None or any(term.weight is not None for term in recipe.terms):
             return None
@@ -229,7 +246,7 @@ def _evaluation(study: Study, lease: Lease) -> backends.Evaluation:
 def _report(
     done: backends.Done, token: str, deaths: Counter[int], max_lost: int
 ) -> tuple[Report, BaseException | None]:
-    """What to tell of a finished call, and what to raise after that."""
+    """The report of a finished call, and the exception to raise after it was told."""
     error, value = done.error, math.nan
     if isinstance(error, backends.WorkerLost):
         deaths[done.ticket] += error.suspect
@@ -256,7 +273,7 @@ _SIDE = {name: told.read for name, told in TOLD.items() if told.read is not None
 
 
 def _told(returned: Any) -> tuple[float, dict[str, Any]]:
-    """The value that an objective returned, and what it told beside it."""
+    """The value that an objective returned, and its other told fields."""
     side: dict[str, Any] = {}
     value = returned
     if isinstance(returned, Mapping):
@@ -274,6 +291,13 @@ def _told(returned: Any) -> tuple[float, dict[str, Any]]:
             hint="return float('nan') for a point that cannot be evaluated",
         )
     return float(value), side
+
+
+def _unknown_arguments(given: Mapping[str, Any]) -> InvalidInput:
+    names = [name for name in inspect.signature(minimize).parameters if name != "unknown"]
+    name = next(iter(given))
+    hint = f'say algorithm="{given["method"]}"' if name == "method" else nearest(name, names)
+    return InvalidInput(f"minimize has no argument {name!r}", hint=hint)
 
 
 def _as_space(space: Any) -> Space:

@@ -1,4 +1,4 @@
-"""The small frozen records that algorithms, studies and stores exchange.
+"""Small frozen records that algorithms, studies and stores exchange.
 
 Shapes: `d` internal dimension, `n` rows of a batch, `k` lanes of one ask, `m` values per result. A *step* is one update
 of an algorithm's distribution; a *lane* is one point of a step.
@@ -27,8 +27,13 @@ JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON
 class Term:
     """`scale * noise(address)`, one summand of a recipe.
 
-    The address is (study key, stream, step, lane). A negative scale is the mirrored point. `kind` names the noise
-    ("normal" or "rademacher"); `weight` is the digest of a per-coordinate factor, where there is one.
+    The address is (study key, stream, step, lane).
+
+    Attributes
+    ----------
+    scale : factor of the noise; negative for the mirrored point.
+    kind : kind of noise, "normal" or "rademacher".
+    weight : digest of a per-coordinate factor, or None.
     """
 
     stream: int
@@ -48,15 +53,15 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
-    """What the three kinds of points have in common, for k lanes.
+class _PointSet:
+    """The common part of the three kinds of points, for k lanes.
 
     Attributes
     ----------
-    note : (k, m) int64, private to the method: stored on the trial and given back with the result.
-    payload : k JSON values the evaluator gets beside the point, or empty.
-    replicates : k numbers of the evaluation, where a point is asked again, or empty. Another number is another
-        `eval_seed`, and equal numbers within a step share one.
+    note : (k, m) int64, private to the algorithm: stored with the trial and returned with the result.
+    payload : k JSON values that the evaluator gets beside the point, or ().
+    replicates : k replicate numbers, for points that are asked again, or (). Each number within a step has an
+        `eval_seed` of its own.
     """
 
     note: Ints
@@ -82,7 +87,7 @@ class _Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Dense(_Asked):
+class Dense(_PointSet):
     """Points as numbers.
 
     Attributes
@@ -97,7 +102,7 @@ class Dense(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class Recipes(_Asked):
+class Recipes(_PointSet):
     """Points as sums of noise.
 
     Attributes
@@ -112,12 +117,12 @@ class Recipes(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class Structured(_Asked):
-    """Points that are no vectors: text, permutations, subsets, sequences, programs.
+class Structured(_PointSet):
+    """Points that are not vectors: text, permutations, subsets, sequences, programs.
 
     Attributes
     ----------
-    candidates : k canonical JSON texts, each an object of all parameters by name. Equal candidates are equal texts.
+    candidates : k canonical JSON texts, each an object of all parameters by name. Equal candidates have equal texts.
     """
 
     candidates: tuple[str, ...]
@@ -132,16 +137,16 @@ class Structured(_Asked):
 
 
 Points: TypeAlias = Dense | Recipes | Structured
-"""What `ask` returns for k lanes, and `tell` gets back: of one kind, that of the method's `Traits.encoding`."""
+"""The points of k lanes, as `ask` returns them and `tell` gets them back: of the kind of `Traits.encoding`."""
 
 
 def no_note(k: int) -> Ints:
-    """(k, 0) int64: the note of a method that keeps none."""
+    """(k, 0) int64: the note of an algorithm that keeps none."""
     return np.empty((k, 0), dtype=np.int64)
 
 
 def dense(vectors: Matrix, note: Ints | None = None) -> Dense:
-    """Points of a dense method; without a note, an empty one."""
+    """Dense points; (k, d) vectors, and (k, m) notes or none."""
     return Dense(vectors, note=no_note(len(vectors)) if note is None else note)
 
 
@@ -153,9 +158,9 @@ class Pending:
     ----------
     step, lane : (n,) int64.
     note : (n, m) int64.
-    points : what they were asked; only filled for methods with `uses_pending`.
+    points : their points; set only for algorithms with `uses_pending`.
     fresh : first unused lane of the open step.
-    spent : lanes of the open step that must not be handed out again (they are out, told or have failed).
+    spent : lanes of the open step that must not be granted again (in flight, told or failed).
     """
 
     step: Ints
@@ -172,15 +177,15 @@ NOTHING_PENDING = Pending(_NO_INTS, _NO_INTS, np.empty((0, 0), dtype=np.int64), 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What `tell` consumes: n results sorted by (step, lane), never by arrival.
+    """The n results of one `tell`, sorted by (step, lane), never by arrival.
 
     Attributes
     ----------
-    step, lane : (n,) int64, when and as which lane the point was asked. lane < 0: a point the method did not choose.
-    points : what was asked.
-    values : (n, m) float64, minimised; NaN means infeasible. +inf is a barrier value (sequential methods only).
+    step, lane : (n,) int64, the address of each point. lane < 0: a point that the algorithm did not choose.
+    points : the points.
+    values : (n, m) float64, minimised; NaN means infeasible. +inf is a barrier value (sequential only).
     constraints : (n, c) float64, feasible where <= 0, or None.
-    extra : n mappings with what else the evaluator told (stderr, behaviour, sums, ...; see `side_data`), or empty.
+    extra : n mappings of other told fields (stderr, behaviour, sums, ...; see `study.side_data`), or ().
     """
 
     step: Ints
@@ -200,21 +205,21 @@ class Results:
 
     @property
     def vectors(self) -> Matrix:
-        """(n, d) the points of a dense method."""
+        """(n, d) dense points; raises `TypeError` for other points."""
         if not isinstance(self.points, Dense):
             raise TypeError(f"these results carry {type(self.points).__name__} points, not vectors")
         return self.points.vectors
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
-        """n recipes, the points of a recipe method."""
+        """n recipes; raises `TypeError` for other points."""
         if not isinstance(self.points, Recipes):
             raise TypeError(f"these results carry {type(self.points).__name__} points, not recipes")
         return self.points.recipes
 
     @property
     def candidates(self) -> tuple[str, ...]:
-        """n canonical JSON texts, the points of a structured method."""
+        """n canonical JSON texts of structured points; raises `TypeError` for other points."""
         if not isinstance(self.points, Structured):
             raise TypeError(f"these results carry {type(self.points).__name__} points, not structured candidates")
         return self.points.candidates
@@ -234,7 +239,14 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Why an algorithm has nothing more to gain. `reason` is a stable word, `detail` says the numbers."""
+    """The reason for which an algorithm stops.
+
+    Attributes
+    ----------
+    reason : a stable word.
+    detail : a sentence with the numbers.
+    facts : numbers by name.
+    """
 
     reason: str
     detail: str = ""

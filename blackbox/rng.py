@@ -1,6 +1,6 @@
 """Noise as a pure function of its address, specification `philox4x64/quantile16-f32/1` (clients/NOISE.md).
 
-Nothing here has a position that moves: a number is named by (key, kind, length of the vector, step, lane, coordinate),
+There is no position that advances: a number is addressed by (key, kind, length of the vector, step, lane, coordinate),
 so asking twice, on two machines or in another order gives the same bits. The bits are Philox4x64-10 in counter mode:
 
 ======  =============================================================================================================
@@ -10,8 +10,8 @@ word 2  `dim`, the length of the whole vector: vectors of different length never
 word 3  step
 ======  =============================================================================================================
 
-Two different addresses never meet in one counter. A block is four 64-bit words. NumPy promises these raw bits for ever
-but not its distributions (NEP 19), so the bits become numbers here, in ways that are the same in any language.
+Different addresses never share a counter. A block is four 64-bit words. NumPy promises these raw bits for ever but not
+its distributions (NEP 19), so the bits become numbers here, in a way that is the same in any language.
 
 `start` and `count` read the coordinates [start, start + count) at the cost of their own blocks only: the result equals
 that slice of the whole vector, bit for bit.
@@ -44,10 +44,10 @@ QUANTILES_SHA256 = "1cfbba1e07e34386a57626f82aeb43e6ed54ba70a3ea6b7d964dc66a8410
 """SHA-256 of the quantile table as little-endian float32."""
 
 CHUNK = 1 << 16
-"""Coordinates drawn at a time. Fewer pay for more calls, more fall out of the cache; no bit depends on it."""
+"""Coordinates drawn at a time. Fewer need more calls, more do not fit into the cache; no bit depends on it."""
 
 _WASTE = 64
-"""Blocks drawn for nothing between two neighbouring lanes that cost less than a call of their own."""
+"""Unused blocks between two neighbouring lanes up to which one draw is cheaper than a call per lane."""
 
 _U16 = np.dtype("<u2")
 _PERSON = b"blackbox-noise-1"
@@ -56,7 +56,7 @@ _MAX = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """128 bits that name a family of noise. Equal paths give equal keys, different paths different ones.
+    """128 bits that identify a family of noise. Equal paths give equal keys, different paths different ones.
 
     >>> study = Key.from_seed(7).child("studies", "demo")
     >>> study == Key.from_seed(7).child("studies").child("demo")
@@ -105,12 +105,12 @@ class Key:
         return key
 
     def stream(self, number: int) -> Key:
-        """The key of a numbered stream: an independent purpose of one study, and the `stream` of a `Term`."""
+        """The key of a numbered stream: an independent use of noise in a study, and the `stream` of a `Term`."""
         return self._derive(b"s", str(index(number)))
 
     def _derive(self, tag: bytes, text: str) -> Key:
-        # The tag keeps "7", 7 and stream 7 apart. Parent and tag have a fixed size and the text its length in front, so
-        # no two paths hash the same bytes.
+        # The tag distinguishes "7", 7 and stream 7. Parent and tag have a fixed size and the text is preceded by its
+        # length, so no two paths hash the same bytes.
         payload = text.encode()
         message = self._bytes() + tag + len(payload).to_bytes(8, "little") + payload
         return self._of(hashlib.blake2b(message, digest_size=16, person=_PERSON).digest())
@@ -127,7 +127,7 @@ class Key:
 
 
 class _Generator(threading.local):
-    """One Philox per thread, pointed at an address by its public `state`: about 1 us, constructing one takes 13."""
+    """One Philox per thread, set to an address by its public `state`: about 1 us, where constructing one takes 13."""
 
     def __init__(self) -> None:
         self.philox = np.random.Philox(key=0)
@@ -139,14 +139,14 @@ class _Generator(threading.local):
             "bit_generator": "Philox",
             "state": self.address,
             "buffer": [0, 0, 0, 0],
-            "buffer_pos": 4,  # the buffer is used up: the next word comes from the counter
+            "buffer_pos": 4,  # the buffer is empty: the next word comes from the counter
             "has_uint32": 0,
             "uinteger": 0,
         }
 
     def draw(self, key: Key, kind: int, dim: int, step: int, block: int, n_blocks: int) -> NDArray[np.uint64]:
-        """(4 * n_blocks,) little-endian words of neighbouring blocks."""
-        # NumPy increments the counter before it makes a block, hence one less: with a borrow from word 1 at block zero.
+        """(4 * n_blocks,) little-endian words of consecutive blocks."""
+        # NumPy increments the counter before it computes a block, hence one less, with a borrow from word 1 at block 0.
         self.address["counter"] = [block - 1, kind, dim, step] if block else [_MAX, kind - 1, dim, step]
         self.address["key"] = [*key.words]
         self.philox.state = self.state
@@ -165,14 +165,14 @@ def _stride(dim: int, per_block: int) -> int:
 def _words(
     key: Key, kind: int, per_block: int, dim: int, step: int, lane: int, start: int, count: int
 ) -> NDArray[np.uint64]:
-    """The whole blocks of one lane that hold the coordinates [start, start + count), count > 0."""
+    """The whole blocks of one lane that contain the coordinates [start, start + count), count > 0."""
     first = start // per_block
     last = (start + count - 1) // per_block
     return _generator.draw(key, kind, dim, step, lane * _stride(dim, per_block) + first, last - first + 1)
 
 
 def _checked(per_block: int, dim: int, step: int, lane: int, start: int, count: int | None) -> tuple[int, ...]:
-    """The address as Python integers, or an error that says what is wrong with it."""
+    """The address as Python integers; raises `InvalidInput` if it is out of range."""
     dim, step, lane, start = index(dim), index(step), index(lane), index(start)
     n = dim - start if count is None else index(count)
     if not 0 < dim <= _MAX:
@@ -188,7 +188,7 @@ def _checked(per_block: int, dim: int, step: int, lane: int, start: int, count: 
 
 
 def pieces(start: int, count: int) -> Iterator[tuple[int, int]]:
-    """[start, start + count) cut at the multiples of CHUNK, which are block borders for every kind."""
+    """[start, start + count) split at multiples of CHUNK, which are block boundaries for every kind of noise."""
     stop = start + count
     while start < stop:
         end = min(stop, (start // CHUNK + 1) * CHUNK)
@@ -208,12 +208,12 @@ def quantiles() -> NDArray[np.float32]:
     Raises
     ------
     RuntimeError
-        If this machine computed another table: its noise would silently differ from everybody else's.
+        If this machine computes another table: its noise would silently differ from that of all others.
 
     Notes
     -----
-    Algorithm AS 241 (Wichura 1988, doi:10.2307/2347330) from the standard library, good to 1e-15. The entry that comes
-    nearest to a border between two float32 numbers stays 1.2e-12 away from it (relative), so errors of 1e4 units in the
+    Algorithm AS 241 (Wichura 1988, doi:10.2307/2347330) from the standard library, good to 1e-15. The entry nearest
+    to a boundary between two float32 numbers stays 1.2e-12 away from it (relative), so errors of 1e4 units in the
     last place of float64 would still give this table; the digest is checked nevertheless.
     """
     normal = NormalDist()
@@ -270,7 +270,7 @@ def normal(
 
 
 def normals(key: Key, step: int, lanes: Sequence[int] | NDArray[np.int64], dim: int) -> NDArray[np.float32]:
-    """Standard-normal numbers of several lanes; runs of neighbouring lanes are drawn in one go.
+    """Standard-normal numbers of several lanes; runs of neighbouring lanes are drawn in one call.
 
     Parameters
     ----------
@@ -302,7 +302,7 @@ def normals(key: Key, step: int, lanes: Sequence[int] | NDArray[np.int64], dim: 
 
 
 def _rows(lanes: Sequence[int] | NDArray[np.int64]) -> Sequence[int]:
-    """The lanes as integers of Python."""
+    """The lanes as Python integers."""
     if isinstance(lanes, range):
         rows: Sequence[int] = lanes
     else:
@@ -313,9 +313,9 @@ def _rows(lanes: Sequence[int] | NDArray[np.int64]) -> Sequence[int]:
 
 
 def _runs(rows: Sequence[int], at_once: int) -> Iterator[tuple[int, int]]:
-    """The runs of neighbouring lanes as (start, stop) of rows, cut to at most `at_once`."""
+    """The runs of neighbouring lanes as (start, stop) of rows, each of at most `at_once`."""
     n, at_once = len(rows), max(1, at_once)
-    if isinstance(rows, range) and rows.step == 1:  # the common case, without looking at every lane
+    if isinstance(rows, range) and rows.step == 1:  # the common case, without a loop over lanes
         cuts = list(range(at_once, n, at_once))
     else:
         cuts = [i for i in range(1, n) if rows[i] != rows[i - 1] + 1 or i % at_once == 0]
@@ -382,7 +382,7 @@ def uniform(key: Key, step: int, lane: int, dim: int, start: int = 0, count: int
 
 
 def uniforms(key: Key, step: int, lanes: Sequence[int] | NDArray[np.int64], dim: int) -> NDArray[np.float64]:
-    """Numbers in [0, 1) of several lanes; runs of neighbouring lanes are drawn in one go.
+    """Numbers in [0, 1) of several lanes; runs of neighbouring lanes are drawn in one call.
 
     Parameters and errors as `normals`.
 

@@ -1,6 +1,6 @@
-"""The base of what people write, and bad input as our errors.
+"""Base models for input that people write, and invalid input as exceptions of the engine.
 
-An error has a JSON pointer per field, what was expected, what came, and the nearest valid name.
+An error has a JSON pointer per field, the expected and the actual value, and the nearest valid name.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ D = TypeVar("D", bound="Described")
 class Model(pydantic.BaseModel):
     """A frozen model that refuses unknown fields and non-finite numbers.
 
-    The docstring under a field is its description in the JSON schema. It is read when somebody asks for it: pydantic's
-    own `use_attribute_docstrings` parses the source of every class at import, a third of the time that takes.
+    The docstring under a field is its description in the JSON schema. It is read on demand: pydantic's own
+    `use_attribute_docstrings` parses the source of every class at import, which takes a third of the import time.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -49,7 +49,7 @@ class Model(pydantic.BaseModel):
 
 @cache
 def descriptions(model: type[pydantic.BaseModel]) -> Mapping[str, str]:
-    """The docstrings under the fields of a model and its bases, by field; empty where the source is not at hand."""
+    """The docstrings under the fields of a model and its bases, by field; {} if the source is not available."""
     found: dict[str, str] = {}
     for cls in reversed(model.__mro__):
         if not issubclass(cls, Model) or cls is Model:
@@ -67,7 +67,7 @@ def descriptions(model: type[pydantic.BaseModel]) -> Mapping[str, str]:
 
 
 class Described(Model):
-    """A model with a JSON form whose faults are our errors, with JSON pointers, however it is constructed."""
+    """A model with a JSON form that raises `error_class` with JSON pointers, however it is constructed."""
 
     model_config = ConfigDict(strict=True)
     error_class: ClassVar[type[InvalidInput]] = InvalidInput
@@ -77,13 +77,13 @@ class Described(Model):
         try:
             super().__init__(**plain)
         except pydantic.ValidationError as error:
-            faults = field_errors(error, type(self))
+            errors = field_errors(error, type(self))
         else:
-            faults = list(self.faults())
-        if faults:
-            raise invalid(self.error_class, faults)
+            errors = list(self.errors())
+        if errors:
+            raise invalid(self.error_class, errors)
 
-    # By fields only: the inherited comparison also looks at what is cached, and arrays have no truth value.
+    # By fields only: the inherited comparison includes cached properties, and arrays have no truth value.
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self._fields() == other._fields()
 
@@ -93,21 +93,21 @@ class Described(Model):
     def _fields(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in type(self).model_fields)
 
-    def faults(self) -> Iterable[FieldError]:
-        """What is wrong with fields that are each fine alone."""
+    def errors(self) -> Iterable[FieldError]:
+        """Errors of fields that are each valid by themselves; overridden by models with such constraints."""
         return ()
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that differ from their defaults, `type` first."""
+        """The JSON form: the fields that differ from their defaults, `type` first."""
         fields = type(self).model_fields
         kind = {"type": getattr(self, "type")} if "type" in fields else {}  # noqa: B009
         told = zip(fields, self._fields(), strict=True)
         return {**kind, **{name: _json(value) for name, value in told if value != fields[name].default}}
 
 
-def invalid(error_class: type[InvalidInput], faults: Iterable[FieldError], hint: str = "") -> InvalidInput:
-    """An error whose text names its first few faulty fields."""
-    errors = tuple(faults)
+def invalid(error_class: type[InvalidInput], fields: Iterable[FieldError], hint: str = "") -> InvalidInput:
+    """An exception for invalid fields; its text names the first five."""
+    errors = tuple(fields)
     shown = "; ".join(f"{f.pointer.removeprefix('/')}: {f.message}" if f.pointer else f.message for f in errors[:5])
     more = f"; and {len(errors) - 5} more" if len(errors) > 5 else ""
     return error_class(shown + more, hint=hint, errors=errors)
@@ -123,7 +123,7 @@ def pointer(*parts: str | int) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy scalars and arrays as Python ones, lists (of lists) as tuples: strict models take exactly these."""
+    """A value as strict models take it: NumPy scalars and arrays as Python numbers, lists (of lists) as tuples."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, list | tuple):
@@ -143,9 +143,9 @@ def _json(value: Any) -> Any:
 
 
 def field_errors(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) -> list[FieldError]:
-    """One fault per field: what was expected and what came, and for an unknown field the nearest one that exists.
+    """One error per field: the expected and the actual value, and for an unknown field the nearest known one.
 
-    A union reports a complaint per member, under the member's own name; these are read as one complaint of the field.
+    Pydantic reports an error per member of a union, under the member's own name; these become one error of the field.
     """
     found: dict[str, FieldError] = {}
     alternatives: set[str] = set()
@@ -156,9 +156,9 @@ def field_errors(error: pydantic.ValidationError, model: type[pydantic.BaseModel
             alternatives.add(where)
         code, message = item["type"], item["msg"].replace("Input should be", "must be").removeprefix("Value error, ")
         nested = item.get("ctx", {}).get("error")
-        if isinstance(nested, InvalidInput) and nested.errors:  # a description inside this one: its own pointers
-            for fault in nested.errors:
-                found[where + fault.pointer] = replace(fault, pointer=where + fault.pointer)
+        if isinstance(nested, InvalidInput) and nested.errors:  # of a description inside, with its own pointers
+            for inner in nested.errors:
+                found[where + inner.pointer] = replace(inner, pointer=where + inner.pointer)
             continue
         if item["type"] == "union_tag_not_found":
             where, code, message = f"{where}/type", "missing", "is required"
@@ -179,13 +179,13 @@ def field_errors(error: pydantic.ValidationError, model: type[pydantic.BaseModel
         elif ", got " not in message:
             message = f"{message}, got {reprlib.repr(item['input'])}"
         found[where] = FieldError(where, code, message)
-    # One member of the union fits but for something inside: that the others do not fit at all is no news.
+    # If one member of a union fits except for something inside, the errors of the other members are dropped.
     spare = {at for at in alternatives if any(other.startswith(f"{at}/") for other in found)}
-    return [fault for at, fault in found.items() if at not in spare]
+    return [field for at, field in found.items() if at not in spare]
 
 
 def _walk(model: type[pydantic.BaseModel], loc: tuple[int | str, ...]) -> tuple[list[int | str], list[str]]:
-    """The part of a location that the writer knows (no names of union members), and the fields there are at its end."""
+    """The location without the names of union members, and the known fields at its end."""
     path: list[int | str] = []
     known: list[str] = []
     current: Any = model
@@ -206,7 +206,7 @@ def _walk(model: type[pydantic.BaseModel], loc: tuple[int | str, ...]) -> tuple[
 
 
 def _unwrapped(annotation: Any) -> Any:
-    """What stands in `X | None` and in `Annotated[X, ...]`."""
+    """X of `X | None` and `Annotated[X, ...]`."""
     if typing.get_origin(annotation) is typing.Annotated:
         return _unwrapped(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
@@ -216,7 +216,13 @@ def _unwrapped(annotation: Any) -> Any:
 
 
 def from_tagged_json(raw: object, kinds: Mapping[str, type[D]], at: str) -> D:
-    """`raw` as the model that its `type` names; faults carry pointers below `at`."""
+    """`raw` as the model that its `type` names.
+
+    Raises
+    ------
+    InvalidInput
+        The `error_class` of the models, with JSON pointers below `at`.
+    """
     error_class = next(iter(kinds.values())).error_class
     known = f"known: {', '.join(sorted(kinds))}"
     if not isinstance(raw, Mapping):

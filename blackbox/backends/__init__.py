@@ -1,6 +1,6 @@
-"""Where an in-process study is evaluated.
+"""Backends that evaluate the objective of an in-process study.
 
-A backend takes calls while it has room and gives back what is done, in any order. It knows nothing of studies.
+A backend takes calls while it has capacity and returns finished ones in any order. It knows nothing of studies.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ Objective = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What an objective may want to know beside its point.
+    """The context of an evaluation, for objectives that need more than the point.
 
     Attributes
     ----------
-    number : of the trial in its study.
-    generation : the step it was asked at.
-    eval_seed : a seed for common random numbers: equal for all points of a step of a method that works in steps.
-    payload : what the method says beside the point, or None.
+    number : number of the trial in its study.
+    step : the step it was asked at.
+    eval_seed : a seed for common random numbers: equal for all points of a step, if the algorithm works in groups.
+    payload : JSON that the algorithm gives to the evaluator beside the point, or None.
     """
 
     number: int
-    generation: int
+    step: int
     eval_seed: int
     payload: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The second argument of objectives that take one: a part of what the client's `Worker(with_trial=True)` passes."""
+    """The second argument of objectives with two: a subset of what the client's `Worker(with_trial=True)` passes."""
 
     trial: Trial
 
@@ -53,8 +53,9 @@ class Done:
     Attributes
     ----------
     ticket : as submitted.
-    value : what the objective returned, if it did.
-    error : what it raised instead; a `WorkerDied` when its process ended under it, a `WorkerLost` when it went away.
+    value : the value that the objective returned.
+    error : the exception it raised instead; `WorkerDied` if its process ended during the call, `WorkerLost` if the
+        worker disappeared.
     """
 
     ticket: int
@@ -67,11 +68,11 @@ class WorkerDied(RuntimeError):
 
 
 class WorkerLost(RuntimeError):
-    """A worker is gone, with what it had in hand. Nobody failed: the point is given to another one.
+    """A worker disappeared with its points. This is no failure of the points: they are given to another worker.
 
     Attributes
     ----------
-    suspect : its machine lives on and it was working on this very point, which may have killed it.
+    suspect : whether its machine is alive and it was evaluating this point, which may have killed it.
     """
 
     def __init__(self, detail: str, *, suspect: bool = False) -> None:
@@ -80,20 +81,21 @@ class WorkerLost(RuntimeError):
 
 
 class Builder(Protocol):
-    """Builds points where they are evaluated."""
+    """Builds points in the process that evaluates them."""
 
-    def build(self, recipe: Any, /) -> Any: ...
+    def build(self, recipe: Any, /) -> Any:
+        """The argument of the objective for this recipe."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """What all candidates of one step are built from.
+    """The common data from which the candidates of one step are built.
 
     Attributes
     ----------
-    key, space : of the study.
-    base : (d,) the vector their recipes name, or None.
-    point : from parameters to what the objective gets.
+    key, space : noise key and space of the study.
+    base : (d,) the base vector of their recipes, or None.
+    point : converts decoded parameters to the argument of the objective.
     """
 
     key: Key
@@ -111,7 +113,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Unbuilt:
-    """A large candidate on its way: a recipe, and what builds the point of it, sent once under a name."""
+    """A large candidate before it is built: a recipe, and the builder of its point, which is sent once by name."""
 
     recipe: Any
     name: str
@@ -121,29 +123,38 @@ class Unbuilt:
 class Backend(Protocol):
     """Evaluates an objective at points.
 
-    A backend may have two more attributes: `builds` is true where `submit` takes `Unbuilt` points, and `ahead` says how
-    many calls could wait behind others, beyond `free`.
+    A backend may have two more attributes: `builds`, whether `submit` takes `Unbuilt` points, and `ahead`, how many
+    calls beyond `free` could be queued behind others.
     """
 
     @property
     def free(self) -> int:
-        """How many calls can be taken now."""
-        ...
+        """Number of calls that can start now."""
 
     def submit(self, ticket: int, *arguments: Any) -> None:
         """Begin to call the objective with these arguments."""
-        ...
 
     def wait(self) -> list[Done]:
-        """Block until something is done; empty when nothing is out."""
-        ...
+        """Block until a call has finished; [] if none was submitted."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release the workers; unfinished calls are dropped."""
 
 
 def make(backend: str, objective: Objective | str, n_workers: int | None = None) -> Backend:
-    """`inline` evaluates in this thread, `processes` in `n_workers` processes here (default: one per core), `ray` on as
-    many actors of a Ray cluster that is started here. The objective may be named, as "module:function"."""
+    """A backend by name.
+
+    Parameters
+    ----------
+    backend : `inline` evaluates in this thread, `processes` in `n_workers` processes here (default: one per core),
+        `ray` on as many actors of a Ray cluster that is started here.
+    objective : a function, or its name as "module:function".
+
+    Raises
+    ------
+    InvalidInput
+        If there is no such backend, or the objective cannot be used with it.
+    """
     from blackbox.backends.inline import Inline
     from blackbox.backends.processes import Processes
     from blackbox.backends.ray_cluster import RayBackend
@@ -163,7 +174,7 @@ def load(objective: Objective | str) -> Objective:
     Raises
     ------
     InvalidInput
-        Saying which part of the name is wrong.
+        If the module or the function does not exist; the message says which.
     """
     if not isinstance(objective, str):
         return objective

@@ -1,8 +1,8 @@
 """Evaluate in processes of this machine.
 
-Each worker has a pipe of its own, so that the death of one is seen at once and costs exactly the point it had in hand;
-an executor pool would fail every call that is out. Where evaluations are short, the next points lie in the pipe already
-when a worker is done. Workers are spawned, never forked: a fork in a process with threads (NumPy has some) can
+Each worker has a pipe of its own, so that the death of one is noticed at once and costs exactly the point it was
+evaluating; an executor pool would fail every pending call. If evaluations are short, the next points are in the pipe
+already when a worker is done. Workers are spawned, never forked: a fork in a process with threads (NumPy has some) can
 deadlock.
 """
 
@@ -22,18 +22,18 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from blackbox.backends import Done, Objective, WorkerDied, WorkerLost, load
-from blackbox.backends.pace import Pace
+from blackbox.backends.pace import WorkerPace
 from blackbox.errors import InvalidInput
 
 _CONTEXT = multiprocessing.get_context("spawn")
 
 
 AHEAD_SECONDS = 0.004
-"""Work that waits in the pipe of a worker, as long as evaluations are short: the way to the driver and back, and what
-the driver does meanwhile. At least one point, at most `AHEAD_POINTS`."""
+"""Seconds of work queued in the pipe of a worker while evaluations are short: covers the round trip to the driver and
+the driver's own work. At least one point, at most `AHEAD_POINTS`."""
 AHEAD_POINTS = 8
 IN_PIPE_BYTES = 2**16
-"""What a pipe takes without a reader. More than that waits here, or the driver would wait for the worker."""
+"""Bytes that a pipe takes without a reader. More are held back here, or the driver would block on the worker."""
 
 
 @dataclass(slots=True, eq=False)
@@ -41,22 +41,22 @@ class _Worker:
     process: Any
     pipe: Connection
     out: deque[tuple[int, int]] = field(default_factory=deque)
-    """(ticket, bytes) of what was sent, in that order: the first one runs."""
+    """(ticket, bytes) of the points sent, in order: the first one is being evaluated."""
     unsent: deque[tuple[int, bytes]] = field(default_factory=deque)
-    """(ticket, message) of what does not fit into the pipe behind that."""
-    pace: Pace = field(default_factory=Pace)
+    """(ticket, message) of the points that do not fit into the pipe yet."""
+    pace: WorkerPace = field(default_factory=WorkerPace)
 
     @property
     def load(self) -> int:
         return len(self.out) + len(self.unsent)
 
     @property
-    def room(self) -> int:
-        """Points that could wait behind the one in hand, if there is one."""
+    def vacancies(self) -> int:
+        """Number of points that could be queued behind the current one."""
         return 1 + self.pace.within(AHEAD_SECONDS, AHEAD_POINTS) - max(1, self.load) if self.pace.short else 0
 
     def send(self) -> None:
-        """As much as the pipe takes."""
+        """Send as many points as the pipe takes."""
         while self.unsent:
             ticket, message = self.unsent[0]
             if self.out and sum(size for _, size in self.out) + len(message) > IN_PIPE_BYTES:
@@ -65,7 +65,7 @@ class _Worker:
             if not self.out:
                 self.pace.began(1)
             self.out.append((ticket, len(message)))
-            with suppress(BrokenPipeError, ConnectionResetError):  # it died: `wait` reads the end of its pipe
+            with suppress(BrokenPipeError, ConnectionResetError):  # it died: `wait` will read the end of its pipe
                 self.pipe.send_bytes(message)
 
 
@@ -76,7 +76,12 @@ class Processes:
     ----------
     objective : a picklable callable (defined in a module, not a lambda), sent to each worker once; or its name as
         "module:function", imported by each worker.
-    n_workers : default: the number of cores this process may use.
+    n_workers : number of processes. Default: the cores that this process may use.
+
+    Raises
+    ------
+    InvalidInput
+        If the objective cannot be pickled, or `n_workers` is not positive.
     """
 
     def __init__(self, objective: Objective | str, n_workers: int | None = None) -> None:
@@ -111,21 +116,24 @@ class Processes:
 
     @property
     def free(self) -> int:
+        """Number of idle workers."""
         return sum(not worker.load for worker in self._workers)
 
     @property
     def ahead(self) -> int:
-        """Calls that could wait behind others."""
-        return sum(max(0, worker.room) for worker in self._workers)
+        """Number of calls that could be queued behind others."""
+        return sum(max(0, worker.vacancies) for worker in self._workers)
 
     def submit(self, ticket: int, *arguments: Any) -> None:
+        """Give the call to an idle worker, or queue it for the least loaded one."""
         worker = next((worker for worker in self._workers if not worker.load), None) or min(
-            self._workers, key=lambda worker: (worker.room <= 0, worker.load)
+            self._workers, key=lambda worker: (worker.vacancies <= 0, worker.load)
         )
         worker.unsent.append((ticket, bytes(ForkingPickler.dumps(arguments))))
         worker.send()
 
     def wait(self) -> list[Done]:
+        """Block until a call has finished or a worker has died; [] if nothing was submitted."""
         done: list[Done] = []
         while not done and any(worker.load for worker in self._workers):
             for key, _ in self._selector.select():
@@ -133,7 +141,7 @@ class Processes:
         return done
 
     def _read(self, worker: _Worker) -> list[Done]:
-        """An answer, or what a worker had in hand when it ended."""
+        """The finished call, or the calls of a worker that died."""
         try:
             value, error, seconds = worker.pipe.recv()
         except (EOFError, ConnectionResetError):
@@ -156,7 +164,7 @@ class Processes:
         return done + [Done(ticket, error=WorkerLost(said)) for ticket in behind]
 
     def close(self) -> None:
-        """End the workers; what they have in hand is dropped."""
+        """End the workers; unfinished calls are dropped."""
         for worker in self._workers:
             worker.pipe.close()
             worker.process.terminate()

@@ -209,7 +209,7 @@ def _work_on_ray(
             ) as actors,
         ):
             return fleet.work(
-                client, study, actors, name=name, concurrency=actors.room, seed_encoded=encoding == "seed"
+                client, study, actors, name=name, concurrency=actors.capacity, seed_encoded=encoding == "seed"
             )
 
 

@@ -403,7 +403,7 @@ class _UpdateJson(Described):
     stream: Literal["1"] | None = None
     coefficients: tuple[float, ...] | str | None = None
 
-    def faults(self) -> Iterator[FieldError]:
+    def errors(self) -> Iterator[FieldError]:
         if (self.move is None) == (self.coefficients is None):
             yield FieldError("/move", "one_of", "exactly one of move and coefficients must be there")
 

@@ -1,8 +1,8 @@
 """Points as sums: a base vector plus noise named by its address, so that a million numbers travel as a hundred bytes.
 
-`points` builds the point of a recipe, `sums` the weighted sums of noise that update a base vector, `wire` has them as
-JSON and bytes, `cache` keeps the points of parents, `slices` cuts the work by coordinates. The wire forms are specified
-for other languages in clients/NOISE.md; `blackbox_client.recipes` is the client's own implementation of them.
+`points` builds the point of a recipe, `sums` the weighted sums of noise that update a base vector, `wire` converts
+recipes to JSON and bytes, `cache` keeps the points of parents, `slices` splits the work by coordinates. The wire forms
+are specified for other languages in clients/NOISE.md; `blackbox_client.recipes` is the client's own implementation.
 """
 
 from blackbox.recipes.cache import PrefixCache, cache_key

@@ -1,4 +1,4 @@
-"""Points of parents, kept so that a child costs one term however many ancestors it has."""
+"""A cache of the points of parents, so that a child costs one term however many ancestors it has."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from numpy.typing import NDArray
 
 from blackbox import rng
 from blackbox.recipes.sums import Blobs, Floats, add_terms
-from blackbox.recipes.wire import packed_term
+from blackbox.recipes.wire import pack_term
 from blackbox.records import Recipe
 
 
 class PrefixCache:
-    """Points of the first terms of recipes, so that a child costs one term however many ancestors it has.
+    """Least-recently-used cache of the points of recipes' prefixes, so that a child costs one term.
 
-    Children of one parent share all terms but the last. What is kept is the parent's point; where that is new, it is
-    built from the longest prefix at hand. The least recently used points go when there are too many bytes. May be
-    shared by threads and by studies.
+    Children of one parent share all terms but the last. The parent's point is kept; a new parent is built from its
+    longest cached prefix. May be shared by threads and by studies.
 
     Parameters
     ----------
-    max_bytes : most that is kept. A point that alone is larger is built without the cache.
+    max_bytes : size of the cache. A point that is larger by itself is built without it.
+
+    Attributes
+    ----------
+    n_bytes : size of the cached points.
     """
 
     def __init__(self, max_bytes: int = 2**28) -> None:
@@ -37,13 +40,16 @@ class PrefixCache:
         return len(self._kept)
 
     def takes(self, n_bytes: int) -> bool:
-        """Whether a point of this size is kept at all."""
+        """Whether a point of this size fits into the cache."""
         return n_bytes + _OVERHEAD <= self.max_bytes
 
     def parent(
         self, recipe: Recipe, key: rng.Key, dim: int, blobs: Blobs | None, base: Floats | None, start: int, count: int
     ) -> tuple[NDArray[np.float32], int]:
-        """The coordinates [start, start + count) of all terms but the last, and how many terms that is."""
+        """(count,) the coordinates [start, start + count) of base and all terms but the last, and the number of terms.
+
+        Parameters as for `materialise`; `base` is the whole base vector, or None.
+        """
         wanted = len(recipe.terms) - 1
         names = _prefix_names(recipe, key, dim)
         found, n = None, wanted
@@ -71,13 +77,13 @@ _OVERHEAD = 256  # bytes of a kept point beside its numbers
 
 
 def cache_key(recipe: Recipe, key: rng.Key, dim: int, n_terms: int | None = None) -> str:
-    """The name of the point that the first `n_terms` terms make: a child looks up its parent's vector with it.
+    """The name of the point of the first `n_terms` terms, by which a child looks up its parent's vector.
 
     Parameters
     ----------
     recipe : the child.
     key, dim : also part of the name, so that studies may share one cache.
-    n_terms : how many terms to keep, counted like a slice (-1: all but the last); None is all of them.
+    n_terms : number of terms, counted like a slice (-1: all but the last); None: all of them.
 
     Returns
     -------
@@ -91,6 +97,6 @@ def _prefix_names(recipe: Recipe, key: rng.Key, dim: int) -> list[bytes]:
     running = hashlib.sha256(f"{rng.NAME} {key.hex()} {dim} {recipe.base}\n".encode())
     names = [running.digest()]
     for i, term in enumerate(recipe.terms):
-        running.update(packed_term(term, i))
+        running.update(pack_term(term, i))
         names.append(running.digest())
     return names

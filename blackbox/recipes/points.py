@@ -1,4 +1,4 @@
-"""Points of recipes, whole or any slice of them, and what a seed-encoded trial says about its point."""
+"""Building the points of recipes, whole or any slice of them, and the wire form of a seed-encoded point."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from blackbox import rng
 from blackbox.errors import InvalidInput, NonFiniteValue
 from blackbox.recipes.cache import PrefixCache
-from blackbox.recipes.sums import Blobs, add_terms, blob, extent
+from blackbox.recipes.sums import Blobs, add_terms, checked_extent, find_blob
 from blackbox.recipes.wire import to_json
 from blackbox.records import JSON, Recipe
 
@@ -31,10 +31,10 @@ def materialise(
     recipe : base vector and terms; the terms are added in their order.
     key : the study's key; a term's noise has the key `key.stream(term.stream)`.
     dim : length of the whole point.
-    blobs : where base and factors are found by digest. They are trusted: nothing is hashed here.
+    blobs : base and factors by digest. They are trusted: nothing is hashed here.
     start, count : the coordinates wanted; count None reads to the end. A slice equals that slice of the whole point.
-    out : (count,) float32 to build in, or None for a new array.
-    cache : where the points of parents are kept, for recipes of which many share all but the last term.
+    out : (count,) float32 to write into, or None for a new array.
+    cache : keeps the points of parents, for recipes of which many share all but the last term.
 
     Returns
     -------
@@ -52,12 +52,12 @@ def materialise(
     All in float32, rounded after every operation: x = base; then for each term x = x + scale * (noise * factor). So a
     parent's point can be the base of its child: continuing from it gives the same bits as starting at the root.
     """
-    start, count = extent(dim, start, count)
+    start, count = checked_extent(dim, start, count)
     if out is None:
         out = np.empty(count, dtype=np.float32)
     elif out.shape != (count,) or out.dtype != np.float32:
         raise InvalidInput(f"out must be ({count},) float32, got {out.shape} {out.dtype}")
-    base = None if recipe.base is None else blob(blobs, recipe.base, dim)
+    base = None if recipe.base is None else find_blob(blobs, recipe.base, dim)
     if cache is not None and len(recipe.terms) > 1 and cache.takes(4 * count):
         parent, n = cache.parent(recipe, key, dim, blobs, base, start, count)
         return add_terms(parent, start, recipe.terms[n:], key, dim, blobs, start, count, out)
@@ -67,7 +67,7 @@ def materialise(
 def check(
     recipe: Recipe, key: rng.Key, dim: int, blobs: Blobs | None = None, cache: PrefixCache | None = None
 ) -> dict[str, JSON]:
-    """The point's first two numbers and its last, by which a worker proves that it rebuilt the same vector.
+    """The first two and the last number of the point, by which a worker checks that it rebuilt the same vector.
 
     Returns
     -------
@@ -89,9 +89,9 @@ def check(
 def seed_encoded(
     recipe: Recipe, key: rng.Key, dim: int, blobs: Blobs | None = None, cache: PrefixCache | None = None
 ) -> dict[str, JSON]:
-    """What a seed-encoded trial says about its point (`blackbox_client.recipes.rebuild` reads it).
+    """The JSON form of a seed-encoded trial's point (`blackbox_client.recipes.rebuild` reads it).
 
-    The server adds what it alone knows: the trial's id, and where the base is found (`base.version`, `base.href`).
+    The server adds the trial's id and the address of the base (`base.version`, `base.href`).
 
     Raises
     ------

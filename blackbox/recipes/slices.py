@@ -1,9 +1,9 @@
-"""The update of a large vector cut by coordinates, its parts computed wherever somebody is free.
+"""Splitting the update of a large vector by coordinates, to compute its parts in parallel.
 
-A sum of noise treats each coordinate alone and adds its terms in a fixed order, so coordinates [a, b) computed in a
-thread, in another process or on another machine are bitwise those of the whole: there is nothing to add up at the end,
-only pieces to lay side by side. Who computes them therefore cannot change a result. A `Slicer` says who does; whoever
-opens a study or builds a method hands it in, and the method passes it on to `recipe.weighted_noise_sum`.
+A sum of noise treats each coordinate by itself and adds its terms in a fixed order, so coordinates [a, b) computed in a
+thread, in another process or on another machine are bitwise those of the whole: the parts are concatenated, not added
+up. Where they are computed therefore cannot change a result. A `Slicer` decides that; it is given to a study or a
+method when it is opened or built, and the method passes it on to `recipes.weighted_noise_sum`.
 
 >>> from concurrent.futures import ThreadPoolExecutor
 >>> with ThreadPoolExecutor(2) as threads:
@@ -28,9 +28,9 @@ from blackbox.errors import InvalidInput
 from blackbox.records import Vector
 
 ALIGN = 1 << 16
-"""Cuts are multiples of this, so that no block of noise is drawn twice and partial norms agree."""
-WORTH = 1 << 22
-"""Coordinates times terms up to which handing the parts out costs more than it saves (about 10 ms of work)."""
+"""Parts begin at multiples of this, so that no block of noise is drawn twice and partial norms agree."""
+THRESHOLD = 1 << 22
+"""Coordinates times terms below which splitting costs more than it saves (about 10 ms of work)."""
 
 Part = tuple[int, int]
 """Coordinates [start, stop)."""
@@ -39,30 +39,35 @@ Part = tuple[int, int]
 class Executor(Protocol):
     """Computes parts: results in the order of the items, as `concurrent.futures.Executor.map` gives them."""
 
-    def map(self, function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterable[Any]: ...
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterable[Any]:
+        """The results of `function` for each item, in order."""
 
 
 class Cluster(Executor, Protocol):
     """An executor with workers of its own."""
 
     @property
-    def n_workers(self) -> int: ...
-    def close(self) -> None: ...
+    def n_workers(self) -> int:
+        """Number of parts that can be computed at a time."""
+
+    def close(self) -> None:
+        """Release the workers."""
 
 
 class Inline:
     """An executor without workers."""
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterable[Any]:
+        """The results of `function`, computed in the calling thread."""
         return map(function, items)
 
 
-def cut(start: int, stop: int, n_parts: int, align: int = ALIGN) -> list[Part]:
-    """[start, stop) in at most `n_parts` parts of about equal length, cut at multiples of `align`.
+def split(start: int, stop: int, n_parts: int, align: int = ALIGN) -> list[Part]:
+    """[start, stop) in at most `n_parts` parts of about equal length, split at multiples of `align`.
 
-    >>> cut(0, 10, 3, align=2)
+    >>> split(0, 10, 3, align=2)
     [(0, 4), (4, 8), (8, 10)]
-    >>> cut(0, 10, 3)
+    >>> split(0, 10, 3)
     [(0, 10)]
     """
     first, last = start // align, -(-stop // align)
@@ -74,15 +79,14 @@ def cut(start: int, stop: int, n_parts: int, align: int = ALIGN) -> list[Part]:
 
 @dataclass(frozen=True, slots=True)
 class Slicer:
-    """Cuts large sums by coordinates, and has the parts computed.
+    """Splits large sums by coordinates and computes the parts in an executor.
 
     Attributes
     ----------
-    executor : computes the parts; kept by whoever made it, who also closes it. Processes and clusters get picklable
-        functions.
+    executor : computes the parts; its owner closes it. The functions it gets are picklable, for processes and clusters.
     n_parts : most parts of a sum. Two or three per worker let a fast one take more; each returns 8 bytes per
         coordinate.
-    worth : coordinates times terms from which a sum is cut; smaller ones are computed in place.
+    threshold : coordinates times terms from which a sum is split; smaller ones are computed in the calling thread.
 
     Raises
     ------
@@ -92,32 +96,32 @@ class Slicer:
 
     executor: Executor
     n_parts: int
-    worth: float = WORTH
+    threshold: float = THRESHOLD
 
     def __post_init__(self) -> None:
         if self.n_parts < 1:
             raise InvalidInput(f"n_parts must be at least 1, got {self.n_parts}")
 
     def compute(self, function: Callable[[Part], Vector], start: int, stop: int, n_terms: int) -> Vector:
-        """The coordinates [start, stop) of a sum, in parts where that is worth it.
+        """The coordinates [start, stop) of a sum, computed in parts if it is large enough.
 
         Parameters
         ----------
-        function : from a part to its (stop - start,) values, alike for any cut; picklable.
-        n_terms : noise vectors that the sum draws.
+        function : from a part to its (stop - start,) values, which must not depend on the split; picklable.
+        n_terms : number of noise vectors in the sum.
 
         Returns
         -------
-        (stop - start,) float64, the same bits whoever computes them.
+        (stop - start,) float64, the same bits wherever the parts are computed.
         """
-        if (stop - start) * n_terms < self.worth:
+        if (stop - start) * n_terms < self.threshold:
             return function((start, stop))
-        parts = cut(start, stop, self.n_parts)
+        parts = split(start, stop, self.n_parts)
         whole = np.empty(stop - start, dtype=np.float64)
         for (a, b), values in zip(parts, self.executor.map(function, parts), strict=True):
             whole[a - start : b - start] = values
         return whole
 
 
-WHOLE = Slicer(Inline(), 1, worth=math.inf)
-"""Computes every sum in one piece, in place."""
+WHOLE = Slicer(Inline(), 1, threshold=math.inf)
+"""Computes every sum in one piece in the calling thread."""

@@ -1,7 +1,7 @@
 """Noise added to a base vector, and the weighted sums of noise by which base vectors are updated.
 
-Both treat each coordinate alone, in a fixed order of terms, so no cut of the coordinates changes a bit; and both work
-in pieces of `rng.CHUNK` coordinates, so nothing as long as the vector is needed beside the result.
+Both treat each coordinate by itself, in a fixed order of terms, so splitting the coordinates changes no bit; and both
+work in pieces of `rng.CHUNK` coordinates, so the result is the only array as long as the vector.
 """
 
 from __future__ import annotations
@@ -65,9 +65,19 @@ def add_terms(
     count: int,
     out: NDArray[np.float32],
 ) -> NDArray[np.float32]:
-    """`out` filled with base + terms at the coordinates [start, start + count); base[0] is the coordinate `origin`."""
+    """Fill `out` with base + terms at the coordinates [start, start + count).
+
+    Parameters
+    ----------
+    base, origin : the base vector, or a part of it that begins at the coordinate `origin`; None: zeros.
+    out : (count,) float32.
+
+    Returns
+    -------
+    `out`.
+    """
     draws = _prepared(terms, key, dim, blobs)
-    scales = [np.float32(finite(term.scale)) for term in terms]
+    scales = [np.float32(checked_scale(term.scale)) for term in terms]
     scratch = np.empty(min(count, rng.CHUNK), dtype=np.float32)
     for a, b in rng.pieces(start, count):
         piece, noise = out[a - start : b - start], scratch[: b - a]
@@ -97,14 +107,14 @@ def weighted_noise_sum(
 
     Parameters
     ----------
-    terms : what to sum; a term's `scale` is its weight in the sum.
+    terms : the terms; the `scale` of each is its weight in the sum.
     key, dim, blobs, start, count : as `materialise`.
     square : sum scale * noise^2 instead, for updates of standard deviations.
-    slicer : who computes the parts of a large sum.
+    slicer : computes the parts of a large sum.
 
     Returns
     -------
-    (count,) float64, bitwise the same however the coordinates are cut.
+    (count,) float64, bitwise the same however the coordinates are split.
 
     Raises
     ------
@@ -114,20 +124,20 @@ def weighted_noise_sum(
     Notes
     -----
     One multiplication and one addition per term instead of a matrix product: BLAS sums in an order that depends on the
-    shape, so its last bits change with the cut, and the time goes into making the noise in any case.
+    shape, so its last bits change with the split, and the time goes into drawing the noise in any case.
     """
-    start, count = extent(dim, start, count)
+    start, count = checked_extent(dim, start, count)
     weights: dict[tuple[int, int, int, str, str], list[float]] = {}
     for term in terms:
         address = (term.step, term.lane, term.stream, term.kind, term.weight or "")
-        weights.setdefault(address, []).append(finite(term.scale))
+        weights.setdefault(address, []).append(checked_scale(term.scale))
     summed = [(address, math.fsum(weights[address])) for address in sorted(weights)]
     rows = [
         Term(stream, step, lane, weight, kind, factor or None)
         for (step, lane, stream, kind, factor), weight in summed
         if weight != 0
     ]
-    factors = {row.weight: blob(blobs, row.weight, dim) for row in rows if row.weight is not None}
+    factors = {row.weight: find_blob(blobs, row.weight, dim) for row in rows if row.weight is not None}
     return slicer.compute(partial(_summed, rows, key, dim, factors, square), start, start + count, len(rows))
 
 
@@ -162,7 +172,7 @@ def _prepared(
             raise InvalidInput(f"the noise of a term is one of {', '.join(KINDS)}, got {term.kind!r}")
         draw = KINDS[term.kind]
         stream = streams[term.stream]
-        factor = None if term.weight is None else blob(blobs, term.weight, dim)
+        factor = None if term.weight is None else find_blob(blobs, term.weight, dim)
 
         def write(a: int, out: NDArray[np.float32]) -> None:
             draw(stream, term.step, term.lane, dim, a, len(out), out)
@@ -174,7 +184,16 @@ def _prepared(
     return [prepare(term) for term in terms]
 
 
-def blob(blobs: Blobs | None, name: str, dim: int) -> Floats:
+def find_blob(blobs: Blobs | None, name: str, dim: int) -> Floats:
+    """(dim,) the vector with this digest.
+
+    Raises
+    ------
+    BlobNotFound
+        If it is not among the blobs.
+    InvalidInput
+        If its shape is not (dim,).
+    """
     try:
         vector = blobs(name) if callable(blobs) else (blobs or {})[name]
     except KeyError:
@@ -184,14 +203,16 @@ def blob(blobs: Blobs | None, name: str, dim: int) -> Floats:
     return vector
 
 
-def extent(dim: int, start: int, count: int | None) -> tuple[int, int]:
+def checked_extent(dim: int, start: int, count: int | None) -> tuple[int, int]:
+    """(start, count) with count None read as all up to the end; raises `InvalidInput` outside [0, dim)."""
     count = dim - start if count is None else count
     if not (dim > 0 and 0 <= start <= dim and 0 <= count <= dim - start):
         raise InvalidInput(f"coordinates [{start}, {start + count}) are not inside [0, {dim})")
     return start, count
 
 
-def finite(scale: float) -> float:
+def checked_scale(scale: float) -> float:
+    """The scale of a term; raises `NonFiniteValue` if it is not finite in float32."""
     if not abs(scale) <= MAX_SCALE:  # also refuses NaN
         raise NonFiniteValue(f"the scale of a term must be a finite float32, got {scale}")
     return float(scale)

@@ -1,4 +1,4 @@
-"""Recipes as JSON and as bytes (clients/NOISE.md has both forms for other languages)."""
+"""Recipes as JSON and as bytes (clients/NOISE.md specifies both forms for other languages)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from blackbox import rng
 from blackbox.errors import CodecError, InvalidInput
-from blackbox.recipes.sums import KINDS, MAX_SCALE, finite
+from blackbox.recipes.sums import KINDS, MAX_SCALE, checked_scale
 from blackbox.records import JSON, Recipe, Term
 
 _DIGITS = re.compile("0|[1-9][0-9]{0,19}", re.ASCII)
@@ -38,7 +38,7 @@ def from_json(value: Mapping[str, Any]) -> Recipe:
     Raises
     ------
     InvalidInput
-        If a member is missing, unknown, of the wrong type or out of range; says which.
+        If a member is missing, unknown, of the wrong type or out of range; the message says which.
     """
     if not isinstance(value, Mapping) or set(value) != {"base", "ops"} or not isinstance(value["ops"], list | tuple):
         raise InvalidInput(f'a recipe is {{"base": ..., "ops": [...]}}, got {value!r:.200}')
@@ -64,7 +64,7 @@ def _term(op: Any, where: str) -> Term:
     if type(scale) not in (int, float):
         raise InvalidInput(f"{where}.scale must be a number, got {scale!r}")
     weight = None if weight is None else _sha256(weight, f"{where}.weight")
-    return Term(int(stream), op["step"], op["lane"], finite(scale), op["op"], weight)
+    return Term(int(stream), op["step"], op["lane"], checked_scale(scale), op["op"], weight)
 
 
 def _sha256(text: Any, where: str) -> str:
@@ -90,14 +90,15 @@ def pack(recipe: Recipe) -> bytes:
     parts = [_HEAD.pack(_VERSION, recipe.base is not None, len(recipe.terms))]
     if recipe.base is not None:
         parts.append(bytes.fromhex(_sha256(recipe.base, "base")))
-    parts += [packed_term(term, i) for i, term in enumerate(recipe.terms)]
+    parts += [pack_term(term, i) for i, term in enumerate(recipe.terms)]
     return b"".join(parts)
 
 
-def packed_term(term: Term, i: int) -> bytes:
+def pack_term(term: Term, i: int) -> bytes:
+    """One term in bytes: 34, plus 32 with a factor; `i` is its index, for errors as of `pack`."""
     if term.kind not in _PACKED_KINDS:
         raise InvalidInput(f"terms[{i}].kind must be one of {', '.join(_PACKED_KINDS)}, got {term.kind!r}")
-    kind, scale = _PACKED_KINDS[term.kind], finite(term.scale)
+    kind, scale = _PACKED_KINDS[term.kind], checked_scale(term.scale)
     try:
         packed = _TERM.pack(kind, term.weight is not None, term.stream, term.step, term.lane, scale)
     except struct.error:

@@ -21,9 +21,11 @@ from blackbox.regions.balls import (
     OrderedL1Ball,
 )
 from blackbox.regions.base import FEASIBLE, Region
+from blackbox.regions.combinatorial import Birkhoff, PathPolytope
 from blackbox.regions.compositions import AffineImage, MinkowskiSum, Part, Product, UnionHull
+from blackbox.regions.hulls import Hull
 from blackbox.regions.matrices import Fantope, NuclearBall, SchattenBall, SpectralBall, Spectraplex
-from blackbox.regions.polytopes import Birkhoff, FlowPolytope, Hull, PathPolytope, Polytope, Transportation
+from blackbox.regions.polytopes import FlowPolytope, Polytope, Transportation
 from blackbox.regions.simplices import (
     Budgets,
     CappedSimplex,
@@ -106,7 +108,7 @@ AnyRegion: TypeAlias = Annotated[
     | UnionHull,
     Field(discriminator="type"),
 ]
-"""Every region, told apart by `type`: what a model that holds one declares."""
+"""Any region, discriminated by `type`: the annotation for models that hold one."""
 
 for _composition in (Part, Product, AffineImage, MinkowskiSum, UnionHull):
     _composition.model_rebuild(_types_namespace={"AnyRegion": AnyRegion})
@@ -115,7 +117,7 @@ _TYPES: dict[str, type[Region]] = {cls.model_fields["type"].default: cls for cls
 
 
 def region_types() -> dict[str, type[Region]]:
-    """Every kind of region by the `type` of its JSON."""
+    """The classes of regions by the `type` of their JSON."""
     return dict(_TYPES)
 
 
@@ -130,6 +132,6 @@ def region_from_json(raw: object, at: str = "/region") -> Region:
     Raises
     ------
     InvalidRegion
-        Naming the fields at fault: unknown types and fields, empty and unbounded sets.
+        Naming the fields at error: unknown types and fields, empty and unbounded sets.
     """
     return from_tagged_json(raw, _TYPES, at)

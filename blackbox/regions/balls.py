@@ -23,7 +23,7 @@ from blackbox.regions.base import (
     one_hot,
     project_budget,
     project_simplex,
-    scalars_faults,
+    scalars_errors,
     scaled,
     smallest,
     spread,
@@ -40,7 +40,7 @@ class Box(Region):
     upper: Scalars = 1.0
     """Upper bounds; where equal to the lower one the coordinate is fixed."""
 
-    def faults(self) -> Iterable[FieldError]:
+    def errors(self) -> Iterable[FieldError]:
         lengths = {len(side) for side in (self.lower, self.upper) if isinstance(side, tuple)}
         if len(lengths) > 1 or 0 in lengths:
             yield FieldError("/lower", "wrong_length", "lower and upper must be equally long and not empty")
@@ -97,7 +97,7 @@ class _Ball(Region):
     centre: Scalars = 0.0
     """The middle of the ball."""
 
-    def faults(self) -> Iterable[FieldError]:
+    def errors(self) -> Iterable[FieldError]:
         if self.centre == ():
             yield FieldError("/centre", "wrong_length", "must not be empty")
 
@@ -129,11 +129,11 @@ class L1Ball(_Ball):
 
     type: Literal["l1_ball"] = "l1_ball"
     weights: Scalars = 1.0
-    """What a unit of each coordinate costs."""
+    """Cost of a unit of each coordinate."""
 
-    def faults(self) -> Iterable[FieldError]:
-        yield from scalars_faults(positive=False, centre=self.centre, weights=self.weights)
-        yield from scalars_faults(weights=self.weights)
+    def errors(self) -> Iterable[FieldError]:
+        yield from scalars_errors(positive=False, centre=self.centre, weights=self.weights)
+        yield from scalars_errors(weights=self.weights)
 
     @cached_property
     def _weights(self) -> Vector:
@@ -219,7 +219,7 @@ class Ellipsoid(_Ball):
     matrix: Rows | tuple[float, ...]
     """A symmetric positive definite matrix, row by row, or its diagonal: 1 / (semi-axis)^2 for radius 1."""
 
-    def faults(self) -> Iterable[FieldError]:
+    def errors(self) -> Iterable[FieldError]:
         n = len(self.matrix)
         if n > MAX_ORDER and isinstance(self.matrix[0], tuple):
             yield FieldError("/matrix", "too_large", f"must have at most {MAX_ORDER} rows, got {n}; give its diagonal")
@@ -344,7 +344,7 @@ class OrderedL1Ball(_Ball):
     weights: tuple[float, ...]
     """Not negative, not rising, the first above 0; one for each coordinate."""
 
-    def faults(self) -> Iterable[FieldError]:
+    def errors(self) -> Iterable[FieldError]:
         n = len(self.weights)
         if n == 0 or not self.weights[0] > 0 or min(self.weights) < 0 or np.any(np.diff(self.weights) > 0):
             message = "must be one number for each coordinate, not negative and not rising, the first above 0"
@@ -388,8 +388,8 @@ class GroupBall(_Ball):
     groups: int | tuple[tuple[int, ...], ...]
     """The size of each group of neighbours, or the coordinates of each group; every coordinate in exactly one."""
 
-    def faults(self) -> Iterable[FieldError]:
-        yield from super().faults()
+    def errors(self) -> Iterable[FieldError]:
+        yield from super().errors()
         if isinstance(self.groups, int):
             if self.groups < 1:
                 yield FieldError("/groups", "greater_than_equal", f"a group has at least 1 member, got {self.groups}")

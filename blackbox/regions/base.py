@@ -1,4 +1,4 @@
-"""What every constraint set can do, and the small numerical pieces that several of them use."""
+"""The interface of constraint sets, and small numerical functions that several of them share."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from blackbox.rng import Key, normal, uniform
 from blackbox.validation import Described
 
 Scalars: TypeAlias = float | tuple[float, ...]
-"""One number for all coordinates, or one for each."""
+"""One number for all coordinates, or one for each of them."""
 Rows: TypeAlias = tuple[tuple[float, ...], ...]
 """A matrix, row by row."""
 
 FEASIBLE = 1e-6
-"""Tolerance at which a study calls a point feasible: room for round-off, and for what LP solvers call feasible."""
+"""Tolerance within which a study takes a point as feasible: covers round-off and the tolerance of LP solvers."""
 MIXED_VERTICES = 8
-"""How many random vertices `Region.sample` mixes."""
+"""Number of random vertices that `Region.sample` mixes."""
 
 
 class Region(Described, ABC):
@@ -36,14 +36,14 @@ class Region(Described, ABC):
 
     error_class: ClassVar[type[InvalidInput]] = InvalidRegion
 
-    # -- what a user of the set calls
+    # -- the interface
 
     def contains(self, x: Vector, tol: float = 1e-9) -> bool:
         """Whether `x` is in the set up to `tol`, relative to the size of the set."""
         return self.violation(x) <= tol
 
     def violation(self, x: Vector) -> float:
-        """By how much `x` breaks the constraints of the set, relative to the size of the set; 0 inside."""
+        """The largest violation of a constraint by `x`, relative to the size of the set; 0 inside."""
         return max(0.0, self._violation(self._read(x)))
 
     def lmo(self, g: Vector) -> Vector:
@@ -72,13 +72,17 @@ class Region(Described, ABC):
 
     @abstractmethod
     def diameter(self, dim: int) -> float:
-        """The largest Euclidean distance of two points of the set in `dim` dimensions, or an upper bound of it."""
+        """The largest Euclidean distance of two points of the set in `dim` dimensions, or an upper bound on it."""
 
     def interior(self, dim: int) -> tuple[Vector, float]:
-        """A point well inside, and the radius of a ball around it that the set holds *within its affine hull*.
+        """A point well inside, and the radius of a ball around it that the set contains *within its affine hull*.
 
-        The ball is that of `tangent` directions: `point + tangent(z)` is feasible whenever ||tangent(z)|| <= radius. A
+        The ball is one of `tangent` directions: `point + tangent(z)` is feasible whenever ||tangent(z)|| <= radius. A
         radius of 0 means that none is known, infinity that the set is a single point.
+
+        Returns
+        -------
+        (dim,) the point, and the radius.
         """
         self.check_dim(dim)
         return self._interior(dim)
@@ -88,15 +92,15 @@ class Region(Described, ABC):
         return self._tangent(self._read(z))
 
     def vertex(self, key: Key, step: int, lane: int, dim: int) -> Vector:
-        """A random extreme point: the oracle's answer to the normal noise of that address."""
+        """(dim,) a random extreme point: the oracle's answer to the normal noise of this address."""
         self.check_dim(dim)
         return self._lmo(normal(key, step, lane, dim).astype(np.float64))
 
     def sample(self, key: Key, step: int, lane: int, dim: int) -> Vector:
-        """A random point, not uniform: a mixture of random vertices with weights of a stick broken at random.
+        """(dim,) a random point, not uniform: a mixture of random vertices with stick-breaking weights.
 
-        The broken stick puts most of the weight on few vertices, so that points near faces of every dimension come up;
-        equal weights would gather in the middle of a large set.
+        Stick breaking puts most of the weight on few vertices, so that there are points near faces of every dimension;
+        equal weights would concentrate in the middle of a large set.
         """
         breaks = uniform(key, step, lane, MIXED_VERTICES)
         point = self.vertex(key.child("vertex", 0), step, lane, dim)
@@ -115,11 +119,11 @@ class Region(Described, ABC):
         if fixed is not None and fixed != dim:
             raise InvalidRegion(f"the {self._name} region has {fixed} coordinates, the point {dim}")
 
-    # -- what a set defines. Arguments have been read: finite float64 of the right shape, to be left as they are.
+    # -- defined by each set. Arguments have been checked: finite float64 of the right shape, not to be changed.
 
     @abstractmethod
     def _violation(self, x: Vector) -> float:
-        """As `violation`; negative inside is fine."""
+        """As `violation`; may be negative inside."""
 
     @abstractmethod
     def _lmo(self, g: Vector) -> Vector:
@@ -191,13 +195,13 @@ def scaled(g: Vector) -> Vector:
 
 
 def generic(dim: int) -> Vector:
-    """(dim,) a fixed direction without symmetries: what an oracle minimises where g = 0 leaves it no choice."""
+    """(dim,) a fixed direction without symmetries, which an oracle minimises if g = 0 leaves the vertex open."""
     direction: Vector = np.cos(1.0 + np.arange(dim, dtype=np.float64) ** 1.5)
     return direction
 
 
 def smallest(g: Vector, k: int) -> NDArray[np.bool_]:
-    """(d,) which are the k smallest; among equals the first. Linear in d."""
+    """(d,) bool: whether a coordinate is among the k smallest; among equals the first are. Linear in d."""
     if k <= 0 or k >= g.size:
         return np.full(g.size, k > 0)
     last = np.partition(g, k - 1)[k - 1]
@@ -213,13 +217,13 @@ def spread(numbers: Scalars, dim: int) -> Vector:
 
 
 def length_of(*fields: Scalars) -> int | None:
-    """How many coordinates the lists among the fields imply; None where there is no list."""
+    """Number of coordinates implied by the lists among the fields; None without a list."""
     lengths = [len(field) for field in fields if isinstance(field, tuple)]
     return lengths[0] if lengths else None
 
 
-def scalars_faults(positive: bool = True, **fields: Scalars) -> Iterator[FieldError]:
-    """What is wrong with fields that hold one number for all coordinates, or one for each: lengths and signs."""
+def scalars_errors(positive: bool = True, **fields: Scalars) -> Iterator[FieldError]:
+    """Errors of `Scalars` fields: unequal lengths, and numbers that are not positive."""
     length = length_of(*fields.values())
     for name, field in fields.items():
         if field == ():
@@ -250,9 +254,9 @@ def project_simplex(x: Vector, radius: float) -> Vector:
 def project_budget(y: Vector, weights: Vector, upper: Vector, budget: float) -> Vector:
     """Projection onto {0 <= x <= upper, weights . x = budget}, which must not be empty.
 
-    The answer is clip(y - theta weights, 0, upper) with the theta that spends the budget. What is spent falls with
+    The answer is clip(y - theta weights, 0, upper) with the theta that spends the budget. The cost falls with
     theta and is linear between the values at which a coordinate reaches a bound: these are bisected, and the last piece
-    is solved. All of it is done twice, the second time from the theta found first, because a large y swallows `upper`.
+    is solved. This is done twice, the second time from the theta of the first, because a large y absorbs `upper`.
     """
     with np.errstate(over="ignore"):
         y = y - _theta_that_spends(y, weights, upper, budget)[0] * weights
@@ -265,7 +269,7 @@ def project_budget(y: Vector, weights: Vector, upper: Vector, budget: float) -> 
 
 
 def _theta_that_spends(y: Vector, weights: Vector, upper: Vector, budget: float) -> tuple[float, Vector, Vector]:
-    """The first bend at which no more than the budget is spent, and for each coordinate where it is empty and full."""
+    """The first bend at which no more than the budget is spent, and the theta at which each coordinate is 0 or full."""
     empties, fills = y / weights, (y - upper) / weights
     bends = np.unique(np.concatenate([empties, fills]))
     bends = bends[np.isfinite(bends)]
@@ -282,9 +286,17 @@ def _theta_that_spends(y: Vector, weights: Vector, upper: Vector, budget: float)
 def nearest_in_hull(atoms: Matrix) -> tuple[Vector, Vector]:
     """The point of the convex hull of the rows that is nearest to 0, and the weights of the rows in it.
 
-    SciPy's solver sometimes stops early among rows with many ties (in 1 of 100 problems with the corners of a cube).
-    Then it gets few rows at a time, as in Wolfe (1976), *Finding the nearest point in a polytope*: they come in one by
-    one, each the farthest on the other side of the nearest point so far, and leave with their weight.
+    SciPy's solver sometimes stops early if rows have many ties (in 1 of 100 problems with the corners of a cube). Then
+    it gets few rows at a time, as in Wolfe (1976), *Finding the nearest point in a polytope*: added one by one,
+    each the farthest beyond the plane through the nearest point so far, and dropped when their weight is 0.
+
+    Parameters
+    ----------
+    atoms : (n, d).
+
+    Returns
+    -------
+    (d,) the point, and (n,) the weights, which sum to 1.
     """
     nearest, weights = _nearest_by_least_squares(atoms)
     if _beyond(atoms, nearest) is None:
@@ -310,7 +322,7 @@ def _beyond(atoms: Matrix, nearest: Vector) -> int | None:
 
 
 def _nearest_by_least_squares(atoms: Matrix) -> tuple[Vector, Vector]:
-    """As `nearest_in_hull`, if all goes well: a non-negative least-squares problem with a row of ones.
+    """As `nearest_in_hull`, but may stop early: a non-negative least-squares problem with a row of ones.
 
     Lawson and Hanson (1974), chapter 23.
     """
@@ -322,10 +334,10 @@ def _nearest_by_least_squares(atoms: Matrix) -> tuple[Vector, Vector]:
 
 
 def distance(lmo: Callable[[Vector], Vector], x: Vector, enough: float) -> float:
-    """Euclidean distance of `x` from the set with this oracle, as far as it can be proved.
+    """A proved lower bound on the Euclidean distance of `x` from the set with this oracle.
 
-    Exact to 1 % for polytopes, and 0 below `enough`. Near a curved border the search may end early; then it is the
-    distance from the last separating plane, 0 where there is none: a point is only refused with proof.
+    Exact to 1 % for polytopes, and 0 below `enough`. Near a curved boundary the search may end early; the bound is then
+    the distance from the last separating plane, 0 if there is none: a point is rejected only with proof.
 
     Notes
     -----

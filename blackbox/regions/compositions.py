@@ -1,4 +1,4 @@
-"""Sets made of other sets, where the oracle of the whole follows from the oracles of the parts."""
+"""Sets composed of other sets, whose oracle follows from the oracles of the parts."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ if TYPE_CHECKING:
 MAX_MAPPED = 40_000
 """Most numbers in the matrix of an affine image."""
 MAX_JOINED_DIM = 10_000
-"""Most coordinates of a sum or a hull of sets, whose membership is a search."""
+"""Most coordinates of a sum or a hull of sets, in which testing membership is a search."""
 
 
 class Part(Described):
-    """Some neighbouring coordinates of a product, and where they live."""
+    """Some neighbouring coordinates of a product, and their set."""
 
     error_class: ClassVar[type[InvalidInput]] = InvalidRegion
 
     dim: int = Field(ge=1)
-    """How many coordinates."""
+    """Number of coordinates."""
     region: AnyRegion
     """Their set."""
 
-    def faults(self) -> Iterable[FieldError]:
-        yield from _dim_faults(self.region, self.dim, "/region")
+    def errors(self) -> Iterable[FieldError]:
+        yield from _dim_errors(self.region, self.dim, "/region")
 
 
 class Product(Region):
-    """C1 x C2 x ...: each part of the coordinates lives in a set of its own, and the oracle works part by part."""
+    """C1 x C2 x ...: each part of the coordinates has a set of its own, and the oracle works part by part."""
 
     type: Literal["product"] = "product"
     parts: tuple[Part, ...]
     """The parts, in the order of their coordinates."""
 
-    def faults(self) -> Iterable[FieldError]:
+    def errors(self) -> Iterable[FieldError]:
         if not self.parts:
             yield FieldError("/parts", "empty", "needs at least one part")
 
@@ -89,7 +89,7 @@ class Product(Region):
 
 
 class AffineImage(Region):
-    """{matrix y + offset : y in region}: a set seen through a linear map."""
+    """{matrix y + offset : y in region}: the image of a set under an affine map."""
 
     type: Literal["affine_image"] = "affine_image"
     matrix: Rows
@@ -99,7 +99,7 @@ class AffineImage(Region):
     region: AnyRegion
     """The set that is mapped."""
 
-    def faults(self) -> Iterable[FieldError]:
+    def errors(self) -> Iterable[FieldError]:
         columns = len(self.matrix[0]) if self.matrix else 0
         if (n := len(self.matrix) * columns) > MAX_MAPPED:
             yield FieldError("/matrix", "too_large", f"must hold at most {MAX_MAPPED} numbers, got {n}")
@@ -108,7 +108,7 @@ class AffineImage(Region):
             return
         if length_of(self.offset) not in (None, len(self.matrix)):
             yield FieldError("/offset", "wrong_length", f"must be one number, or {len(self.matrix)}")
-        yield from _dim_faults(self.region, columns, "/region")
+        yield from _dim_errors(self.region, columns, "/region")
 
     @cached_property
     def _matrix(self) -> Matrix:
@@ -131,7 +131,7 @@ class AffineImage(Region):
 
     @cached_property
     def _inverse(self) -> Matrix | None:
-        """(columns, rows) the left inverse; None where the map is not one to one."""
+        """(columns, rows) the left inverse; None if the map is not injective."""
         if np.linalg.matrix_rank(self._matrix) < self._inner_dim:
             return None
         inverse: Matrix = np.asarray(np.linalg.pinv(self._matrix))
@@ -146,14 +146,14 @@ class AffineImage(Region):
 
     def _lmo(self, g: Vector) -> Vector:
         inner = self._matrix.T @ scaled(g)
-        if not inner.any():  # every point is as good: an extreme point of our choice
+        if not inner.any():  # every point is optimal: choose an extreme one
             inner = self._matrix.T @ generic(g.size)
         image: Vector = self._matrix @ self.region._lmo(inner) + self._offset
         return image
 
     @cached_property
     def _directions(self) -> tuple[Matrix, float]:
-        """(r, d) orthonormal basis of the image's tangents, and the factor by which the least of them is stretched."""
+        """(r, d) orthonormal basis of the image's tangent space, and the smallest stretch of a tangent."""
         tangents = np.array([self.region._tangent(row) for row in np.eye(self._inner_dim)])
         _, values, v = np.linalg.svd(tangents @ self._matrix.T, full_matrices=False)
         kept = values > 1e-10 * max(values[0], 1e-300)
@@ -175,12 +175,12 @@ class AffineImage(Region):
 
 
 class _Joined(Region):
-    """Several sets in the same space, one of them at least with a volume (else their affine hull is hard to tell)."""
+    """Several sets in the same space, at least one of them with a volume (or their affine hull is hard to find)."""
 
     regions: tuple[AnyRegion, ...]
     """The sets."""
 
-    def faults(self) -> Iterable[FieldError]:
+    def errors(self) -> Iterable[FieldError]:
         if not self.regions:
             yield FieldError("/regions", "empty", "needs at least one region")
         elif not any(region._has_volume for region in self.regions):
@@ -189,7 +189,7 @@ class _Joined(Region):
         fixed = self.fixed_dim()
         for i, region in enumerate(self.regions):
             if fixed is not None:
-                yield from _dim_faults(region, fixed, pointer("regions", i))
+                yield from _dim_errors(region, fixed, pointer("regions", i))
 
     def fixed_dim(self) -> int | None:
         return next((dim for region in self.regions if (dim := region.fixed_dim()) is not None), None)
@@ -204,7 +204,7 @@ class _Joined(Region):
         return _relative_distance(self, x)
 
     def _interiors(self, dim: int) -> list[tuple[Vector, float]]:
-        """The interiors; the radius counts as 0 where it holds for some directions only."""
+        """The interiors of the sets; the radius counts as 0 if it holds for some directions only."""
         found = [region._interior(dim) for region in self.regions]
         return [(x, r if region._has_volume else 0.0) for (x, r), region in zip(found, self.regions, strict=True)]
 
@@ -218,7 +218,7 @@ class MinkowskiSum(_Joined):
         return sum(region.diameter(dim) for region in self.regions)
 
     def _lmo(self, g: Vector) -> Vector:
-        # Of tied vertices each region names its own first one, whose sum need not be extreme: break the tie for g = 0.
+        # Of tied vertices each region returns its first, and their sum need not be extreme: break the tie for g = 0.
         g = scaled(g) if g.any() else generic(g.size)
         vertex: Vector = np.sum([region._lmo(g) for region in self.regions], axis=0)
         return vertex
@@ -248,7 +248,7 @@ class UnionHull(_Joined):
         return np.mean(points, axis=0), sum(radii) / len(radii)
 
 
-def _dim_faults(region: Region, dim: int, at: str) -> Iterable[FieldError]:
+def _dim_errors(region: Region, dim: int, at: str) -> Iterable[FieldError]:
     try:
         region.check_dim(dim)
     except InvalidRegion as error:
@@ -260,6 +260,6 @@ def _size_by_distance(region: Region, dim: int) -> float:
 
 
 def _relative_distance(region: Region, x: Vector) -> float:
-    """Violation of a set that is known by its oracle only."""
+    """Violation of a set of which only the oracle is known."""
     size = _size_by_distance(region, x.size)
     return distance(lambda g: region._lmo(g) / size, x / size, 1e-12)

@@ -1,4 +1,4 @@
-"""The nearest matrix >= 0 with given row and column sums: projection onto Birkhoff and transportation polytopes."""
+"""Matrices >= 0 with given row and column sums: projection onto Birkhoff and transportation polytopes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,24 @@ EASY, GROWTH = 4.0, 8.0
 """Magnitude of a matrix, in units of the largest sum, that is projected at once, and growth from one stage to the next;
 a power of two, so that scaling is exact."""
 MOST_STEPS, MOST_TRIALS = 200, 60
-"""Newton steps of a stage, and lengths tried for one of them: limits that random problems stay far below."""
+"""Most Newton steps of a stage, and step lengths tried for one of them: random problems stay far below these."""
+
+
+def centred(z: Vector, rows: int, columns: int) -> Vector:
+    """The part of a direction that keeps the row and column sums of a matrix.
+
+    Parameters
+    ----------
+    z : (rows * columns,) the direction, row by row.
+
+    Returns
+    -------
+    (rows * columns,) a new array; every row and every column of it sums to 0.
+    """
+    square = z.reshape(rows, columns)
+    square = square - square.mean(axis=1, keepdims=True)
+    centre: Vector = (square - square.mean(axis=0, keepdims=True)).ravel()
+    return centre
 
 
 def project_marginals(y: Matrix, rows: Vector, columns: Vector) -> Matrix:
@@ -26,8 +43,8 @@ def project_marginals(y: Matrix, rows: Vector, columns: Vector) -> Matrix:
     semismooth Newton method solves to round-off in a few steps: its Jacobian is the Laplacian of the graph of the
     positive entries with the columns eliminated.
 
-    Newton's method is quick where entries are no larger than the sums. So the projection of a large y begins with that
-    of y / s, s large, and s falls in stages. Potentials are subtracted as they are found: what is left of y / s is the
+    Newton's method is fast if entries are no larger than the sums. So the projection of a large y begins with that
+    of y / s, s large, and s falls in stages. Potentials are subtracted as they are found: the remainder of y / s is the
     stage's answer where that is positive and at most 0 elsewhere, so that later stages do not lose digits to the
     magnitude of y.
 

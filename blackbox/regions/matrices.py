@@ -1,4 +1,4 @@
-"""Sets of matrices, written row by row into the vector: balls of singular values, sets of eigenvalues."""
+"""Sets of matrices, stored row by row in the vector: balls of singular values, sets of eigenvalues."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from blackbox.regions.base import Region, generic, norm, project_budget, project
 from blackbox.regions.simplices import level
 
 DENSE_SVD_UPTO, DENSE_EIGEN_UPTO = 200, 500
-"""Up to these orders one dense factorisation is as quick as Lanczos steps (which for eigenvalues gain less)."""
+"""Orders up to which a dense factorisation is as fast as Lanczos steps (which gain less for eigenvalues)."""
 
 
 # -- singular values ---------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ class Spectraplex(_SymmetricSet):
     radius: float = Field(1.0, gt=0)
     """The trace."""
     exact: bool = True
-    """Whether the trace must be equal to the radius."""
+    """Whether the trace must be equal to the radius, not only at most."""
 
     def diameter(self, dim: int) -> float:
         self.check_dim(dim)

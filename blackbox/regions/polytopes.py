@@ -1,4 +1,4 @@
-"""Polytopes whose oracle is a combinatorial algorithm or a linear programme."""
+"""Polytopes given by linear constraints: the oracle solves a linear program at every call."""
 
 from __future__ import annotations
 
@@ -11,325 +11,124 @@ from typing import Any, Literal
 
 import numpy as np
 import scipy
-from numpy.typing import NDArray
-from pydantic import Field
 
 from blackbox.errors import FieldError, NumericalError
 from blackbox.records import Matrix, Vector
-from blackbox.regions.base import (
-    Region,
-    Rows,
-    Scalars,
-    generic,
-    largest,
-    length_of,
-    nearest_in_hull,
-    norm,
-    scaled,
-    spread,
-)
-from blackbox.regions.marginals import project_marginals
+from blackbox.regions.base import Region, Rows, Scalars, generic, largest, length_of, norm, scaled, spread
+from blackbox.regions.marginals import centred, project_marginals
 from blackbox.validation import pointer
 
 MAX_NUMBERS = 40_000
-"""Most numbers in the rows of a linear programme: the oracle solves one at every call."""
-MAX_EDGES = 100_000
-"""Most edges of a graph whose paths are searched."""
-MAX_LISTED = 250_000
-"""Most numbers in a list of points."""
-
-
-# -- assignments and paths ---------------------------------------------------------------------------------------------
-
-
-class Birkhoff(Region):
-    """Doubly stochastic matrices: the hull of permutation matrices (assignment problems)."""
-
-    type: Literal["birkhoff"] = "birkhoff"
-    order: int = Field(ge=1, le=1000)
-    """Rows and columns; coordinate i is entry (i // order, i % order)."""
-
-    def fixed_dim(self) -> int:
-        return self.order**2
-
-    def diameter(self, dim: int) -> float:
-        self.check_dim(dim)
-        return math.sqrt(2 * self.order) if self.order > 1 else 0.0
-
-    def _violation(self, x: Vector) -> float:
-        square = x.reshape(self.order, self.order)
-        sums = np.concatenate([square.sum(axis=0), square.sum(axis=1)])
-        return max(-float(x.min()), float(np.abs(sums - 1).max()))
-
-    def _lmo(self, g: Vector) -> Vector:
-        vertex = np.zeros((self.order, self.order))
-        vertex[scipy.optimize.linear_sum_assignment(scaled(g).reshape(self.order, self.order))] = 1.0
-        return vertex.ravel()
-
-    def _project(self, x: Vector) -> Vector:
-        ones = np.ones(self.order)
-        return project_marginals(x.reshape(self.order, self.order), ones, ones).ravel()
-
-    def _interior(self, dim: int) -> tuple[Vector, float]:
-        return np.full(dim, 1 / self.order), 1 / (self.order - 1) if self.order > 1 else math.inf
-
-    def _tangent(self, z: Vector) -> Vector:
-        return centred(z, self.order, self.order)
-
-    @property
-    def _has_volume(self) -> bool:
-        return False
-
-
-class PathPolytope(Region):
-    """Unit flows from a source to a target of a directed graph without cycles: the hull of its paths.
-
-    Coordinates are edges; an extreme point is 1 on the edges of a path.
-    """
-
-    type: Literal["path"] = "path"
-    edges: tuple[tuple[int, int], ...]
-    """(from, to) of each edge; nodes are counted from 0."""
-    source: int
-    """Where paths begin."""
-    target: int
-    """Where they end."""
-
-    def faults(self) -> Iterable[FieldError]:
-        if not 0 < len(self.edges) <= MAX_EDGES:
-            yield FieldError("/edges", "wrong_length", f"must be from 1 to {MAX_EDGES} edges, got {len(self.edges)}")
-            return
-        nodes = {node for edge in self.edges for node in edge}
-        if min(nodes) < 0 or max(nodes) >= 2 * len(self.edges):
-            yield FieldError("/edges", "bad_node", "nodes must be counted 0, 1, 2, ...")
-        elif self.source not in nodes or self.target not in nodes or self.source == self.target:
-            yield FieldError("/source", "bad_node", "source and target must be different nodes of the graph")
-        elif len(self._order) < len(self.edges):
-            yield FieldError("/edges", "cycle", "the graph has a cycle: paths may only go round it in an LP (flow)")
-        elif not self._useful.any():
-            yield FieldError("/target", "empty", f"no path from {self.source} leads to {self.target}: the set is empty")
-
-    def fixed_dim(self) -> int:
-        return len(self.edges)
-
-    @cached_property
-    def _heads(self) -> NDArray[np.int64]:
-        return np.array(self.edges, dtype=np.int64)
-
-    @property
-    def _n_nodes(self) -> int:
-        return int(self._heads.max()) + 1
-
-    @cached_property
-    def _order(self) -> list[int]:
-        """Edges so that each comes after all that lead to its beginning; fewer than all where there is a cycle."""
-        leaving: list[list[int]] = [[] for _ in range(self._n_nodes)]
-        waiting = [0] * self._n_nodes
-        for edge, (a, b) in enumerate(self.edges):
-            leaving[a].append(edge)
-            waiting[b] += 1
-        ready, order = [node for node in range(self._n_nodes) if not waiting[node]], list[int]()
-        for node in ready:  # grows as it is read
-            for edge in leaving[node]:
-                order.append(edge)
-                end = self.edges[edge][1]
-                waiting[end] -= 1
-                if not waiting[end]:
-                    ready.append(end)
-        return order
-
-    @cached_property
-    def _useful(self) -> NDArray[np.bool_]:
-        """(edges,) whether a path from source to target uses the edge."""
-        from_source, to_target = {self.source}, {self.target}
-        for edge in self._order:
-            a, b = self.edges[edge]
-            if a in from_source:
-                from_source.add(b)
-        for edge in reversed(self._order):
-            a, b = self.edges[edge]
-            if b in to_target:
-                to_target.add(a)
-        return np.array([a in from_source and b in to_target for a, b in self.edges])
-
-    @cached_property
-    def _steps(self) -> list[tuple[int, int, int]]:
-        """(edge, from, to) of the useful edges, in order."""
-        return [(edge, *self.edges[edge]) for edge in self._order if self._useful[edge]]
-
-    def diameter(self, dim: int) -> float:
-        self.check_dim(dim)
-        longest = [-math.inf] * self._n_nodes
-        longest[self.source] = 0
-        for _, a, b in self._steps:
-            longest[b] = max(longest[b], longest[a] + 1)
-        return math.sqrt(2 * longest[self.target])
-
-    def _violation(self, x: Vector) -> float:
-        flow = np.bincount(self._heads[:, 1], x, self._n_nodes) - np.bincount(self._heads[:, 0], x, self._n_nodes)
-        flow[self.source] += 1
-        flow[self.target] -= 1
-        return max(-float(x.min()), float(np.abs(flow).max()))
-
-    def _lmo(self, g: Vector) -> Vector:
-        cost = scaled(g).tolist()
-        cheapest, last = [math.inf] * self._n_nodes, [-1] * self._n_nodes
-        cheapest[self.source] = 0.0
-        for edge, a, b in self._steps:
-            if cheapest[a] + cost[edge] < cheapest[b]:
-                cheapest[b], last[b] = cheapest[a] + cost[edge], edge
-        vertex, node = np.zeros(g.size), self.target
-        while node != self.source:
-            vertex[last[node]] = 1.0
-            node = self.edges[last[node]][0]
-        return vertex
-
-    def _interior(self, dim: int) -> tuple[Vector, float]:
-        # At every node the flow leaves in equal shares; a change of length <= its least flow keeps every edge >= 0.
-        ways, arrived = [0] * self._n_nodes, [0.0] * self._n_nodes
-        for _, a, _ in self._steps:
-            ways[a] += 1
-        arrived[self.source] = 1.0
-        flow = np.zeros(dim)
-        for edge, a, b in self._steps:
-            flow[edge] = arrived[a] / ways[a]
-            arrived[b] += flow[edge]
-        single = max(ways) == 1
-        return flow, math.inf if single else float(flow[self._useful].min())
-
-    @cached_property
-    def _potentials(self) -> Any:
-        """Incidence matrix of the useful edges without the target's row, and a solver with its Laplacian."""
-        edges = self._heads[self._useful]
-        nodes, ends = np.unique(edges, return_inverse=True)
-        ends = ends.reshape(edges.shape)
-        n, m = len(nodes), len(edges)
-        rows, columns = np.concatenate([ends[:, 0], ends[:, 1]]), np.tile(np.arange(m), 2)
-        incidence = scipy.sparse.csr_array((np.repeat([1.0, -1.0], m), (rows, columns)), shape=(n, m))
-        incidence = incidence[np.flatnonzero(nodes != self.target)]
-        return incidence, scipy.sparse.linalg.splu((incidence @ incidence.T).tocsc())
-
-    def _tangent(self, z: Vector) -> Vector:
-        incidence, laplacian = self._potentials
-        own = z[self._useful]
-        tangent = np.zeros(z.size)
-        tangent[self._useful] = own - incidence.T @ laplacian.solve(incidence @ own)
-        return tangent
-
-    @property
-    def _has_volume(self) -> bool:
-        return False
-
-
-# -- linear programmes -------------------------------------------------------------------------------------------------
+"""Most numbers in the rows of a linear program."""
 
 
 @dataclass(frozen=True, slots=True)
-class Programme:
-    """{above x <= limit, equal x = value, low <= x <= high}.
+class Constraints:
+    """{a_ub x <= b_ub, a_eq x = b_eq, lower <= x <= upper}.
 
     Attributes
     ----------
-    above, equal : (m, d) and (k, d) sparse, with rows of length 1; m and k may be 0.
-    limit, value, low, high : (m,), (k,), (d,) and (d,).
+    a_ub, a_eq : (m, d) and (k, d) sparse, with rows of length 1; m and k may be 0.
+    b_ub, b_eq : (m,) and (k,).
+    lower, upper : (d,).
     """
 
-    above: Any
-    limit: Vector
-    equal: Any
-    value: Vector
-    low: Vector
-    high: Vector
+    a_ub: Any
+    b_ub: Vector
+    a_eq: Any
+    b_eq: Vector
+    lower: Vector
+    upper: Vector
 
     def minimise(self, g: Vector) -> Any:
-        """SciPy's result for min <g, x>, at a vertex."""
-        shape = {"A_ub": self.above, "b_ub": self.limit} if len(self.limit) else {}
-        if len(self.value):
-            shape |= {"A_eq": self.equal, "b_eq": self.value}
-        bounds = np.stack([self.low, self.high], axis=1)
-        return scipy.optimize.linprog(g, **shape, bounds=bounds, method="highs-ds")
+        """SciPy's result for min <g, x>, at a vertex; g is (d,)."""
+        rows = {"A_ub": self.a_ub, "b_ub": self.b_ub} if len(self.b_ub) else {}
+        if len(self.b_eq):
+            rows |= {"A_eq": self.a_eq, "b_eq": self.b_eq}
+        bounds = np.stack([self.lower, self.upper], axis=1)
+        return scipy.optimize.linprog(g, **rows, bounds=bounds, method="highs-ds")
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """What is found out about a programme once.
+class Geometry:
+    """The set that constraints describe, as one linear program finds it.
 
     Attributes
     ----------
-    fault : why there is no such compact set; empty if there is.
+    error : why there is no such compact set; empty if there is.
     middle, radius : as `Region.interior`.
-    span : (d, r) orthonormal basis of the directions that the equations forbid.
+    span : (d, r) orthonormal basis of the row space of the equations: directions in which no point can move.
     """
 
-    fault: str
+    error: str
     middle: Vector
     radius: float
     span: Matrix
 
 
-class _LinearProgramme(Region):
+class _LinearProgram(Region):
     """A polytope given by inequalities and equations; HiGHS's dual simplex finds its vertices."""
 
     @abstractmethod
-    def _programme(self) -> Programme:
+    def _make_constraints(self) -> Constraints:
         """The constraints, with normalised rows."""
 
     @cached_property
-    def _constraints(self) -> Programme:
-        return self._programme()
+    def _constraints(self) -> Constraints:
+        return self._make_constraints()
 
     @property
-    def _shape(self) -> Shape:
-        return _shape_of(self)
+    def _geometry(self) -> Geometry:
+        return _geometry_of(self)
 
-    def _shape_faults(self) -> Iterable[FieldError]:
-        """Whether there is such a compact set, once everything else is fine."""
-        if self._shape.fault:
-            yield FieldError("", "empty", self._shape.fault)
+    def _geometry_errors(self) -> Iterable[FieldError]:
+        """The error of an empty or unbounded set; asked only when the fields are fine."""
+        if self._geometry.error:
+            yield FieldError("", "empty", self._geometry.error)
 
     @cached_property
     def _size(self) -> float:
         # That of the set where it is known, because bounds may be far outside; theirs for a set that is only 0.
-        size = largest(self._shape.middle) + (self._shape.radius if math.isfinite(self._shape.radius) else 0.0)
-        bounds = max(largest(self._constraints.low), largest(self._constraints.high))
+        size = largest(self._geometry.middle) + (self._geometry.radius if math.isfinite(self._geometry.radius) else 0.0)
+        bounds = max(largest(self._constraints.lower), largest(self._constraints.upper))
         return size if size > 1e-9 * bounds else bounds or 1.0
 
     def _violation(self, x: Vector) -> float:
         p = self._constraints
-        beyond = [float((p.low - x).max()), float((x - p.high).max())]
-        if len(p.limit):
-            beyond.append(float((p.above @ x - p.limit).max()))
-        if len(p.value):
-            beyond.append(float(np.abs(p.equal @ x - p.value).max()))
+        beyond = [float((p.lower - x).max()), float((x - p.upper).max())]
+        if len(p.b_ub):
+            beyond.append(float((p.a_ub @ x - p.b_ub).max()))
+        if len(p.b_eq):
+            beyond.append(float(np.abs(p.a_eq @ x - p.b_eq).max()))
         return max(beyond) / self._size
 
     def _lmo(self, g: Vector) -> Vector:
         # HiGHS's tolerances are absolute: costs get magnitude 1. Without costs any vertex of our choice will do.
         found = self._constraints.minimise(scaled(g) if g.any() else generic(g.size))
         if found.status != 0:
-            raise NumericalError(f"the linear programme of a {self._name} region was not solved: {found.message}")
-        vertex: Vector = np.clip(found.x, self._constraints.low, self._constraints.high)
+            raise NumericalError(f"the linear program of a {self._name} region was not solved: {found.message}")
+        vertex: Vector = np.clip(found.x, self._constraints.lower, self._constraints.upper)
         return vertex
 
     def _interior(self, dim: int) -> tuple[Vector, float]:
-        return self._shape.middle.copy(), self._shape.radius
+        return self._geometry.middle.copy(), self._geometry.radius
 
     def _tangent(self, z: Vector) -> Vector:
-        span = self._shape.span
+        span = self._geometry.span
         tangent: Vector = z - span @ (span.T @ z)
         return tangent
 
     @property
     def _has_volume(self) -> bool:
-        return bool(self._shape.span.shape[1] == 0)
+        return bool(self._geometry.span.shape[1] == 0)
 
     def diameter(self, dim: int) -> float:
         self.check_dim(dim)
-        return norm(self._constraints.high - self._constraints.low)
+        return norm(self._constraints.upper - self._constraints.lower)
 
 
-class Polytope(_LinearProgramme):
-    """{a_ub x <= b_ub, a_eq x = b_eq, lower <= x <= upper}: what SciPy's `linprog` calls by these names.
+class Polytope(_LinearProgram):
+    """{a_ub x <= b_ub, a_eq x = b_eq, lower <= x <= upper}, in the names of SciPy's `linprog`.
 
     An equation is better written as one than as two inequalities: between these there is no inner radius.
     """
@@ -348,10 +147,10 @@ class Polytope(_LinearProgramme):
     upper: Scalars
     """Upper bounds."""
 
-    def faults(self) -> Iterable[FieldError]:
-        return list(self._field_faults()) or self._shape_faults()
+    def errors(self) -> Iterable[FieldError]:
+        return list(self._field_errors()) or self._geometry_errors()
 
-    def _field_faults(self) -> Iterable[FieldError]:
+    def _field_errors(self) -> Iterable[FieldError]:
         dim = self.fixed_dim()
         if dim is None:
             yield FieldError("/a_ub", "missing", "needs rows in a_ub or a_eq; a set with bounds only is a box")
@@ -374,9 +173,9 @@ class Polytope(_LinearProgramme):
     def fixed_dim(self) -> int | None:
         return next((len(rows[0]) for rows in (self.a_ub, self.a_eq) if rows), None)
 
-    def _programme(self) -> Programme:
+    def _make_constraints(self) -> Constraints:
         dim = self.fixed_dim() or 0
-        return Programme(
+        return Constraints(
             *_normalised(self.a_ub, self.b_ub, dim),
             *_normalised(self.a_eq, self.b_eq, dim),
             spread(self.lower, dim),
@@ -384,21 +183,21 @@ class Polytope(_LinearProgramme):
         )
 
 
-class FlowPolytope(_LinearProgramme):
+class FlowPolytope(_LinearProgram):
     """Flows in a network with supplies, demands and capacities (minimum-cost flow); coordinates are edges."""
 
     type: Literal["flow"] = "flow"
     edges: tuple[tuple[int, int], ...]
     """(from, to) of each edge; nodes are counted from 0."""
     supply: tuple[float, ...]
-    """What each node sends out beyond what comes in; negative where it receives; the sum is 0."""
+    """Net outflow of each node; negative where it receives. Sums to 0."""
     capacity: Scalars
-    """What an edge carries at most."""
+    """Upper bound on the flow of each edge."""
 
-    def faults(self) -> Iterable[FieldError]:
-        return list(self._field_faults()) or self._shape_faults()
+    def errors(self) -> Iterable[FieldError]:
+        return list(self._field_errors()) or self._geometry_errors()
 
-    def _field_faults(self) -> Iterable[FieldError]:
+    def _field_errors(self) -> Iterable[FieldError]:
         n, m = len(self.supply), len(self.edges)
         if n * m > MAX_NUMBERS:
             yield FieldError("/edges", "too_large", f"nodes times edges must be at most {MAX_NUMBERS}, got {n * m}")
@@ -417,14 +216,14 @@ class FlowPolytope(_LinearProgramme):
     def fixed_dim(self) -> int:
         return len(self.edges)
 
-    def _programme(self) -> Programme:
+    def _make_constraints(self) -> Constraints:
         n, m = len(self.supply), len(self.edges)
         ends = np.array(self.edges, dtype=np.int64)
         columns = np.tile(np.arange(m), 2)
         values = np.repeat([1.0, -1.0], m)
         balance = scipy.sparse.csr_array((values, (ends.T.ravel(), columns)), shape=(n, m)).toarray()
         used = balance.any(axis=1)  # a node without edges must have supply 0, which the sums of the others imply
-        return Programme(
+        return Constraints(
             *_normalised((), (), m),
             *_normalised(balance[used], np.asarray(self.supply)[used], m),
             np.zeros(m),
@@ -432,8 +231,8 @@ class FlowPolytope(_LinearProgramme):
         )
 
 
-class Transportation(_LinearProgramme):
-    """Matrices >= 0 with given row and column sums: what each source sends to each sink (optimal transport)."""
+class Transportation(_LinearProgram):
+    """Matrices >= 0 with given row and column sums: transport plans from sources to sinks (optimal transport)."""
 
     type: Literal["transportation"] = "transportation"
     supply: tuple[float, ...]
@@ -441,7 +240,7 @@ class Transportation(_LinearProgramme):
     demand: tuple[float, ...]
     """Column sums, above 0; both add up to the same. Coordinate i is entry (i // columns, i % columns)."""
 
-    def faults(self) -> Iterable[FieldError]:
+    def errors(self) -> Iterable[FieldError]:
         for name, side in (("supply", self.supply), ("demand", self.demand)):
             if not side or min(side) <= 0:
                 yield FieldError(f"/{name}", "not_positive", "must be numbers above 0")
@@ -464,7 +263,7 @@ class Transportation(_LinearProgramme):
     def _size(self) -> float:
         return max(*self.supply, *self.demand)
 
-    def _programme(self) -> Programme:
+    def _make_constraints(self) -> Constraints:
         (rows, columns), dim = map(len, self._sides), self.fixed_dim()
         sums = scipy.sparse.vstack(
             [
@@ -473,7 +272,9 @@ class Transportation(_LinearProgramme):
             ]
         ).tocsr()
         values = np.concatenate([self._sides[0] / math.sqrt(columns), self._sides[1] / math.sqrt(rows)])
-        return Programme(*_normalised((), (), dim), sums, values, np.zeros(dim), np.minimum.outer(*self._sides).ravel())
+        return Constraints(
+            *_normalised((), (), dim), sums, values, np.zeros(dim), np.minimum.outer(*self._sides).ravel()
+        )
 
     def _project(self, x: Vector) -> Vector:
         supply, demand = self._sides
@@ -503,118 +304,35 @@ def _normalised(rows: Any, sides: Any, dim: int) -> tuple[Any, Vector]:
 
 
 @lru_cache(maxsize=16)
-def _shape_of(region: _LinearProgramme) -> Shape:
-    """What one linear programme tells: whether the set is empty, and its largest ball."""
+def _geometry_of(region: _LinearProgram) -> Geometry:
+    """Solve one linear program for the largest ball in the set, which also finds out whether it is empty."""
     p = region._constraints
-    dim = p.low.size
+    dim = p.lower.size
     span = np.empty((dim, 0))
-    if len(p.value):
-        basis, values, _ = np.linalg.svd(p.equal.toarray().T, full_matrices=False)
+    if len(p.b_eq):
+        basis, values, _ = np.linalg.svd(p.a_eq.toarray().T, full_matrices=False)
         span = basis[:, values > 1e-10 * values[0]]
     # The largest ball (x, r) within the equations: row i reaches as far as its part along them is long.
     eye = scipy.sparse.eye_array(dim, format="csr")
-    rows = scipy.sparse.vstack([p.above, eye, -eye])
+    rows = scipy.sparse.vstack([p.a_ub, eye, -eye])
     lengths = np.linalg.norm(rows.toarray() - (rows @ span) @ span.T, axis=1)
     lengths[lengths < 1e-9] = 0.0
     found = scipy.optimize.linprog(
         np.append(np.zeros(dim), -1.0 if lengths.any() else 0.0),
         A_ub=scipy.sparse.hstack([rows, lengths[:, None]]),
-        b_ub=np.concatenate([p.limit, p.high, -p.low]),
-        A_eq=scipy.sparse.hstack([p.equal, np.zeros((len(p.value), 1))]) if len(p.value) else None,
-        b_eq=p.value if len(p.value) else None,
+        b_ub=np.concatenate([p.b_ub, p.upper, -p.lower]),
+        A_eq=scipy.sparse.hstack([p.a_eq, np.zeros((len(p.b_eq), 1))]) if len(p.b_eq) else None,
+        b_eq=p.b_eq if len(p.b_eq) else None,
         bounds=[(None, None)] * dim + [(0, None)],
         method="highs-ds",
     )
     if found.status != 0:
         word = "no point satisfies all constraints: the set is empty" if found.status == 2 else found.message
-        return Shape(word, np.zeros(dim), 0.0, span)
+        return Geometry(word, np.zeros(dim), 0.0, span)
     middle, radius = found.x[:dim], float(found.x[dim])
     if not lengths.any():  # the equations leave no direction
-        return Shape("", middle, math.inf, span)
+        return Geometry("", middle, math.inf, span)
     if radius > 1e-7 * max(1.0, largest(middle)):
-        return Shape("", middle, radius, span)
+        return Geometry("", middle, radius, span)
     corners = [p.minimise(g).x for g in np.vstack([generic(dim), -generic(dim), np.eye(dim)[:8], -np.eye(dim)[:8]])]
-    return Shape("", np.mean(corners, axis=0), 0.0, span)
-
-
-# -- lists of points ---------------------------------------------------------------------------------------------------
-
-
-class Hull(Region):
-    """The convex hull of some points."""
-
-    type: Literal["hull"] = "hull"
-    points: Rows
-    """The points, at least one."""
-
-    def faults(self) -> Iterable[FieldError]:
-        if not self.points or not self.points[0]:
-            yield FieldError("/points", "empty", "needs at least one point")
-            return
-        if (n := len(self.points) * len(self.points[0])) > MAX_LISTED:
-            yield FieldError("/points", "too_large", f"must be at most {MAX_LISTED} numbers, got {n}")
-        for i, point in enumerate(self.points):
-            if len(point) != len(self.points[0]):
-                message = f"must be {len(self.points[0])} numbers like the first point, got {len(point)}"
-                yield FieldError(pointer("points", i), "wrong_length", message)
-                return
-
-    @cached_property
-    def _points(self) -> Matrix:
-        """(n, d) in lexicographic order: the first of several best points is then an extreme point of their hull."""
-        points = np.asarray(self.points, dtype=np.float64)
-        return points[np.lexsort(points.T[::-1])]
-
-    @cached_property
-    def _middle(self) -> Vector:
-        middle: Vector = self._points.mean(axis=0)
-        return middle
-
-    @cached_property
-    def _size(self) -> float:
-        return largest(self._points) or 1.0
-
-    def fixed_dim(self) -> int:
-        return len(self.points[0])
-
-    def diameter(self, dim: int) -> float:
-        self.check_dim(dim)
-        return 2 * max(norm(point - self._middle) for point in self._points)
-
-    def _violation(self, x: Vector) -> float:
-        return norm(nearest_in_hull((self._points - x) / self._size)[0])
-
-    def _lmo(self, g: Vector) -> Vector:
-        best: Vector = self._points[int((self._points @ scaled(g)).argmin())]
-        return best.copy()
-
-    def _interior(self, dim: int) -> tuple[Vector, float]:
-        return self._middle.copy(), 0.0 if self._span.shape[0] else math.inf
-
-    @cached_property
-    def _span(self) -> Matrix:
-        """(r, d) orthonormal basis of the directions between the points."""
-        return row_space(self._points - self._middle)
-
-    def _tangent(self, z: Vector) -> Vector:
-        tangent: Vector = self._span.T @ (self._span @ z)
-        return tangent
-
-    @property
-    def _has_volume(self) -> bool:
-        return len(self._span) == self.fixed_dim()
-
-
-def centred(z: Vector, rows: int, columns: int) -> Vector:
-    """The directions that keep row and column sums of a matrix."""
-    square = z.reshape(rows, columns)
-    square = square - square.mean(axis=1, keepdims=True)
-    centre: Vector = (square - square.mean(axis=0, keepdims=True)).ravel()
-    return centre
-
-
-def row_space(matrix: Matrix) -> Matrix:
-    """(r, d) orthonormal basis of the span of the rows."""
-    _, values, v = np.linalg.svd(matrix, full_matrices=False)
-    basis: Matrix = v[values > 1e-10 * max(values[0], 1e-300)]
-    return basis
+    return Geometry("", np.mean(corners, axis=0), 0.0, span)

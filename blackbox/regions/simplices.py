@@ -1,4 +1,4 @@
-"""Simplices and their relatives: non-negative coordinates with a bound on what they sum to, and permutations."""
+"""Simplices and related sets: non-negative coordinates with a bound on their sum, and permutations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from blackbox.regions.base import (
     one_hot,
     project_budget,
     project_simplex,
-    scalars_faults,
+    scalars_errors,
     scaled,
     spread,
 )
@@ -34,7 +34,7 @@ class Simplex(Region):
 
     type: Literal["simplex"] = "simplex"
     radius: float = Field(1.0, gt=0)
-    """What the coordinates sum to."""
+    """Sum of the coordinates."""
 
     def diameter(self, dim: int) -> float:
         return math.sqrt(2) * self.radius if dim > 1 else 0.0
@@ -65,7 +65,7 @@ class UnitSimplex(Region):
 
     type: Literal["unit_simplex"] = "unit_simplex"
     radius: float = Field(1.0, gt=0)
-    """What the coordinates sum to at most."""
+    """Upper bound on the sum of the coordinates."""
 
     def diameter(self, dim: int) -> float:
         return math.sqrt(2) * self.radius if dim > 1 else self.radius
@@ -91,7 +91,7 @@ class CappedSimplex(Region):
 
     type: Literal["capped_simplex"] = "capped_simplex"
     total: float = Field(gt=0)
-    """What the coordinates sum to."""
+    """Sum of the coordinates."""
     cap: float = Field(1.0, gt=0)
     """Upper bound of each coordinate."""
 
@@ -135,19 +135,19 @@ class Knapsack(Region):
 
     type: Literal["knapsack"] = "knapsack"
     weights: Scalars = 1.0
-    """What a unit of each coordinate costs."""
+    """Cost of a unit of each coordinate."""
     budget: float = Field(gt=0)
-    """What may be spent."""
+    """Upper bound on the total cost."""
     upper: Scalars = 1.0
     """Upper bounds."""
     exact: bool = False
-    """Whether the whole budget must be spent."""
+    """Whether the total cost must be equal to the budget."""
 
-    def faults(self) -> Iterable[FieldError]:
-        faults = list(scalars_faults(weights=self.weights, upper=self.upper))
-        yield from faults
+    def errors(self) -> Iterable[FieldError]:
+        errors = list(scalars_errors(weights=self.weights, upper=self.upper))
+        yield from errors
         fixed = length_of(self.weights, self.upper)
-        if not faults and fixed is not None:
+        if not errors and fixed is not None:
             try:
                 self.check_dim(fixed)
             except InvalidRegion as error:
@@ -162,7 +162,7 @@ class Knapsack(Region):
             raise InvalidRegion(f"at most {self._most(dim)} of the budget {self.budget} can be spent: the set is empty")
 
     def _most(self, dim: int) -> float:
-        """What all coordinates at their upper bounds spend."""
+        """Total cost with all coordinates at their upper bounds."""
         return float(self._weights(dim) @ self._upper(dim))
 
     def _weights(self, dim: int) -> Vector:
@@ -225,7 +225,7 @@ class Permutahedron(Region):
     values: tuple[float, ...]
     """The numbers to order."""
 
-    def faults(self) -> Iterable[FieldError]:
+    def errors(self) -> Iterable[FieldError]:
         if not self.values:
             yield FieldError("/values", "empty", "needs at least one number")
 
@@ -283,14 +283,14 @@ class Permutahedron(Region):
 
 
 class GroupLimit(Described):
-    """A limit on what some coordinates sum to."""
+    """An upper bound on the sum of some coordinates."""
 
     error_class: ClassVar[type[InvalidInput]] = InvalidRegion
 
     members: tuple[int, ...]
     """The coordinates, counted from 0."""
     limit: float = Field(gt=0)
-    """What they sum to at most."""
+    """Upper bound on their sum."""
 
 
 class Budgets(Region):
@@ -298,11 +298,11 @@ class Budgets(Region):
 
     type: Literal["budgets"] = "budgets"
     dim: int = Field(ge=1, le=1_000_000)
-    """How many coordinates."""
+    """Number of coordinates."""
     budgets: tuple[GroupLimit, ...]
     """The limits; each coordinate is in at least one, and two of them share no members or all of one."""
 
-    def faults(self) -> Iterable[FieldError]:
+    def errors(self) -> Iterable[FieldError]:
         inner: dict[int, int] = {}  # coordinate -> the smallest budget so far that holds it
         for i in sorted(range(len(self.budgets)), key=lambda i: len(self.budgets[i].members)):
             members = self.budgets[i].members

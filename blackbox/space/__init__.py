@@ -1,7 +1,7 @@
-"""The search space: what people write, and how parameters become the internal vector of the algorithms.
+"""The search space: parameters as people write them, and the map to the internal vectors of the algorithms.
 
 `parameters` has one class per parameter type, `space` the ordered collection of them and the map between parameters
-and internal vectors, `checks` what both say of values and descriptions that do not fit.
+and internal vectors, `checks` their common checks and error messages.
 """
 
 from blackbox.space.parameters import Categorical, Float, Int, Parameter, Vector

@@ -1,4 +1,4 @@
-"""The parameter types, one class each: description, reading, encoding and decoding of their values."""
+"""The parameter types, one class each: their descriptions, and how their values are read, encoded and decoded."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from blackbox.space.checks import (
     INTEGERS,
     MAX_DIM,
     SCALARS,
-    Fault,
+    BadValue,
     Scalar,
-    all_finite,
-    bound_faults,
+    bound_errors,
     check_inside,
     check_unit,
+    described,
     fold_all,
     fold_one,
-    init_fault,
+    init_errors,
     json_key,
     largest_coordinate,
     low_not_below_high,
     non_finite,
     out_of_range,
-    real,
-    shown,
+    read_number,
+    require_finite,
 )
 from blackbox.validation import Described, invalid, pointer
 
 Decoder: TypeAlias = Callable[[list[float], records.Vector], Any]
-"""(scalar coordinates of the point as a list, the whole point) -> value of one parameter."""
+"""From (scalar coordinates of the point as a list, the whole point) to the value of one parameter."""
 MAX_INTEGER = 2**53  # what a JSON number carries exactly
 MAX_BINS = 2**50  # beyond, the centre of a bin is no longer a float64 safely inside it
 MAX_LOG_INTEGER = 2**40  # beyond, the last bin on the log scale falls below the resolution of float64 near 1
@@ -53,20 +53,26 @@ class _Parameter(Described):
 
     @property
     def size(self) -> int:
-        """How many internal coordinates the parameter takes."""
+        """Number of internal coordinates."""
         return 1
 
     @property
     def is_bounded(self) -> bool:
-        """Whether its internal coordinates live in [0, 1], else in R."""
+        """Whether its internal coordinates lie in [0, 1] (otherwise in R)."""
         return True
 
     def read(self, value: Any) -> Any:
-        """The value in its canonical Python type; raises `Fault`."""
+        """The value in its canonical Python type.
+
+        Raises
+        ------
+        BadValue
+            If the value does not fit the parameter.
+        """
         raise NotImplementedError
 
     def encode(self, value: Any) -> Any:
-        """Internal coordinates of a value that was read: a float or an array (size,)."""
+        """Internal coordinates of a value that `read` returned: a float or an array (size,)."""
         raise NotImplementedError
 
     def start(self) -> Any:
@@ -77,7 +83,13 @@ class _Parameter(Described):
         return self.encode(self.read(init))
 
     def decoder(self, name: str, at: int, scalar_at: int) -> Decoder:
-        """A function that decodes this parameter, which starts at coordinate `at`, or `scalar_at` of the scalars."""
+        """A function that decodes this parameter.
+
+        Parameters
+        ----------
+        name : of the parameter, for errors.
+        at, scalar_at : index of its first coordinate in the point, and among the scalar coordinates.
+        """
         raise NotImplementedError
 
 
@@ -96,14 +108,14 @@ class Float(_Parameter):
     high: float | None = None
     """Upper bound, attainable."""
     scale: Literal["linear", "log"] = "linear"
-    """log: ratios matter, not differences (low > 0)."""
+    """log: interpolate geometrically, for parameters of which ratios matter (low > 0)."""
     unit: float = Field(1.0, gt=0)
     """Free parameters only: a change of this size counts as one internally."""
     init: float | None = None
-    """Where to start. None: the middle (of the logarithm for scale=log); 0 if free."""
+    """Initial value. None: the middle (of the logarithm for scale=log); 0 if free."""
 
-    def faults(self) -> Iterable[FieldError]:
-        yield from bound_faults(self.low, self.high, self.unit)
+    def errors(self) -> Iterable[FieldError]:
+        yield from bound_errors(self.low, self.high, self.unit)
         if self.scale == "log" and self.low is None:
             yield FieldError("/scale", "log_unbounded", "a log scale needs low and high")
         elif self.scale == "log" and self.low is not None and self.low <= 0:
@@ -111,14 +123,14 @@ class Float(_Parameter):
         elif self.scale == "log" and self.low and self.high and math.log(self.low) == math.log(self.high):
             yield FieldError("/high", "too_close", "low and high are too close for a log scale; use linear")
         if self.init is not None:
-            yield from init_fault(lambda: self.read(self.init))
+            yield from init_errors(lambda: self.read(self.init))
 
     @property
     def is_bounded(self) -> bool:
         return self.low is not None
 
     def read(self, value: Any) -> float:
-        number = real(value)
+        number = read_number(value)
         if self.low is None or self.high is None:
             check_unit(number, self.unit)
         elif not self.low <= number <= self.high:
@@ -176,11 +188,11 @@ class Int(_Parameter):
     high: int = Field(ge=-MAX_INTEGER, le=MAX_INTEGER)
     """Largest value."""
     scale: Literal["linear", "log"] = "linear"
-    """log: ratios matter, not differences (low >= 1)."""
+    """log: interpolate geometrically, for parameters of which ratios matter (low >= 1)."""
     init: int | None = None
-    """Where to start. None: the middle."""
+    """Initial value. None: the middle."""
 
-    def faults(self) -> Iterable[FieldError]:
+    def errors(self) -> Iterable[FieldError]:
         if self.low >= self.high:
             yield low_not_below_high(self.low, self.high)
         elif self.high - self.low >= MAX_BINS:
@@ -190,11 +202,11 @@ class Int(_Parameter):
         elif self.scale == "log" and self.high > MAX_LOG_INTEGER:
             yield FieldError("/high", "too_wide", f"must be at most {MAX_LOG_INTEGER} on a log scale; use a float")
         if self.init is not None:
-            yield from init_fault(lambda: self.read(self.init))
+            yield from init_errors(lambda: self.read(self.init))
 
     def read(self, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, INTEGERS):
-            raise Fault("wrong_type", f"must be an integer, got {shown(value)}")
+            raise BadValue("wrong_type", f"must be an integer, got {described(value)}")
         number = int(value)
         if not self.low <= number <= self.high:
             raise out_of_range(self.low, self.high, number)
@@ -240,16 +252,16 @@ class Categorical(_Parameter):
     choices: tuple[Scalar, ...] = Field(min_length=2)
     """The values, each once."""
     init: Scalar = None
-    """Where to start. None: all choices alike."""
+    """Initial value. None: all choices alike."""
 
-    def faults(self) -> Iterable[FieldError]:
+    def errors(self) -> Iterable[FieldError]:
         seen: dict[tuple[str, Scalar], int] = {}
         for i, choice in enumerate(self.choices):
             first = seen.setdefault(json_key(choice), i)
             if first != i:
                 yield FieldError(pointer("choices", i), "duplicate", f"{choice!r} is the same as choice {first}")
         if self.init is not None:
-            yield from init_fault(lambda: self.read(self.init))
+            yield from init_errors(lambda: self.read(self.init))
 
     @cached_property
     def _index(self) -> dict[tuple[str, Scalar], int]:
@@ -266,8 +278,8 @@ class Categorical(_Parameter):
         index = self._index.get(json_key(value)) if isinstance(value, SCALARS) else None
         if index is None:
             hint = nearest(value, [c for c in self.choices if isinstance(c, str)]) if isinstance(value, str) else ""
-            text = f"{value!r} ({hint})" if hint.startswith("did") else shown(value)
-            raise Fault("not_a_choice", f"must be one of {reprlib.repr(list(self.choices))}, got {text}")
+            text = f"{value!r} ({hint})" if hint.startswith("did") else described(value)
+            raise BadValue("not_a_choice", f"must be one of {reprlib.repr(list(self.choices))}, got {text}")
         return index
 
     def encode(self, value: int) -> float | records.Vector:
@@ -307,7 +319,7 @@ class Vector(_Parameter):
     kind: ClassVar[str] = "float"
     type: Literal["vector"] = "vector"
     dim: int = Field(gt=0, le=MAX_DIM)
-    """How many numbers."""
+    """Number of coordinates."""
     low: float | None = None
     """Lower bound of each. None (with high=None): free."""
     high: float | None = None
@@ -315,25 +327,25 @@ class Vector(_Parameter):
     unit: float = Field(1.0, gt=0)
     """Free vectors only: a change of this size counts as one internally."""
     region: AnyRegion | None = None
-    """The convex set they live in, such as {"type": "simplex"}. None: low and high say all there is."""
+    """The convex set of feasible vectors, such as {"type": "simplex"}. None: only low and high constrain it."""
     init: float | tuple[float, ...] | None = None
-    """Where to start: one number for all, or `dim` of them. None: the middle; 0 if free; well inside the region."""
+    """Initial value: one number for all, or `dim` of them. None: the middle; 0 if free; well inside the region."""
     dtype: Literal["f32", "f64"] = "f64"
-    """Precision in which the numbers travel to evaluators as bytes."""
+    """Precision in which the numbers are sent to evaluators as bytes."""
 
-    def faults(self) -> Iterable[FieldError]:
-        yield from bound_faults(self.low, self.high, self.unit)
+    def errors(self) -> Iterable[FieldError]:
+        yield from bound_errors(self.low, self.high, self.unit)
         if self.region is not None:
-            unfit = list(self._region_faults(self.region))
+            unfit = list(self._region_errors(self.region))
             yield from unfit
             if unfit:
                 return
         if isinstance(self.init, tuple) and len(self.init) != self.dim:
             yield FieldError("/init", "wrong_length", f"must be one number or {self.dim}, got {len(self.init)}")
         elif self.init is not None:
-            yield from init_fault(lambda: self._within(self._init()))
+            yield from init_errors(lambda: self._within(self._init()))
 
-    def _region_faults(self, region: Region) -> Iterable[FieldError]:
+    def _region_errors(self, region: Region) -> Iterable[FieldError]:
         if self.low is not None or self.high is not None or self.unit != 1.0:
             message = "says where the vector lives: leave out low, high and unit, or the region"
             yield FieldError("/region", "region_and_bounds", message)
@@ -346,7 +358,7 @@ class Vector(_Parameter):
             yield FieldError("/region", "wrong_dim", error.detail)
 
     def _init(self) -> records.Vector:
-        """`init` as numbers; without a region one serves all, without `dim` copies of it."""
+        """(dim,) `init` as numbers; (1,) if one number serves all coordinates and there is no region."""
         numbers = np.array(self.init, ndmin=1, dtype=np.float64)
         return numbers if self.region is None else np.broadcast_to(numbers, (self.dim,))
 
@@ -368,24 +380,24 @@ class Vector(_Parameter):
             odd = set(map(type, value)) - {int, float}  # one pass in C; a bool is not a number here
             for i, item in enumerate(value) if odd else ():
                 try:
-                    real(item)
-                except Fault as fault:
-                    raise Fault(fault.code, f"number {i} {fault.message}") from None
+                    read_number(item)
+                except BadValue as error:
+                    raise BadValue(error.code, f"number {i} {error.message}") from None
         elif not (isinstance(value, np.ndarray) and value.dtype.kind in "iuf"):
-            raise Fault("wrong_type", f"must be a list of {self.dim} numbers, got {shown(value)}")
+            raise BadValue("wrong_type", f"must be a list of {self.dim} numbers, got {described(value)}")
         try:
             numbers = np.asarray(value, dtype=np.float64)
         except OverflowError:
-            raise Fault("non_finite", "must be finite") from None
+            raise BadValue("non_finite", "must be finite") from None
         if numbers.shape != (self.dim,):
-            raise Fault("wrong_length", f"must be {self.dim} numbers, got shape {numbers.shape}")
+            raise BadValue("wrong_length", f"must be {self.dim} numbers, got shape {numbers.shape}")
         return self._within(numbers)
 
     def _within(self, numbers: records.Vector) -> records.Vector:
         finite = np.isfinite(numbers)
         if not finite.all():
             i = int(np.argmin(finite))
-            raise Fault("non_finite", f"number {i} must be finite, got {float(numbers[i])!r}")
+            raise BadValue("non_finite", f"number {i} must be finite, got {float(numbers[i])!r}")
         if self.region is not None:
             return check_inside(self.region, numbers)
         if self.low is None or self.high is None:
@@ -394,8 +406,8 @@ class Vector(_Parameter):
         fits = (numbers >= self.low) & (numbers <= self.high)
         if not fits.all():
             i = int(np.argmin(fits))
-            fault = out_of_range(self.low, self.high, float(numbers[i]))
-            raise Fault(fault.code, f"number {i} {fault.message}")
+            error = out_of_range(self.low, self.high, float(numbers[i]))
+            raise BadValue(error.code, f"number {i} {error.message}")
         return numbers
 
     def encode(self, value: records.Vector) -> records.Vector:
@@ -411,14 +423,14 @@ class Vector(_Parameter):
             return _inside(region, name, at, stop)
 
         def free(_: list[float], point: records.Vector) -> records.Vector:
-            x = all_finite(point[at:stop], name)
+            x = require_finite(point[at:stop], name)
             return x.copy() if unit == 1.0 else np.clip(x, -limit, limit) * unit
 
         if low is None or high is None:
             return free
 
         def bounded(_: list[float], point: records.Vector) -> records.Vector:
-            u = fold_all(all_finite(point[at:stop], name))
+            u = fold_all(require_finite(point[at:stop], name))
             return np.clip(low * (1.0 - u) + high * u, low, high)
 
         return bounded
@@ -426,17 +438,17 @@ class Vector(_Parameter):
 
 def _inside(region: Region, name: str, start: int, stop: int) -> Decoder:
     def decode(_: list[float], point: records.Vector) -> records.Vector:
-        x = all_finite(point[start:stop], name).copy()
+        x = require_finite(point[start:stop], name).copy()
         try:
             return check_inside(region, x)
-        except Fault as fault:
-            raise invalid(InvalidSpace, [FieldError(pointer("params", name), fault.code, fault.message)]) from None
+        except BadValue as error:
+            raise invalid(InvalidSpace, [FieldError(pointer("params", name), error.code, error.message)]) from None
 
     return decode
 
 
 Parameter: TypeAlias = Annotated[Float | Int | Categorical | Vector, Field(discriminator="type")]
-"""Every parameter, told apart by `type`: what a wire model that holds one declares."""
+"""Any parameter, discriminated by `type`: the annotation for models that hold one."""
 
 TYPES: dict[str, type[Float | Int | Categorical | Vector]] = {
     "float": Float,

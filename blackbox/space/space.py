@@ -13,11 +13,11 @@ vector in a region dim                    the coordinates are the values
 =================  =====================  ==============================================================
 
 Algorithms search all of R^d. A coordinate outside [0, 1] of a bounded parameter is folded back by reflection (a
-triangle wave of period 2, identity inside), so that every finite vector decodes, and algorithms keep the unfolded one.
+triangle wave of period 2, identity inside), so that every finite vector decodes; algorithms keep the unfolded one.
 
-A vector may live in a region, a convex set of `blackbox.regions`. Then nothing is scaled, folded or repaired: a method
-that treats regions only asks feasible points, and `decode` and `encode` refuse others (beyond `regions.FEASIBLE`, the
-room for round-off). Such a space is one convex set: its other parameters must be bounded, and count as the unit box.
+A vector may be constrained to a region, a convex set of `blackbox.regions`. Then nothing is scaled, folded or repaired:
+a method that supports regions asks feasible points only, and `decode` and `encode` reject others (beyond the tolerance
+`regions.FEASIBLE`). Such a space is one convex set: its other parameters must be bounded, and count as the unit box.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from blackbox import records
 from blackbox.errors import FieldError, InvalidSpace, nearest
 from blackbox.records import JSON, Matrix
 from blackbox.regions import AnyRegion, Box, Part, Product, Region
-from blackbox.space.checks import MAX_DIM, Fault, all_finite, fold_all, shown
+from blackbox.space.checks import MAX_DIM, BadValue, described, fold_all, require_finite
 from blackbox.space.parameters import TYPES, Categorical, Float, Int, Parameter, Vector
 from blackbox.validation import from_tagged_json, invalid, pointer
 
@@ -48,7 +48,7 @@ class Space(Mapping[str, Parameter]):
 
     Parameters
     ----------
-    parameters : name -> `Float`, `Int`, `Categorical` or `Vector`. The order lays out the internal vector.
+    parameters : name -> `Float`, `Int`, `Categorical` or `Vector`. Their order determines the internal vector.
 
     Raises
     ------
@@ -69,29 +69,29 @@ class Space(Mapping[str, Parameter]):
 
     def __init__(self, parameters: Mapping[str, Parameter]) -> None:
         if not isinstance(parameters, Mapping) or not parameters:
-            fault = FieldError("", "empty", "the space needs at least one parameter")
-            raise invalid(InvalidSpace, [fault], hint='for example {"x": Float(low=-5, high=5)}')
-        faults = [fault for name, parameter in parameters.items() for fault in _entry_faults(name, parameter)]
-        if faults:
-            raise invalid(InvalidSpace, faults)
+            error = FieldError("", "empty", "the space needs at least one parameter")
+            raise invalid(InvalidSpace, [error], hint='for example {"x": Float(low=-5, high=5)}')
+        errors = [error for name, parameter in parameters.items() for error in _entry_errors(name, parameter)]
+        if errors:
+            raise invalid(InvalidSpace, errors)
         self._parameters = dict(parameters)
         sizes = [parameter.size for parameter in self._parameters.values()]
         self._is_bounded = all(parameter.is_bounded for parameter in self._parameters.values())
         self._has_region = any(_has_region(parameter) for parameter in self._parameters.values())
-        if self._has_region and (faults := list(_free_beside_region(self._parameters))):
-            raise invalid(InvalidSpace, faults)
+        if self._has_region and (errors := list(_free_beside_region(self._parameters))):
+            raise invalid(InvalidSpace, errors)
         self._starts = list(accumulate(sizes, initial=0))
         self.dim = self._starts[-1]
         if self.dim > MAX_DIM:
-            fault = FieldError("", "too_large", f"at most {MAX_DIM} internal coordinates, got {self.dim}")
-            raise invalid(InvalidSpace, [fault])
+            error = FieldError("", "too_large", f"at most {MAX_DIM} internal coordinates, got {self.dim}")
+            raise invalid(InvalidSpace, [error])
         decoders, scalar_index = [], list[int]()
         for (name, parameter), start in zip(self._parameters.items(), self._starts, strict=False):
             decoders.append((name, parameter.decoder(name, start, len(scalar_index))))
             if not isinstance(parameter, Vector):
                 scalar_index.extend(range(start, start + parameter.size))
         self._decoders = tuple(decoders)
-        # Without vectors the scalar coordinates are the point itself, which is quicker than picking them.
+        # Without vectors the scalar coordinates are the point itself, which is faster than selecting them.
         self._scalar_index = None if len(scalar_index) == self.dim else np.array(scalar_index, dtype=np.int64)
 
     @classmethod
@@ -106,20 +106,20 @@ class Space(Mapping[str, Parameter]):
         Raises
         ------
         InvalidSpace
-            With a `FieldError` for every field at fault.
+            With a `FieldError` for every field at error.
         """
         if not isinstance(raw, Mapping) or not raw:
-            fault = FieldError(at, "empty", f"must be an object of at least one parameter, got {reprlib.repr(raw)}")
-            raise invalid(InvalidSpace, [fault], hint='for example {"x": {"type": "float", "low": -5, "high": 5}}')
+            error = FieldError(at, "empty", f"must be an object of at least one parameter, got {reprlib.repr(raw)}")
+            raise invalid(InvalidSpace, [error], hint='for example {"x": {"type": "float", "low": -5, "high": 5}}')
         parameters: dict[str, Parameter] = {}
-        faults: list[FieldError] = []
+        errors: list[FieldError] = []
         for name, fields in raw.items():
             try:
                 parameters[name] = from_tagged_json(fields, TYPES, at + pointer(name))
             except InvalidSpace as error:
-                faults += error.errors
-        if faults:
-            raise invalid(InvalidSpace, faults)
+                errors += error.errors
+        if errors:
+            raise invalid(InvalidSpace, errors)
         try:
             return cls(parameters)
         except InvalidSpace as error:
@@ -161,19 +161,19 @@ class Space(Mapping[str, Parameter]):
 
     @property
     def kinds(self) -> frozenset[str]:
-        """Which of "float", "int" and "categorical" occur (a vector is of floats); compare with `Traits.parameters`."""
+        """The kinds of parameters in it: "float" (also a vector), "int", "categorical"; compare `Traits.parameters`."""
         return frozenset(parameter.kind for parameter in self._parameters.values())
 
     @property
     def is_single_vector(self) -> bool:
-        """Whether the space is one `Vector`, the form that recipe methods work on."""
+        """Whether the space is a single `Vector`, as recipe methods require."""
         return len(self._parameters) == 1 and isinstance(next(iter(self._parameters.values())), Vector)
 
-    # -- the internal space. Arrays are read-only and made when first asked for: a vector may have 10^9 coordinates.
+    # -- the internal space. Arrays are read-only and made on first use: a vector may have 10^9 coordinates.
 
     @cached_property
     def bounded(self) -> NDArray[np.bool_]:
-        """(dim,) bool, whether a coordinate is bounded to [0, 1]; the others range over R."""
+        """(dim,) bool: whether a coordinate is bounded to [0, 1]; the others range over R."""
         return self._per_coordinate([np.bool_(p.is_bounded) for p in self._parameters.values()])
 
     @cached_property
@@ -188,7 +188,7 @@ class Space(Mapping[str, Parameter]):
 
     @cached_property
     def initial(self) -> records.Vector:
-        """(dim,) where to start: `init` where given, else the middle of [0, 1], 0, or a point well inside a region."""
+        """(dim,) the initial point: `init` if given, else the middle of [0, 1], 0, or a point well inside a region."""
         point = np.empty(self.dim)
         for parameter, start in zip(self._parameters.values(), self._starts, strict=False):
             point[start : start + parameter.size] = parameter.start()
@@ -197,9 +197,9 @@ class Space(Mapping[str, Parameter]):
 
     @property
     def domain(self) -> Literal["free", "box", "convex"]:
-        """What the space asks of a method: a region ("convex"), bounds of some coordinates ("box"), or nothing.
+        """The constraints of the space: a region ("convex"), bounds of some coordinates ("box"), or none ("free").
 
-        Compare with `Traits.regions`.
+        A method lists those it supports in `Traits.regions`.
         """
         if self._has_region:
             return "convex"
@@ -207,10 +207,10 @@ class Space(Mapping[str, Parameter]):
 
     @cached_property
     def region(self) -> Region | None:
-        """The convex set of all internal points; None where some coordinate is free, because it is then unbounded.
+        """The convex set of all internal points; None if some coordinate is free, because the set is then unbounded.
 
         The region of a single vector, or the product of the regions of several parameters, where bounded ones count as
-        unit boxes; the unit box where no parameter has a region (`domain` is "box", and points may also be folded).
+        unit boxes; the unit box if no parameter has a region (`domain` is "box", and points may also be folded).
         """
         if not self._has_region:
             return Box() if self._is_bounded else None
@@ -227,7 +227,7 @@ class Space(Mapping[str, Parameter]):
 
         Returns
         -------
-        (..., dim) new array. The identity inside the bounds; period 2.
+        (..., dim) a new array. The map has period 2 and is the identity inside the bounds.
 
         Raises
         ------
@@ -237,7 +237,7 @@ class Space(Mapping[str, Parameter]):
         points = np.asarray(vectors, dtype=np.float64)
         if points.shape[-1:] != (self.dim,):
             raise InvalidSpace(f"expected internal points of shape (..., {self.dim}), got {points.shape}")
-        all_finite(points, "")
+        require_finite(points, "")
         folded = fold_all(points)
         if self._is_bounded:
             return folded.copy() if folded is points else folded
@@ -246,7 +246,7 @@ class Space(Mapping[str, Parameter]):
     # -- params <-> internal vector
 
     def decode(self, vector: records.Vector | list[float]) -> dict[str, Any]:
-        """Parameters of an internal point.
+        """The parameters of an internal point.
 
         Parameters
         ----------
@@ -271,7 +271,7 @@ class Space(Mapping[str, Parameter]):
         return {name: decode(scalars, point) for name, decode in self._decoders}
 
     def encode(self, params: Mapping[str, Any]) -> records.Vector:
-        """The internal point of given parameters: a right inverse of `decode`.
+        """The internal point of parameters: a right inverse of `decode`.
 
         Parameters
         ----------
@@ -285,7 +285,7 @@ class Space(Mapping[str, Parameter]):
         Raises
         ------
         InvalidSpace
-            With a `FieldError` (pointer `/params/...`) for each missing, unknown or unfit parameter.
+            With a `FieldError` (pointer `/params/...`) for each missing, unknown or invalid parameter.
         """
         read = self._read(params)
         point = np.empty(self.dim)
@@ -294,33 +294,33 @@ class Space(Mapping[str, Parameter]):
         return point
 
     def check(self, params: Mapping[str, Any]) -> None:
-        """Raise what `encode` would raise."""
+        """Check parameters without encoding them; raises as `encode`."""
         self._read(params)
 
     def _read(self, params: Any) -> dict[str, Any]:
         if not isinstance(params, Mapping):
-            fault = FieldError("/params", "wrong_type", f"must be an object of name: value, got {shown(params)}")
-            raise invalid(InvalidSpace, [fault])
+            error = FieldError("/params", "wrong_type", f"must be an object of name: value, got {described(params)}")
+            raise invalid(InvalidSpace, [error])
         read: dict[str, Any] = {}
-        faults: list[FieldError] = []
+        errors: list[FieldError] = []
         for name, parameter in self._parameters.items():
             if name not in params:
-                faults.append(FieldError(pointer("params", name), "missing", "is required"))
+                errors.append(FieldError(pointer("params", name), "missing", "is required"))
                 continue
             try:
                 read[name] = parameter.read(params[name])
-            except Fault as fault:
-                faults.append(FieldError(pointer("params", name), fault.code, fault.message))
+            except BadValue as error:
+                errors.append(FieldError(pointer("params", name), error.code, error.message))
         for name in params:
             if name not in self._parameters:
                 message = f"no such parameter; {nearest(str(name), self._parameters)}"
-                faults.append(FieldError(pointer("params", name), "unknown_parameter", message))
-        if faults:
-            raise invalid(InvalidSpace, faults)
+                errors.append(FieldError(pointer("params", name), "unknown_parameter", message))
+        if errors:
+            raise invalid(InvalidSpace, errors)
         return read
 
     def _per_coordinate(self, values: list[T]) -> NDArray[T]:
-        """One value per parameter -> one per coordinate, without memory where all are the same."""
+        """One value per parameter as one per coordinate; takes no memory if all are equal."""
         if len(set(values)) == 1:
             return np.broadcast_to(np.array(values[0]), (self.dim,))
         array = np.repeat(np.array(values), [parameter.size for parameter in self._parameters.values()])
@@ -345,9 +345,11 @@ def _free_beside_region(parameters: Mapping[str, Parameter]) -> Iterable[FieldEr
             yield FieldError(pointer(name), "unbounded", message)
 
 
-def _entry_faults(name: object, parameter: object) -> Iterable[FieldError]:
+def _entry_errors(name: object, parameter: object) -> Iterable[FieldError]:
     if not isinstance(name, str) or not name:
         yield FieldError("", "bad_name", f"a parameter's name must be a word, got {name!r}")
     elif not isinstance(parameter, Float | Int | Categorical | Vector):
-        message = f"must be a Float, Int, Categorical or Vector, got {shown(parameter)}; JSON goes to Space.from_json"
+        message = (
+            f"must be a Float, Int, Categorical or Vector, got {described(parameter)}; JSON goes to Space.from_json"
+        )
         yield FieldError(pointer(name), "wrong_type", message)

@@ -1,4 +1,4 @@
-"""What evaluators ask of a study of trials and what it answers, and what its transactions come to on the way."""
+"""Requests and answers of a study of trials, and the intermediate results of its transactions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from blackbox.study.settling import Outcome
 
 @dataclass(frozen=True, slots=True)
 class AskRequest:
-    """What an ask wants; see `TrialStudy.ask`."""
+    """The arguments of one ask; see `TrialStudy.ask`."""
 
     worker: str = "anonymous"
     count: int = 1
@@ -30,11 +30,12 @@ class AskAnswer:
 
     Attributes
     ----------
-    leases : what was granted.
-    reason : why it is less than requested, or None: parallelism_cap, budget_exhausted, sequential_method,
+    leases : the granted leases.
+    requested : how many were asked for.
+    reason : why fewer were granted than requested, or None: parallelism_cap, budget_exhausted, sequential_method,
         all_members_in_flight, worker_backed_off, between_rounds, paused, completed, cancelled, study_failed.
-    retry_after : seconds after which asking again may help.
-    row : the study's row after it.
+    retry_after : seconds after which asking again may help, or None.
+    row : the study's row after the ask.
     """
 
     leases: tuple[Lease, ...]
@@ -50,10 +51,10 @@ class TellAnswer:
 
     Attributes
     ----------
-    outcomes : one per report, in their order.
-    row : the study's row after it.
-    asked : the answer to the ask that came along; None when nothing was asked, or when a step has to close before
-        something can be granted: ask again then.
+    outcomes : one per report, in the order of the reports.
+    row : the study's row after the tell.
+    asked : the answer to the ask in the same request; None when nothing was asked, or when a step has to close before
+        anything can be granted: ask again then.
     n_closed : steps that this tell closed.
     """
 
@@ -63,17 +64,18 @@ class TellAnswer:
     n_closed: int = 0
 
 
-# Instead of granting an ask: each comes before anything was changed ---------------------------------------------------
+# Results of an ask that granted nothing yet and changed nothing -------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class PointsMissing:
-    """A grant needs points that were not computed yet: compute them, then ask again.
+    """The grant needs points that have not been computed: compute them, then ask again.
 
     Attributes
     ----------
-    lanes : of the open step, those without a point.
-    pending, asks : what is in flight, and the row's counter then, for methods that look at it.
+    open_step : the step that the points belong to.
+    lanes : lanes of that step without a point.
+    pending, asks : trials in flight and the row's `asks` at that moment, for methods that depend on them.
     """
 
     open_step: OpenStep
@@ -84,19 +86,19 @@ class PointsMissing:
 
 @dataclass(frozen=True, slots=True)
 class StepUnknown:
-    """The step that is open in the row has not been seen here: read it, then ask again."""
+    """This process does not know the open step of the row: read it, then ask again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stalled:
-    """Nothing is out and nothing can be handed out (every member has failed for good): close the step as it is."""
+    """Nothing is leased and nothing can be granted (every member has failed for good): close the step as it is."""
 
 
 Grant = AskAnswer | PointsMissing | StepUnknown | Stalled
-"""What granting one ask inside a transaction comes to."""
+"""The result of trying to grant one ask inside a transaction."""
 
 
-# Done in a transaction ------------------------------------------------------------------------------------------------
+# Results of a transaction ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +107,10 @@ class StepsClosed:
 
     Attributes
     ----------
-    row : the study's row after them.
+    row : the study's row after closing them.
     open_step : the step that is open now.
-    n_steps : how many were closed.
-    snapshot : whether the state was stored.
+    n_steps : number of closed steps.
+    snapshot : whether a snapshot was stored.
     """
 
     row: StudyRow
@@ -119,16 +121,16 @@ class StepsClosed:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What a tell's transaction did.
+    """The effects of a tell's transaction.
 
     Attributes
     ----------
     outcomes : one per report.
-    row : the study's row after it.
-    seconds : how long the evaluations took that came to an end.
-    due : the results after the last closed step, if enough are in to close one; None if not.
-    closed : steps closed in the same transaction.
-    asked : the answer to the ask that came along, if it could be granted.
+    row : the study's row afterwards.
+    seconds : durations of the evaluations that ended, from lease to result.
+    due : the results after the last closed step, if they suffice to close another one; otherwise None.
+    closed : steps closed in the same transaction, or None.
+    asked : the answer to the ask in the same request, if it could be granted.
     """
 
     outcomes: tuple[Outcome, ...]

@@ -1,4 +1,4 @@
-"""All evaluations of a study: which point is best when values are noisy, what was seen near a point.
+"""All evaluations of a study: the best point under noise, and the evaluated points near a given one.
 
 Equal points are replicates of one another. Values are minimised; NaN (infeasible) points are kept for `nearest`, and
 are never best.
@@ -17,14 +17,14 @@ from blackbox.records import Ints, Matrix, Vector
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """m distinct points with what is known of their values.
+    """m distinct points with the statistics of their values.
 
     Attributes
     ----------
     points : (m, d) float64, in order of their first evaluation.
     mean : (m,) mean value of the feasible evaluations; NaN where there is none.
-    n : (m,) how many feasible evaluations.
-    stderr : (m,) standard error of the mean; NaN where neither replicates nor told errors say anything.
+    n : (m,) number of feasible evaluations.
+    stderr : (m,) standard error of the mean; NaN without replicates and without told standard errors.
     first : (m,) row of the first evaluation of each point.
     """
 
@@ -75,22 +75,30 @@ class Archive:
         return len(self.points)
 
     def noise(self) -> float:
-        """Standard deviation of a single value, pooled over all points that say something; 0.0 when none does."""
+        """Standard deviation of a single value, pooled over the points with a standard error; 0.0 if none has one."""
         known = ~np.isnan(self.stderr)
         if not known.any():
             return 0.0
         return float(np.sqrt(np.mean(self.stderr[known] ** 2 * self.n[known])))
 
     def best(self, k: int = 1) -> list[int]:
-        """Rows of the k best feasible points by mean, best first; ties in order of evaluation."""
+        """Rows of the (at most) k best feasible points by mean, best first; ties in order of evaluation."""
         feasible = np.flatnonzero(self.n > 0)
         return [int(i) for i in feasible[np.argsort(self.mean[feasible], kind="stable")][:k]]
 
     def incumbent(self, confidence: float = 1.0) -> int | None:
         """The point to trust: lowest mean + `confidence` standard errors.
 
-        A point that was evaluated once among many has the lowest value partly by luck; its standard error is the pooled
-        noise, that of a point with n replicates is smaller. Without any sign of noise this is the best mean.
+        The lowest of many single values is partly luck. A point that was evaluated once therefore has the pooled noise
+        as its standard error; n replicates have a smaller one. Without any sign of noise this is the best mean.
+
+        Parameters
+        ----------
+        confidence : standard errors added to the mean.
+
+        Returns
+        -------
+        Its row, or None if no point is feasible.
         """
         feasible = np.flatnonzero(self.n > 0)
         if not len(feasible):

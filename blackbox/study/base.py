@@ -1,4 +1,4 @@
-"""A study, opened: its row, its state, what people do to it, its past. What every kind of study has."""
+"""The part that every kind of opened study has: its row, its state, its transitions and its past."""
 
 from __future__ import annotations
 
@@ -39,12 +39,17 @@ LARGE_DIM = 50_000
 
 
 class Machine(Protocol):
-    """A study's method, or the coordinator of a federated one, as far as its states are read."""
+    """The methods of an algorithm, or of the coordinator of a federated study, that only read its state."""
 
     @property
-    def State(self) -> type[Any]: ...
-    def recommend(self, state: Any) -> Vector | str: ...
-    def metrics(self, state: Any) -> Mapping[str, float]: ...
+    def State(self) -> type[Any]:
+        """The class of its states."""
+
+    def recommend(self, state: Any) -> Vector | str:
+        """The point to deploy: (d,) internal coordinates, or canonical JSON of a structured point."""
+
+    def metrics(self, state: Any) -> Mapping[str, float]:
+        """Numbers to plot, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +60,22 @@ class _Cached:
 
 
 class BaseStudy(ABC):
-    """One study, opened. Keeps caches only: another instance, here or elsewhere, may work on the same study.
+    """One opened study. It keeps caches only: any number of instances, here or elsewhere, may share one study.
 
     Parameters
     ----------
-    head : its row that never changes, but for edits made here.
-    slicer : who computes the parts of the method's large sums.
+    head : the row of the study that never changes, except by `edit`.
+    slicer : computes the parts of the algorithm's large sums.
 
     Attributes
     ----------
-    resolved, spec : what it stores, and what people wrote.
-    space, key : of its points and its noise.
+    resolved : the resolved spec, as it is stored.
+    spec : the spec as people wrote it.
+    space, key : the search space, and the key of all noise.
     maximize : whether told values are negated inside.
-    stored : what this release has for the method that the study was stored with.
-    options : of its method.
-    stuck : why the state of the open step cannot be computed, as far as is known; empty where it can.
+    stored : the stored algorithm and options as this release reads them.
+    options : resolved options of the algorithm.
+    stuck : why the state of the open step cannot be computed, as far as is known; empty if it can.
     """
 
     def __init__(self, head: StudyHead, slicer: Slicer = WHOLE) -> None:
@@ -101,20 +107,20 @@ class BaseStudy(ABC):
             raise StudyNotFound(f"there is no study {study}", hint="GET /v1/studies lists yours")
         return cls(head, slicer)
 
-    # What each kind of study does its own way -------------------------------------------------------------------------
+    # Defined by each kind of study ------------------------------------------------------------------------------------
 
     @abstractmethod
     def _build(self) -> None:
-        """Make what computes, as attributes, as far as this release can."""
+        """Set the attributes that compute (algorithm or coordinator), as far as this release has them."""
 
     @abstractmethod
     def machine(self, row: StudyRow, step: int | None = None) -> Machine:
-        """What computes a step (default: the open one).
+        """The algorithm or coordinator in charge of a step (default: the open one).
 
         Raises
         ------
         AlgorithmChanged
-            If this release has nothing that does, or not with these options.
+            If this release lacks it, or it does not take the stored options.
         """
 
     @abstractmethod
@@ -123,18 +129,18 @@ class BaseStudy(ABC):
 
     @abstractmethod
     def replay(self) -> Steps[Iterator[tuple[StepRow, str]]]:
-        """Every recorded step with the digest that a replay from the beginning gives; equal where nothing is wrong.
+        """Every recorded step with the digest that a replay from the beginning computes; equal to the recorded one.
 
-        With another revision of the method it ends with the first step whose digest differs.
+        If the revision of the algorithm has changed, the replay ends with the first step whose digest differs.
         """
 
     @abstractmethod
     def advance(self, *, now: float) -> Steps[int]:
-        """Close every step that can be closed; returns how many: none where this release cannot compute the state."""
+        """Close every step that can be closed and return how many; 0 if this release cannot compute the state."""
 
     @abstractmethod
     def due(self) -> bool:
-        """Whether `advance` may find a step to close. Cheap: no effect, from what was last seen."""
+        """Whether `advance` may find a step to close. Cheap: it has no effects and uses only what was last seen."""
 
     # Row and state ----------------------------------------------------------------------------------------------------
 
@@ -157,15 +163,15 @@ class BaseStudy(ABC):
         Raises
         ------
         AlgorithmChanged
-            If this release cannot compute it. With another revision of the method than the study's, a state is believed
-            where it is stored, or where the replay gives its digest.
+            If this release cannot compute it. With another revision of the algorithm than the study's, a state is
+            trusted if it is stored, or if the replay gives the recorded digest.
         """
         row = yield from self.row()
         state = yield from self._state_at(row, row.step if at_step is None else at_step)
         return row, state
 
     def _current(self) -> Steps[tuple[StudyRow, Any]]:
-        """Row and state as last seen here; reads only when nothing was seen yet or the cache is behind."""
+        """Row and state as last seen here; reads only if nothing was seen yet or the cached state is older."""
         row = self._row
         if row is None:
             row = yield from self.row()
@@ -173,7 +179,7 @@ class BaseStudy(ABC):
         return row, state
 
     def changed(self, words: str) -> AlgorithmChanged:
-        """The error of who needs a state that this release cannot compute."""
+        """The error for an operation that needs a state which this release cannot compute; `words` say why."""
         way = "fork it to continue with an algorithm of this release"
         if self.resolved.federated or self.resolved.hosted is not None:
             way = "finish it with the release that began it, or start another one from its recommended point"
@@ -182,8 +188,8 @@ class BaseStudy(ABC):
         )
 
     def _newest(self, row: StudyRow, upto_step: int, after_step: int = -1) -> Steps[tuple[SnapshotRow, Any] | None]:
-        """The newest snapshot in (after_step, upto_step], and its state. One that this release cannot read is passed
-        over: a snapshot is a cache, the log is the truth."""
+        """The newest snapshot in (after_step, upto_step] with its state. Snapshots that this release cannot read are
+        skipped: a snapshot is a cache, the log is the truth."""
         while True:
             snapshot = yield from read(partial(_snapshot, study=self.id, epoch=row.epoch, upto_step=upto_step))
             if snapshot is None or snapshot.step <= after_step:
@@ -196,7 +202,7 @@ class BaseStudy(ABC):
 
     @abstractmethod
     def _unreadable(self) -> None:
-        """Take note that a snapshot could not be read: one that can should follow soon."""
+        """Note that a snapshot could not be read, so that a readable one is stored soon."""
 
     def _upto_change(self, replayed: Iterator[tuple[StepRow, str]]) -> Iterator[tuple[StepRow, str]]:
         """A replay up to the first step at which another revision computes something else."""
@@ -209,27 +215,27 @@ class BaseStudy(ABC):
         self._cached = _Cached(epoch, step, state)
 
     def recommend(self) -> Steps[tuple[int, dict[str, Any], JSON]]:
-        """The open step, the parameters the method would deploy now, and what their evaluation gets beside them."""
+        """The open step, the parameters to deploy now, and the payload for their evaluation (or None)."""
         row, state = yield from self.state()
         point = self.machine(row).recommend(state)
         params = json.loads(point) if isinstance(point, str) else self.space.decode(np.asarray(point, np.float64))
         return row.step, params, self._payload(row, state)
 
     def _payload(self, row: StudyRow, state: Any) -> JSON:
-        """What an evaluation of the recommended point gets beside it."""
+        """The payload for an evaluation of the recommended point."""
         return None
 
     def metrics(self) -> Steps[dict[str, float]]:
-        """The method's own numbers at the open step."""
+        """The algorithm's own finite metrics at the open step, by name."""
         row, state = yield from self.state()
         return {k: float(v) for k, v in self.machine(row).metrics(state).items() if math.isfinite(v)}
 
     @property
     def large(self) -> bool:
-        """Whether states and vectors are so large that writing them takes longer than an event loop should be held."""
+        """Whether writing its states and vectors takes longer than an event loop may be blocked."""
         return self.space.dim > LARGE_DIM
 
-    # Its own state ----------------------------------------------------------------------------------------------------
+    # Transitions of the study's own state -----------------------------------------------------------------------------
 
     def _transition(
         self, state: str, reason: str | None, now: float, allowed: Sequence[str] = (ACTIVE,)
@@ -256,19 +262,43 @@ class BaseStudy(ABC):
         return row
 
     def pause(self, *, now: float, reason: str = "by request") -> Steps[StudyRow]:
-        """Hand out nothing; take every result."""
+        """Grant no leases until `resume`; results are still taken.
+
+        Raises
+        ------
+        StudyStateError
+            If the study is not ACTIVE (nor PAUSED already).
+        """
         return self._transition(PAUSED, reason, now)
 
     def resume(self, *, now: float) -> Steps[StudyRow]:
-        """Go on after a pause or a failure (whose last step is told again)."""
+        """Make a paused or failed study active again. After a failure its last step is told again.
+
+        Raises
+        ------
+        StudyStateError
+            If the study has ended.
+        """
         return self._transition(ACTIVE, None, now, (PAUSED, FAILED))
 
     def complete(self, *, now: float) -> Steps[StudyRow]:
-        """End the study; results that are out are still taken."""
+        """End the study; results of leased trials are still taken.
+
+        Raises
+        ------
+        StudyStateError
+            If the study was cancelled.
+        """
         return self._transition(COMPLETED, "by request", now, (ACTIVE, PAUSED, FAILED))
 
     def cancel(self, *, now: float) -> Steps[StudyRow]:
-        """End the study and cancel what is out."""
+        """End the study and cancel its open trials.
+
+        Raises
+        ------
+        StudyStateError
+            If the study was completed.
+        """
         return self._transition(CANCELLED, "by request", now, (ACTIVE, PAUSED, FAILED))
 
     def edit(
@@ -279,10 +309,14 @@ class BaseStudy(ABC):
         lease: LeaseDefaults | None = None,
         parallelism: Parallelism | None = None,
     ) -> Steps[StudyHead]:
-        """Change the budget, the labels, how long leases run or how many. What is given replaces what was there.
+        """Replace the budget, the labels, the lease defaults or the limit on parallel leases.
 
-        A completed study whose budget grew is active again. Leases that are out keep their time. The hash stays that of
-        the spec as created, so that the script that created the study still finds it.
+        A completed study whose budget grew becomes active again. Existing leases keep their deadline. The hash stays
+        that of the spec as created, so that the script that created the study still finds it.
+
+        Returns
+        -------
+        The new head.
         """
         asked = {"budget": budget, "labels": labels, "lease": lease, "parallelism": parallelism}
         changes = {name: part for name, part in asked.items() if part is not None}
@@ -304,8 +338,8 @@ class BaseStudy(ABC):
         return head
 
     def _end(self, state: str, reason: str, now: float) -> Steps[None]:
-        """Pause or fail a study from inside an operation. One that has ended meanwhile is left as it is: what was told
-        is stored, so the operation must not fail for that."""
+        """Pause or fail a study from inside an operation. A study that has ended meanwhile is left as it is: results
+        are stored, so the operation must not fail because of that."""
 
         def work(tx: Tx) -> StudyRow:
             row = ledger.locked(tx, self.id)
@@ -316,7 +350,7 @@ class BaseStudy(ABC):
         self._row = yield from write(work)
 
     def _fail(self, error: Exception, now: float) -> Steps[None]:
-        """Mark the study failed for an error of its method, and raise what is no numerical error."""
+        """Mark the study FAILED after an error of its algorithm; raise the error again unless it is numerical."""
         yield from self._end(FAILED, f"{type(error).__name__}: {error}"[:500], now)
         if not isinstance(error, ArithmeticError | ValueError | np.linalg.LinAlgError | NumericalError):
             raise error

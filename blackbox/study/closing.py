@@ -1,4 +1,4 @@
-"""Recording closed steps inside a transaction: their records, the moved row, what goes with the steps that are over."""
+"""Recording closed steps inside a transaction: their records, the new row, and the cleanup of what they needed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Closer:
 
     Parameters
     ----------
-    study : whose steps they are.
-    known : told of every step that is opened.
+    study : the study.
+    known : is told of every step that is opened.
     pace : says whether steps may be computed inside the transaction, and when a snapshot is due.
     """
 
@@ -29,7 +29,7 @@ class Closer:
         self._study, self._known, self._pace = study, known, pace
 
     def due(self, row: StudyRow) -> bool:
-        """Whether a step of this row may close: enough results are waiting, or the open step has not been seen."""
+        """Whether a step of this row may close: enough results are waiting, or the open step is not known here."""
         if self._study.stuck:
             return False
         step = self._known.step_of(row)
@@ -38,9 +38,9 @@ class Closer:
     def close_at_once(
         self, tx: Tx, row: StudyRow, results: Sequence[log.LoggedResult], now: float
     ) -> StepsClosed | None:
-        """Close what can be closed in the transaction that brought the results, if the method is quick.
+        """Close the steps that these results complete in the same transaction, if the algorithm is fast.
 
-        What the method raises is left for `advance` to meet again: a result that came must be stored.
+        Exceptions of the algorithm are left for `advance` to raise again: a received result must be stored.
         """
         step = self._known.step_of(row)
         if step is None or row.state == FAILED:
@@ -59,7 +59,7 @@ class Closer:
     def close(
         self, tx: Tx, row: StudyRow, algorithm: Algorithm[Any, Any], closed: Sequence[log.ClosedStep], now: float
     ) -> StepsClosed:
-        """Record closed steps and move the row, which the caller writes."""
+        """Record closed steps and update the row, which the caller writes."""
         study, last = self._study.id, closed[-1]
         state, step = last.state, last.step + 1
         results = self._known.results(row)
@@ -81,13 +81,13 @@ class Closer:
         if stop is not None:
             ledger.finish(tx, row, COMPLETED, stop.reason, now)
         opened = OpenStep(position_of(row), self._study.algorithm(row), state)
-        self._known.move(row, opened, None if results is None else results[last.consumed :], oldest)
+        self._known.steps_closed(row, opened, None if results is None else results[last.consumed :], oldest)
         return StepsClosed(row, opened, len(closed), snapshot)
 
     def _withdraw(self, tx: Tx, row: StudyRow, algorithm: Algorithm[Any, Any], state: Any) -> int | None:
-        """Withdraw trials of closed steps that nobody holds, and leases that the method no longer accepts.
+        """Withdraw queued trials of closed steps, and leases whose results the algorithm no longer accepts.
 
-        Returns the first step whose leases stand, or None if no lease was withdrawn.
+        Returns the first step whose leases stay valid, or None if no lease was withdrawn.
         """
         if self._study.kind != "group" or not row.leased + row.queued:
             return None
@@ -98,12 +98,12 @@ class Closer:
         return oldest if leased else None
 
     def _drop_bases(self, tx: Tx, row: StudyRow) -> None:
-        """Forget the vectors of recipes that no open trial, and not the best one, names."""
+        """Drop the vectors that are named neither by an open trial nor by the best one."""
         study = self._study.id
         steps = {trial.step for trial in tx.open_trials(study)}
         best = tx.trial(study, row.best_trial) if row.best_trial is not None else None
         if best is not None:
             steps.add(best.step)
-        # Those of the step just closed stay for workers that have a lease of it and have not fetched them yet.
+        # Vectors of the step just closed stay for workers that hold a lease of it and have yet to fetch them.
         steps |= {row.step - 1, row.step}
-        tx.drop_blobs(study, row.step - 1, steps | {log.factor_place(step) for step in steps})
+        tx.drop_blobs(study, row.step - 1, steps | {log.factor_key(step) for step in steps})

@@ -1,4 +1,4 @@
-"""Making studies: their ids, and create by name and spec."""
+"""Creating studies by name and spec, and their ids."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blackbox.study.spec import Resolved, StudySpec, differences, parse_spec, re
 
 
 def new_head(project: str, resolved: Resolved, hashed: str, now: float, parent: str | None = None) -> StudyHead:
-    """The head of a new study, with an id and a secret of its own."""
+    """The head of a new study with a fresh id and secret; `hashed` is the hash of its spec, `now` in seconds."""
     study, secret = _identifier(now, secrets.token_bytes(10)), secrets.token_bytes(16)
     return StudyHead(study, project, resolved.spec.name, resolved.model_dump_json(), hashed, secret, now, parent)
 
@@ -29,16 +29,22 @@ def _identifier(now: float, random: bytes) -> str:
 def create(project: str, raw: Mapping[str, Any] | StudySpec, now: float) -> Steps[tuple[StudyHead, bool]]:
     """Create a study, or find the one of the same name and spec.
 
+    Parameters
+    ----------
+    project : names are unique within a project.
+    raw : the spec, parsed or not.
+    now : seconds since the epoch.
+
     Returns
     -------
-    The head, and whether it was made by this call.
+    The head, and whether this call created the study.
 
     Raises
     ------
     StudySpecMismatch
-        When a study of this name has another spec; lists the fields.
+        If a study of this name has another spec; lists the fields.
     InvalidInput
-        (and its subclasses) When the spec cannot be used.
+        (and its subclasses) If the spec cannot be used.
     """
     spec = raw if isinstance(raw, StudySpec) else parse_spec(raw)
     wanted = spec_hash(spec)

@@ -1,4 +1,4 @@
-"""A study of one's own: points are enqueued, results taken back, steps closed by hand, the past branched."""
+"""A study that people may edit: enqueue points, take results back, close steps by hand, fork its past."""
 
 from __future__ import annotations
 
@@ -20,15 +20,23 @@ from blackbox.study.trials import TrialStudy
 
 
 class Study(TrialStudy):
-    """A study whose points and past are its own: people enqueue points, take results back, close steps, fork it.
+    """A study whose points and past people may change: enqueue, invalidate, close, fork. It is `blackbox.Study`.
 
-    Those of a hosted participant are its machine's. `blackbox.Study` is this class.
+    The points and the past of a hosted participant belong to its machine, so `HostedStudy` has none of these.
     """
 
     # Points and steps -------------------------------------------------------------------------------------------------
 
     def enqueue(self, params: Sequence[Mapping[str, Any]], *, now: float) -> Steps[list[int]]:
-        """Put given points in the queue; they are handed out before anything else. Returns their numbers."""
+        """Queue given points; they are granted before any other. Returns the numbers of their trials.
+
+        Raises
+        ------
+        InvalidSpace
+            If a point does not fit the space.
+        StudyStateError
+            If the study has ended.
+        """
         vectors = [self.space.encode(item).astype("<f8").tobytes() for item in params]
         texts = [json.dumps(plain(item)) for item in params]
 
@@ -51,7 +59,7 @@ class Study(TrialStudy):
         return numbers
 
     def close(self, *, now: float, why: str = "closed") -> Steps[int]:
-        """Close the open step with what is there (a deadline or quorum decided elsewhere); returns the new step."""
+        """Close the open step with the results so far (as a deadline decided elsewhere); returns the new step."""
         yield from self.advance(now=now)
         while True:
             row, state = yield from self.state()
@@ -61,10 +69,17 @@ class Study(TrialStudy):
     # History ----------------------------------------------------------------------------------------------------------
 
     def invalidate(self, *, trial: int | None = None, worker: str | None = None, now: float) -> Steps[int]:
-        """Take back one result, or all of a worker: the state becomes that of a replay without them.
+        """Take back one result, or all results of a worker: the state becomes that of a replay without them.
 
         Snapshots after the first of them are deleted, the epoch grows, and the digests of the recorded steps are
-        written anew. Points that the results once influenced stay, as points. Returns how many were taken back.
+        rewritten. Points that were asked because of these results remain. Returns the number of results taken back.
+
+        Raises
+        ------
+        TrialNotFound
+            If there is no such trial.
+        StudyStateError
+            If the trial has no result to take back.
         """
 
         def work(tx: Tx) -> tuple[StudyRow, int]:
@@ -105,7 +120,7 @@ class Study(TrialStudy):
         return count
 
     def _redigest(self) -> Steps[None]:
-        """Write the digests of the steps whose history was rewritten."""
+        """Recompute and write the digests of the steps whose history was rewritten."""
         self.stuck = self.stored.obstacle
         row = yield from self.row()
         records = yield from read(lambda tx: tx.steps(self.id, 0, row.step))
@@ -115,7 +130,7 @@ class Study(TrialStudy):
         try:
             replayed = yield from self._replayed(row, first)
         except AlgorithmChanged:
-            return  # the result is taken back; what follows from that only its own release can say
+            return  # the result is taken back; only the release that computed the steps can compute their new digests
         digests = [(record.step, digest) for record, _, digest in replayed]
 
         def work(tx: Tx) -> bool:
@@ -133,8 +148,23 @@ class Study(TrialStudy):
         """A new study that shares this one's past up to a step.
 
         The same algorithm keeps state, noise key and log, and continues with a noise stream of its own. Another
-        algorithm starts fresh: the parent's results enter as points it did not choose (lane < 0). So does the same one
-        where this release cannot compute the state at that step; `Resolved.reason` then says what had to change.
+        algorithm starts anew: the parent's results enter as points that it did not choose (lane < 0). So does the same
+        algorithm if this release cannot compute the state at that step; `Resolved.reason` then says what had to change.
+
+        Parameters
+        ----------
+        name : of the new study.
+        step : where to branch. None: the open step.
+        algorithm : name and options of another algorithm, as in a spec. None: the same.
+
+        Raises
+        ------
+        InvalidInput
+            If the step is out of range, or the new spec cannot be used.
+        StudySpecMismatch
+            If a study of that name exists.
+        TooLarge
+            If the points of recipes would take too much memory as numbers.
         """
         row = yield from self.row()
         at = row.step if step is None else step
@@ -172,7 +202,7 @@ class Study(TrialStudy):
         return (yield from write(work, long=True))
 
     def _computes(self, row: StudyRow, step: int) -> Steps[bool]:
-        """Whether this release computes the state at a step."""
+        """Whether this release can compute the state at a step."""
         if not self.stored.revised or self.stored.obstacle:
             return not self.stored.obstacle
         try:
@@ -182,7 +212,7 @@ class Study(TrialStudy):
         return True
 
     def _of_today(self) -> tuple[dict[str, Any], list[str]]:
-        """The study's algorithm as this release has it, with the options that people have written, and what differs."""
+        """The study's algorithm in this release with the options people wrote, and sentences on what differs."""
         name, options = self.resolved.algorithm, self.spec.algorithm.options
         dropped: tuple[str, ...] = ()
         if self.stored.cls is not None:

@@ -1,8 +1,8 @@
-"""What an operation wants from the outside: a write, a read, a computation.
+"""The effects of an operation: a write, a read, a computation.
 
-An operation is a generator that yields effects, gets their results sent back, and returns its answer. `drive` runs it
-with whatever answers effects: `perform` answers them in this thread, the service from its event loop. Inside an
-operation `row = yield from write(work)` asks for an effect: the answer has the type that the work returns.
+An operation is a generator that yields effects, is sent their results, and returns its answer. `drive` runs one with
+any interpreter of effects: `perform` interprets them in this thread, the service in its event loop. Inside an
+operation `row = yield from write(work)` requests an effect; the answer has the return type of the work.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Run a work in a write transaction; the answer comes when it is durable.
+    """Run a work (a function of a transaction) in a write transaction; answered once it is durable.
 
     Attributes
     ----------
-    long : it may touch very many rows; a service runs it beside its event loop.
+    work : the function.
+    long : whether it may touch very many rows; a service then runs it outside its event loop.
     """
 
     work: Callable[[Tx], Any]
@@ -31,19 +32,25 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Run a work on what was committed."""
+    """Run a work on committed rows."""
 
     work: Callable[[Tx], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """Run an algorithm; a service may do this in another thread when `seconds` (an estimate) is long."""
+    """Run a computation of the algorithm.
+
+    Attributes
+    ----------
+    work : the computation.
+    seconds : how long it is expected to take; a service runs long ones in another thread.
+    took : called with the measured seconds, if the driver has a clock.
+    """
 
     work: Callable[[], Any]
     seconds: float = 0.0
     took: Callable[[float], None] | None = None
-    """Called by a driver that has a clock, with the seconds it took."""
 
 
 Effect = Write | Read | Compute
@@ -51,19 +58,19 @@ Steps = Generator[Effect, Any, T]
 
 
 def write(work: Callable[[Tx], T], *, long: bool = False) -> Steps[T]:
-    """Run a work in a write transaction; see `Write`. The answer is what the work returned."""
+    """Run a work in a write transaction and return its result; see `Write`."""
     answer: T = yield Write(work, long)
     return answer
 
 
 def read(work: Callable[[Tx], T]) -> Steps[T]:
-    """Run a work on what was committed; the answer is what it returned."""
+    """Run a work on committed rows and return its result."""
     answer: T = yield Read(work)
     return answer
 
 
 def compute(work: Callable[[], T], seconds: float = 0.0, took: Callable[[float], None] | None = None) -> Steps[T]:
-    """Run an algorithm; see `Compute`. The answer is what the work returned."""
+    """Run a computation and return its result; see `Compute`."""
     answer: T = yield Compute(work, seconds, took)
     return answer
 
@@ -73,7 +80,11 @@ async def drive(steps: Steps[T], answer: Callable[[Effect], Awaitable[Any]]) -> 
 
     Parameters
     ----------
-    answer : does what an effect wants. What it raises is raised inside the operation, where it waits for the answer.
+    answer : interprets one effect. An exception it raises is thrown into the operation at its `yield`.
+
+    Returns
+    -------
+    The operation's answer.
     """
     value: Any = None
     error: BaseException | None = None
@@ -91,12 +102,12 @@ async def drive(steps: Steps[T], answer: Callable[[Effect], Awaitable[Any]]) -> 
 
 
 def perform(store: Store, steps: Steps[T]) -> T:
-    """Drive an operation to its end in this thread."""
+    """Drive an operation to its end in this thread, on a store."""
     return at_once(drive(steps, in_place(store)))
 
 
 def in_place(store: Store) -> Callable[[Effect], Awaitable[Any]]:
-    """What answers effects for `drive` at once, in the thread that calls it."""
+    """An interpreter of effects for `drive` that answers at once, in the calling thread."""
 
     async def answer(effect: Effect) -> Any:
         if isinstance(effect, Write):
@@ -109,12 +120,12 @@ def in_place(store: Store) -> Callable[[Effect], Awaitable[Any]]:
 
 
 def at_once(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that never has to wait, without an event loop.
+    """The result of a coroutine that never suspends, computed without an event loop.
 
     Raises
     ------
     RuntimeError
-        If it waits.
+        If it suspends.
     """
     try:
         coroutine.send(None)

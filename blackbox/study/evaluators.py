@@ -1,4 +1,4 @@
-"""What a study learns of those who evaluate: how long they take, and who keeps failing. Caches; nothing is stored."""
+"""Statistics of a study's workers: how long evaluations take, and which workers keep failing. Nothing is stored."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from blackbox.study.settling import Outcome
 
 FIRST_LEASE_SECONDS, SHORTEST_LEASE_SECONDS = 600.0, 60.0
 N_DURATIONS, LEARNED_EVERY = 200, 16
-"""Evaluations that are remembered, and how many come before their quantile is looked at again."""
+"""Evaluations that are remembered, and new ones after which their quantile is computed again."""
 FAILURES_UNTIL_BACKOFF = 20
 BACKOFF_SECONDS = 30.0
 
 
 class Durations:
-    """How long a lease should run: three times the 95th percentile of what evaluations took, never below a minute."""
+    """The duration of leases: three times the 95th percentile of evaluation times, and at least a minute.
+
+    Attributes
+    ----------
+    lease_seconds : the current duration; 600 s until five evaluations are known.
+    """
 
     def __init__(self) -> None:
         self.lease_seconds = FIRST_LEASE_SECONDS
@@ -25,7 +30,7 @@ class Durations:
         self._new = 0
 
     def learn(self, seconds: Sequence[float]) -> None:
-        """Take note of evaluations that came to an end."""
+        """Record the durations of finished evaluations."""
         self._seconds.extend(seconds)
         self._new += len(seconds)
         known = len(self._seconds)
@@ -35,19 +40,24 @@ class Durations:
             self.lease_seconds = max(SHORTEST_LEASE_SECONDS, 3.0 * longest)
 
 
-class Breaker:
-    """Backs off workers that fail many times in a row."""
+class CircuitBreaker:
+    """Grants nothing for a while to workers that fail many times in a row."""
 
     def __init__(self) -> None:
         self._streaks: dict[str, int] = {}
         self._until: dict[str, float] = {}
 
-    def holds(self, worker: str, now: float) -> float:
-        """Seconds for which the worker gets nothing; 0 if it may ask."""
+    def backoff(self, worker: str, now: float) -> float:
+        """Seconds for which the worker is granted nothing; 0 if it may ask."""
         return max(0.0, self._until.get(worker, 0.0) - now) if self._until else 0.0
 
     def learn(self, worker: str, outcomes: Sequence[Outcome], now: float) -> str | None:
-        """Take note of a tell; why the study should pause, if no worker does better than this one."""
+        """Record the outcomes of one tell.
+
+        Returns
+        -------
+        Why the study should pause, if every worker keeps failing (or two do); otherwise None.
+        """
         failed = sum(o.outcome == "requeued" or o.state == FAILED for o in outcomes)
         if any(o.outcome == "applied" and o.state != FAILED for o in outcomes):
             self._streaks[worker] = 0

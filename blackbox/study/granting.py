@@ -1,4 +1,4 @@
-"""Granting one ask inside a transaction: what is claimed, which new lanes are handed out, and why there are no more."""
+"""Granting one ask inside a transaction: claimed trials, new lanes, and the reason if there are no more."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from blackbox.records import NOTHING_PENDING, Pending
 from blackbox.study import leases, ledger, log
 from blackbox.study.answers import AskAnswer, AskRequest, Grant, PointsMissing, Stalled, StepUnknown
-from blackbox.study.evaluators import Breaker, Durations
+from blackbox.study.evaluators import CircuitBreaker, Durations
 from blackbox.study.known import Known
 from blackbox.study.leases import Lease
 from blackbox.study.open_step import OpenStep
@@ -18,7 +18,7 @@ from blackbox.study.reading import RecordedStudy
 from blackbox.study.rows import ACTIVE, CANCELLED, COMPLETED, FAILED, PAUSED, PointRow, StudyRow, TrialRow, Tx
 
 REASONS = {PAUSED: "paused", COMPLETED: "completed", CANCELLED: "cancelled", FAILED: "study_failed"}
-"""Why a study in this state grants nothing."""
+"""Reason of an empty answer, by state of the study."""
 
 
 class Granter:
@@ -26,23 +26,23 @@ class Granter:
 
     Parameters
     ----------
-    study : whose trials are handed out.
-    known : where granted leases are remembered, and the open step is found.
+    study : the study.
+    known : remembers granted leases and knows the open step.
     pace : says whether missing points may be computed inside the transaction.
 
     Attributes
     ----------
-    durations : of evaluations, from which the time of a lease is taken.
-    breaker : holds workers that keep failing.
+    durations : evaluation times, which determine the duration of leases.
+    breaker : backs off workers that keep failing.
     """
 
     def __init__(self, study: RecordedStudy, known: Known, pace: Pace) -> None:
         self._study, self._known, self._pace = study, known, pace
         self.durations = Durations()
-        self.breaker = Breaker()
+        self.breaker = CircuitBreaker()
 
     def lease_seconds(self, requested: float | None) -> float:
-        """How long a lease runs: as requested, as the study says, or three times the 95th percentile seen."""
+        """Duration of a lease: the requested one, the study's, or three times the 95th percentile of evaluations."""
         limits = self._study.spec.lease
         if requested is not None:
             return min(requested, limits.max_seconds)
@@ -51,11 +51,12 @@ class Granter:
         return min(self.durations.lease_seconds, limits.max_seconds)
 
     def grant(self, tx: Tx, row: StudyRow, request: AskRequest, now: float) -> Grant:
-        """Grant one ask. The row is written with an `AskAnswer`; any other answer comes before anything was changed.
+        """Grant one ask. With an `AskAnswer` the row was written; with any other result nothing was changed.
 
         Parameters
         ----------
-        row : as it is in this transaction; changed in place.
+        row : the study's row in this transaction; changed in place.
+        now : seconds since the epoch.
         """
         study, worker, count, key = self._study, request.worker, request.count, request.key
         ledger.end_if_spent(tx, row, study.spec, now)
@@ -69,7 +70,7 @@ class Granter:
             step = committed if committed is not None and committed.epoch == row.epoch else None
         if step is None:
             return StepUnknown()
-        if held := self.breaker.holds(worker, now):
+        if held := self.breaker.backoff(worker, now):
             tx.put_study(row)
             return AskAnswer((), count, "worker_backed_off", held, row)
         claim = leases.claim(
@@ -99,13 +100,13 @@ class Granter:
             Lease(trial, points[trial.number], leases.token(study.head.secret, trial.number, trial.attempt))
             for trial in trials
         )
-        self._known.lease(granted)
+        self._known.remember_leases(granted)
         if len(granted) >= count:
             return AskAnswer(granted, count, None, None, row)
         return AskAnswer(granted, count, reason, 1.0, row)
 
     def _missing(self, row: StudyRow, step: OpenStep, lanes: Sequence[int], pending: Pending) -> PointsMissing | None:
-        """What has to be computed outside before these lanes can be handed out, if anything."""
+        """The points that must be computed outside before these lanes can be granted; None if there are none."""
         old = self._study.traits.uses_pending and step.asks != row.asks
         lacking = lanes if old else [lane for lane in lanes if lane not in step.points]
         if not lacking:
@@ -114,7 +115,7 @@ class Granter:
         return missing if old or not self._add_at_once(missing) else None
 
     def _add_at_once(self, missing: PointsMissing) -> bool:
-        """Compute points here and now, if the method is quick; an error of its own is raised outside instead."""
+        """Compute points inside the transaction, if the algorithm is fast; its errors are left to be raised outside."""
         step, lanes = missing.open_step, missing.open_step.lanes_to_compute(missing.lanes)
         if not self._pace.may_ask(len(lanes)):
             return False
@@ -137,7 +138,7 @@ class Granter:
         now: float,
         seconds: float,
     ) -> list[TrialRow]:
-        """New trials for lanes whose points are computed, leased at once; their points are added to `stored`."""
+        """Insert leased trials for lanes whose points are known; adds the points to `stored` and returns the trials."""
         study = self._study.id
         trials, points = [], []
         for lane in lanes:
@@ -159,7 +160,7 @@ class Granter:
         return trials
 
     def _pending(self, tx: Tx, row: StudyRow, step: OpenStep) -> Pending:
-        """What is queued or leased, as far as the method looks at it."""
+        """The queued and leased trials, as far as the algorithm looks at them."""
         study = self._study
         if study.kind == "group" and not study.traits.uses_pending:
             nothing = NOTHING_PENDING

@@ -1,4 +1,4 @@
-"""A study's past, as functions of one transaction: reading stretches of the log, and copying it into a fork."""
+"""A study's past, as functions of one transaction: reading segments of the log, and copying it into a fork."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ MAX_SEQ = 2**62
 
 
 def results(tx: Tx, study: str, after_seq: int, upto_seq: int) -> list[log.LoggedResult]:
-    """Told results with their points, in log order."""
+    """Told results with seq in (after_seq, upto_seq] and their points, in log order."""
     trials = tx.told(study, after_seq, upto_seq)
     points = tx.points(study, [trial.number for trial in trials]) if trials else {}
     return [(trial, points[trial.number]) for trial in trials]
 
 
 def waiting(tx: Tx, study: str, after_seq: int) -> tuple[StudyRow | None, list[log.LoggedResult]]:
-    """The study's row and every result after a place in the log."""
+    """The study's row (None if it was deleted) and every result after a place in the log."""
     return tx.study(study), results(tx, study, after_seq, MAX_SEQ)
 
 
-def stretch(tx: Tx, study: str, first: int, before: int) -> tuple[list[StepRow], list[log.LoggedResult]]:
-    """Step records first .. before - 1 and the results they consumed (or passed over)."""
+def segment(tx: Tx, study: str, first: int, before: int) -> tuple[list[StepRow], list[log.LoggedResult]]:
+    """Records of the steps first .. before - 1, and the results they consumed or passed over, in log order."""
     steps = tx.steps(study, first, before)
     if not steps:
         return [], []
@@ -46,7 +46,7 @@ def stretch(tx: Tx, study: str, first: int, before: int) -> tuple[list[StepRow],
 
 
 def worth_keeping(steps: Sequence[int]) -> list[int]:
-    """The two newest snapshots, and older ones at exponentially growing distances."""
+    """The steps of the two newest snapshots, and of older ones at exponentially growing distances."""
     kept: list[int] = []
     for step in sorted(steps, reverse=True):
         if len(kept) < 2 or kept[0] - step >= 2 * (kept[0] - kept[-1]):
@@ -65,12 +65,17 @@ def copy(
     rebuilt: Mapping[int, bytes],
     snapshot: SnapshotRow | None,
 ) -> None:
-    """Rows of a fork: with a stream the log itself, without one the parent's results as injected points.
+    """Insert the rows of a fork: with a stream the log itself, without one the parent's results as injected points.
 
     Parameters
     ----------
-    rebuilt : points of recipes as numbers, for a fork without a stream; a result whose point is not here is left out.
-    snapshot : of a state of the parent to go on from, if there is one.
+    parent, head : id of the parent, and the head of the fork.
+    at : the step at which it branches.
+    stream : the noise stream of the fork; None: another algorithm starts anew.
+    seen : the parent's row.
+    maximize : whether larger values are better.
+    rebuilt : points of recipes as numbers, for a fork without a stream; a result whose point is missing is left out.
+    snapshot : of a state of the parent at or before `at`, if there is one.
     """
     records = tx.steps(parent, 0, at)
     last, upto = (records[-1].seq, records[-1].upto_seq) if records else (0, 0)
@@ -127,14 +132,14 @@ def copy(
         if trial.step not in needed or point.recipe is None:
             continue
         base = json.loads(point.recipe)["base"]
-        for name in log.named(point):
+        for name in log.named_blobs(point):
             blob = tx.blob(parent, name)
             if blob is not None:
-                tx.put_blob(head.id, name, trial.step if name == base else log.factor_place(trial.step), blob)
+                tx.put_blob(head.id, name, trial.step if name == base else log.factor_key(trial.step), blob)
 
 
 def _without_result(tx: Tx, study: str, late: Sequence[LateRow], known: set[int]) -> list[log.LoggedResult]:
-    """Withdrawn trials that have late values but, up to there, no result of their own, as they were then."""
+    """Withdrawn trials with late values but, up to that point of the log, no result of their own; as they were then."""
     numbers = sorted({row.number for row in late} - known)
     points = tx.points(study, numbers) if numbers else {}
     return [

@@ -1,4 +1,4 @@
-"""A participant's machine of federated rounds with the interface of a method, and a broadcast as a row of its log."""
+"""A participant of federated rounds as an `Algorithm`, and a broadcast as a row of its log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from blackbox.records import Pending, Points, Results, Vector, dense
 
 
 class HostedState(Protocol):
-    """State of a host; its class is made by `state_of`."""
+    """State of a `Host`; its class is made by `state_of`."""
 
     @property
     def step(self) -> int:
@@ -30,23 +30,28 @@ class HostedState(Protocol):
 
     @property
     def x(self) -> Vector:
-        """(d,) the common point of the broadcast at work."""
+        """(d,) the common point of the current broadcast."""
 
     @property
     def settled(self) -> int:
-        """Step of the broadcast whose contribution was settled last; -1 before."""
+        """Step of the broadcast whose contribution was settled last; -1 before the first."""
 
 
 @cache
 def state_of(own: type[Any]) -> type[Any]:
-    """The class of a host's state around a private state: a codec builds only what annotations name."""
+    """The class of a host's state around a private state; the codec builds only classes that annotations name."""
     fields = [("step", int), ("own", own), ("x", np.ndarray), ("settled", int)]
     return make_dataclass(f"Hosted{own.__name__}", fields, frozen=True, slots=True)
 
 
 class Host(Algorithm[FederationOptions, HostedState]):
-    """A participant's machine with the interface of a method: a step is one batch of its points, or one message of the
-    coordinator. Lanes are the rows of the batch; there are no others."""
+    """A participant's machine as an algorithm: a step is one batch of its points, or one message of the coordinator.
+    The lanes of a step are the rows of the batch.
+
+    Parameters
+    ----------
+    machine : the participant.
+    """
 
     name = "hosted"
     traits = Traits(injects=True)
@@ -61,11 +66,11 @@ class Host(Algorithm[FederationOptions, HostedState]):
         return cast(HostedState, self.State(0, self.machine.init(), start, -1))
 
     def resting(self, state: HostedState) -> bool:
-        """Whether there is nothing to evaluate: before the first broadcast and after each phase."""
+        """Whether there is nothing to evaluate: before the first broadcast, and after each phase."""
         return not len(state.own.work.points)
 
     def owes(self, state: HostedState) -> bool:
-        """Whether a phase is done and what became of its contribution is not in the log."""
+        """Whether a phase is done and the outcome of its contribution is not yet in the log."""
         return self.machine.done(state.own) and state.settled != state.own.work.broadcast
 
     def need(self, state: HostedState) -> int:
@@ -76,7 +81,7 @@ class Host(Algorithm[FederationOptions, HostedState]):
 
     def ask(self, state: HostedState, lanes: Sequence[int], pending: Pending) -> Points:
         points = self.machine.ask(state.own)
-        # A study computes whole tiles of lanes; those behind the last row are never handed out.
+        # A study computes whole tiles of lanes; those after the last row are never granted.
         rows = np.array([points[lane] if lane < len(points) else state.x for lane in lanes])
         return dense(rows.reshape(len(lanes), self.space.dim))
 
@@ -84,13 +89,13 @@ class Host(Algorithm[FederationOptions, HostedState]):
         own, x, settled = state.own, state.x, state.settled
         message = next((i for i in range(len(results)) if results.lane[i] < 0), None)
         if message is not None and "broadcast" in results.extra[message]:
-            # What was told of an older phase is given up with it.
+            # Results of an older phase are dropped with it.
             broadcast = broadcast_of(results, message)
             own, x = self.machine.start(own, broadcast), broadcast.x
         elif message is not None:
             own, settled = self.machine.settle(own, bool(results.extra[message]["counted"])), own.work.broadcast
         elif not self.resting(state):
-            values = np.full(len(own.work.points), math.nan)  # of who failed for good there is none
+            values = np.full(len(own.work.points), math.nan)  # a point that failed for good has no value
             values[results.lane] = results.values[:, 0]
             own = self.machine.tell(own, values)
         return cast(HostedState, self.State(state.step + 1, own, x, settled))
@@ -109,13 +114,13 @@ class Host(Algorithm[FederationOptions, HostedState]):
 
 
 def broadcast_row(broadcast: Broadcast) -> tuple[dict[str, Any], bytes, bytes]:
-    """A broadcast as a row has it: small JSON, the common point, and the other vectors one after another."""
+    """A broadcast as the parts of a row: small JSON, the common point, and the other vectors concatenated."""
     rest = b"".join(v.tobytes() for name, v in sorted(broadcast.vectors.items()) if name != "x")
     return broadcast.to_json(), broadcast.x.astype("<f8").tobytes(), rest + bytes(-len(rest) % 8)
 
 
 def broadcast_of(results: Results, row: int) -> Broadcast:
-    """The broadcast of a row; its vectors are checked against their digests."""
+    """The inverse of `broadcast_row` for one row of results; the vectors are checked against their digests."""
     raw = cast(dict[str, Any], results.extra[row]["broadcast"])
     vectors = {raw["vectors"]["x"]["sha256"]: results.vectors[row]}
     rest, at = results.points.note[row].astype("<i8").tobytes(), 0

@@ -1,15 +1,15 @@
-"""A hosted participant: a study whose method is one participant's machine in the rounds of another study.
+"""A hosted participant: a study whose algorithm is one participant's machine in the rounds of another study.
 
-Who can only evaluate (a program behind curl, a judge behind an API) takes part all the same: its machine runs where the
-studies are kept. The points that the machine asks are ordinary trials, so leases, attempts, late values and whatever
-else is said of trials holds for them. The federated study sees a participant like any other: one contribution per
-phase, counted by the same quorum, missed at the same deadline.
+A participant that can only evaluate (a program behind curl, a judge behind an API) lets its machine run where the
+studies are kept. The points that the machine asks are ordinary trials, with leases, attempts and late values. The
+federated study sees a participant like any other: one contribution per phase, counted by the same quorum, missed at
+the same deadline.
 
-The log of this study is the truth about the private state. Beside told values it holds what the coordinator said, as
-rows that nobody asked for (lane < 0): a broadcast, whose point is the common one, or what became of a contribution.
-Each closes the open step in the transaction that records it. So a replay needs this log only, and a process that dies
-anywhere is made up for by the next call: a contribution is made from the state, twice the same, and counts once; a
-broadcast that was begun is not begun again.
+The log of this study is the truth about the private state. Beside told values it holds the coordinator's messages, as
+rows that nobody asked for (lane < 0): a broadcast, whose point is the common one, or the outcome of a contribution.
+Each closes the open step in the transaction that records it. A replay therefore needs this log only, and the next call
+makes up for a process that died at any point: a contribution is a function of the state, so sent twice it is the same
+and counts once, and a broadcast that was begun is not begun again.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ from blackbox.study.spec import Resolved
 from blackbox.study.trials import TrialStudy
 
 BETWEEN = "between_rounds"
-"""Reason of an empty ask: this participant's part of the open phase is done, or none is open."""
+"""Reason of an empty ask: this participant's part of the open phase is done, or no phase is open."""
 COORDINATOR = "coordinator"
-"""Source of the rows that are no evaluations."""
+"""Source of the rows that hold messages of the coordinator instead of evaluations."""
 
 
 def hosted_by(rounds: FederatedStudy) -> Steps[list[HostedStudy]]:
-    """The participants of a federated study that are hosted and have not ended."""
+    """The studies of the hosted participants of a federated study that have not ended."""
 
     def work(tx: Tx) -> list[StudyHead]:
-        found = [tx.find(rounds.head.project, rounds.seat(member.client)) for member in tx.members(rounds.id)]
+        found = [tx.find(rounds.head.project, rounds.hosted_name(member.client)) for member in tx.members(rounds.id)]
         heads = [head for head in found if head is not None and Resolved.model_validate_json(head.resolved).hosted]
         return [head for head in heads if (row := tx.study(head.id)) is not None and row.state in (ACTIVE, PAUSED)]
 
@@ -73,20 +73,21 @@ class HostedStudy(TrialStudy):
 
     Attributes
     ----------
-    parent : the federated study, once it was needed. Who keeps it open may put it here, so that both are one.
+    hosted : whose participant it is, as stored.
+    parent : the federated study, once it was needed. A caller that has it open may set it, so that both share caches.
     """
 
     def __init__(self, head: StudyHead, slicer: Slicer = WHOLE) -> None:
         super().__init__(head, slicer)
         self._algorithms = [] if self._host is None else [(0, self._host)]
         self.parent: FederatedStudy | None = None
-        self._looked: tuple[Any, ...] | None = None
+        self._seen_signature: tuple[Any, ...] | None = None
         self._closes_at: float | None = None
 
     def _build(self) -> None:
-        place = self.resolved.hosted
-        assert place is not None
-        self.place = place
+        hosted = self.resolved.hosted
+        assert hosted is not None
+        self.hosted = hosted
         self.traits = Host.traits
         self._host: Host | None = None
         if self.stored.cls is None or self.stored.obstacle:
@@ -94,36 +95,36 @@ class HostedStudy(TrialStudy):
         machine = self.stored.cls.Participant(
             self.space,
             self.options,
-            Key.from_hex(place.key),
-            client=place.client,
-            weight=place.weight,
+            Key.from_hex(hosted.key),
+            client=hosted.client,
+            weight=hosted.weight,
             secret=hashlib.blake2b(b"hosted participant", key=self.head.secret, digest_size=32).digest(),
-            terms=Invitation(self.resolved.algorithm, self.resolved.options, self.space.to_json(), place.key).terms,
+            terms=Invitation(self.resolved.algorithm, self.resolved.options, self.space.to_json(), hosted.key).terms,
         )
         machine.slicer = self.slicer
         self._host = Host(machine)
 
     @property
     def host(self) -> Host:
-        """The host of the machine.
+        """The participant's machine as an algorithm.
 
         Raises
         ------
         AlgorithmChanged
-            If this release has none, or not with these options.
+            If this release lacks it, or it does not take the stored options.
         """
         if self._host is None:
             raise self.changed(self.stored.obstacle)
         return self._host
 
     def algorithm(self, row: StudyRow, step: int | None = None) -> Host:
-        """The host of the machine, the same at every step."""
+        """The participant's machine as an algorithm; the same at every step."""
         return self.host
 
     def not_its_own(self) -> IncompatibleProblem:
-        """The error of whoever wants to change its points or its past."""
+        """The error for a request to change the points or the past of a hosted participant."""
         return IncompatibleProblem(
-            f"{self.id} is the hosted participant {self.place.client} of {self.place.study}: its points and its past "
+            f"{self.id} is the hosted participant {self.hosted.client} of {self.hosted.study}: its points and its past "
             "are its machine's",
             hint="it takes ask, tell and heartbeat; fork the federated study, or start another one, to try again",
         )
@@ -138,13 +139,13 @@ class HostedStudy(TrialStudy):
         Raises
         ------
         IncompatibleProblem
-            If a report brings a point that the machine did not ask.
+            If a report is about a point that the machine did not ask.
         """
         if any(report.trial is None for report in reports):
             raise self.not_its_own()
         told = yield from super().tell(reports, now=now, worker=worker, ask=ask)
         if told.asked is not None and told.asked.reason == BETWEEN:
-            told = replace(told, asked=None)  # what was told may have opened the next phase: ask again
+            told = replace(told, asked=None)  # the results may have opened the next phase: ask again
         return told
 
     def _grant(self, tx: Tx, row: StudyRow, request: AskRequest, now: float) -> Grant:
@@ -154,17 +155,17 @@ class HostedStudy(TrialStudy):
             return AskAnswer((), request.count, BETWEEN, 1.0, row)
         return super()._grant(tx, row, request, now)
 
-    # In step with the rounds ------------------------------------------------------------------------------------------
+    # Keeping in step with the rounds ----------------------------------------------------------------------------------
 
     def due(self) -> bool:
-        """Unless it cannot go on: the rounds may have."""
+        """True unless the study is stuck: the rounds may have moved on."""
         return not self.stuck
 
     def advance(self, *, now: float) -> Steps[int]:
-        """Close what can be closed, contribute what is done, begin what is open; returns how many steps that took."""
+        """Close complete steps, send a finished contribution, begin an open phase; returns the number of steps."""
         total = yield from super().advance(now=now)
         with suppress(AlgorithmChanged):  # this study's, or that of the rounds
-            while (yield from self._follow(now)):
+            while (yield from self._sync(now)):
                 total += 1 + (yield from super().advance(now=now))
         return total
 
@@ -175,13 +176,13 @@ class HostedStudy(TrialStudy):
         return row
 
     def cancel(self, *, now: float) -> Steps[StudyRow]:
-        """End the study with what is out, and leave the rounds."""
+        """End the study, cancel its open trials, and leave the rounds."""
         row = yield from super().cancel(now=now)
         yield from self.advance(now=now)
         return row
 
     def recommend(self) -> Steps[tuple[int, dict[str, Any], JSON]]:
-        """The open step, and the common point as the rounds have it now."""
+        """The open step, and the current common point of the rounds."""
         row = yield from self.row()
         rounds = yield from self._rounds()
         if rounds is None:
@@ -191,75 +192,75 @@ class HostedStudy(TrialStudy):
         return row.step, params, None
 
     def _rounds(self) -> Steps[FederatedStudy | None]:
-        """The federated study; None once it was deleted."""
+        """The federated study; None if it was deleted."""
         if self.parent is None:
-            head = yield from read(lambda tx: tx.head(self.place.study))
+            head = yield from read(lambda tx: tx.head(self.hosted.study))
             self.parent = None if head is None else FederatedStudy(head, self.slicer)
         return self.parent
 
-    def _follow(self, now: float) -> Steps[bool]:
-        """Take one step together with the rounds, if there is one to take."""
+    def _sync(self, now: float) -> Steps[bool]:
+        """Take one step together with the rounds, if there is one; False if there is not."""
         row, state = yield from self._current()
         if row.state not in (ACTIVE, PAUSED):
-            yield from self.row()  # it may have come back since
+            yield from self.row()  # it may have been resumed since
             row, state = yield from self._current()
         rounds = yield from self._rounds()
 
         def look(tx: Tx) -> tuple[StudyRow | None, MemberRow | None]:
-            above = tx.study(self.place.study)
-            return above, None if above is None else tx.member(self.place.study, self.place.client)
+            parent_row = tx.study(self.hosted.study)
+            return parent_row, None if parent_row is None else tx.member(self.hosted.study, self.hosted.client)
 
-        above, member = yield from read(look)
+        parent_row, member = yield from read(look)
         away = member is None or member.left_at is not None
         if row.state not in (ACTIVE, PAUSED):
-            if rounds is not None and above is not None and above.state in (ACTIVE, PAUSED) and not away:
-                yield from rounds.leave(rounds.token(self.place.client), now=now)
+            if rounds is not None and parent_row is not None and parent_row.state in (ACTIVE, PAUSED) and not away:
+                yield from rounds.leave(rounds.token(self.hosted.client), now=now)
                 yield from rounds.advance(now=now)
             return False
-        if rounds is None or above is None:
-            yield from self._over(CANCELLED, f"{self.place.study} was deleted", now)
+        if rounds is None or parent_row is None:
+            yield from self._finish(CANCELLED, f"{self.hosted.study} was deleted", now)
             return False
         if self.host.owes(state):
             return (yield from self._contribute(rounds, row, state, now))
-        if above.state not in (ACTIVE, PAUSED):
-            yield from self._over(above.state, f"{above.id}: {above.reason}", now)
+        if parent_row.state not in (ACTIVE, PAUSED):
+            yield from self._finish(parent_row.state, f"{parent_row.id}: {parent_row.reason}", now)
             return False
         if away:
-            yield from self._over(COMPLETED, LEFT, now)
+            yield from self._finish(COMPLETED, LEFT, now)
             return False
-        return (yield from self._begin(rounds, above, row, state, now))
+        return (yield from self._begin(rounds, parent_row, row, state, now))
 
-    def _over(self, end: str, reason: str, now: float) -> Steps[None]:
+    def _finish(self, end: str, reason: str, now: float) -> Steps[None]:
         yield from self._transition(end, reason, now, (ACTIVE, PAUSED))
 
     def _contribute(self, rounds: FederatedStudy, row: StudyRow, state: HostedState, now: float) -> Steps[bool]:
-        """Send what the finished phase has come to, and record what became of it. Sent before, it is a duplicate."""
+        """Send the contribution of the finished phase and record its outcome; one sent before is a duplicate."""
         contribution = yield from compute(partial(self.host.machine.contribution, state.own))
         try:
-            received = yield from rounds.contribute(rounds.token(self.place.client), contribution, now=now)
+            received = yield from rounds.contribute(rounds.token(self.hosted.client), contribution, now=now)
             counted = received.counted
         except StudyStateError:  # the rounds have ended: it was not counted and will not be
             counted = False
         yield from self._record({"counted": counted}, b"", b"", "settled", row, state, now)
-        return True  # if another one was faster, look again
+        return True  # also if another process was faster: look again
 
     def _begin(
-        self, rounds: FederatedStudy, above: StudyRow, row: StudyRow, state: HostedState, now: float
+        self, rounds: FederatedStudy, parent_row: StudyRow, row: StudyRow, state: HostedState, now: float
     ) -> Steps[bool]:
-        """Begin the open phase, if it is another one and this participant is asked."""
+        """Begin the open phase, if it is a new one and this participant is invited."""
         late = self._closes_at is not None and now >= self._closes_at
-        if self._looked == _sight(above, row) and not late:
+        if self._seen_signature == _signature(parent_row, row) and not late:
             return False  # nothing has happened since
-        phase = yield from rounds.phase(now=now, token=rounds.token(self.place.client))
+        phase = yield from rounds.phase(now=now, token=rounds.token(self.hosted.client))
         self._closes_at = phase.closes_at
         broadcast, work = phase.broadcast, state.own.work
         wanted = broadcast is not None and broadcast.step > work.broadcast and phase.invited and not phase.contributed
         if wanted and not self.host.resting(state):
             _, common = yield from rounds.state()
-            # A move that is still taken when it comes late is worth finishing.
+            # A contribution that is still accepted when late is worth finishing.
             wanted = rounds.federation.admission(common, work.round, work.phase) == "late"
         if not wanted or broadcast is None:
-            self._looked = _sight(phase.row, row)
+            self._seen_signature = _signature(phase.row, row)
             return False
         message, x, rest = broadcast_row(broadcast)
         yield from self._record({"broadcast": message}, x, rest, "broadcast", row, state, now)
@@ -275,11 +276,14 @@ class HostedStudy(TrialStudy):
         state: HostedState,
         now: float,
     ) -> Steps[None]:
-        """Write down what the coordinator said, and close the open step with it, if it still is open.
+        """Record a message of the coordinator and close the open step with it, if it is still open.
 
         Parameters
         ----------
+        message : JSON of the message.
         x, rest : point and note of the row, see `broadcast_row`.
+        why : reason of the step record.
+        seen, state : row and state that the message was based on.
         """
         number, seq = seen.trials + 1, seen.seq + 1
         trial = TrialRow(
@@ -312,6 +316,6 @@ class HostedStudy(TrialStudy):
         self._moved(moved)
 
 
-def _sight(above: StudyRow, row: StudyRow) -> tuple[Any, ...]:
-    """What has to change before there can be something new to begin. Before the first round that is who has joined."""
-    return above.step, above.epoch, above.state, -1 if above.step else above.seq, row.step
+def _signature(parent_row: StudyRow, row: StudyRow) -> tuple[Any, ...]:
+    """A value that changes whenever there may be a new phase to begin; before the first round, when somebody joins."""
+    return parent_row.step, parent_row.epoch, parent_row.state, -1 if parent_row.step else parent_row.seq, row.step

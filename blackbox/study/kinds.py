@@ -1,4 +1,4 @@
-"""The kinds of study, which of them a stored study is, and whether a study has what a request wants of it."""
+"""The kinds of study: which kind a stored study is, and whether it supports a request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ K = TypeVar("K", bound=BaseStudy)
 
 
 def kind_of(head: StudyHead) -> type[BaseStudy]:
-    """The class of a study: one whose method works in rounds, a hosted participant of such a one, or neither."""
+    """The class of a study: federated, a hosted participant of a federated one, or neither."""
     resolved = json.loads(head.resolved)
     if resolved.get("federated"):
         return FederatedStudy
@@ -26,7 +26,7 @@ def kind_of(head: StudyHead) -> type[BaseStudy]:
 
 
 def open_study(study: str, slicer: Slicer = WHOLE) -> Steps[BaseStudy]:
-    """The study of that id, as what it is; `slicer` says who computes the parts of its method's large sums.
+    """The study with this id, as an instance of its kind; `slicer` computes the parts of large sums.
 
     Raises
     ------
@@ -39,13 +39,13 @@ def open_study(study: str, slicer: Slicer = WHOLE) -> Steps[BaseStudy]:
 
 
 def as_kind(study: BaseStudy, kind: type[K]) -> K:
-    """The study as one of a kind: `TrialStudy` to ask and tell, `Study` to change points and past, `FederatedStudy` for
-    rounds. Whoever opens studies of any kind asks here, once, before it uses what only that kind has.
+    """The study, checked to be of a kind: `TrialStudy` to ask and tell, `Study` to change points and past,
+    `FederatedStudy` for rounds. Callers that open studies of any kind check once, before using what only one kind has.
 
     Raises
     ------
     IncompatibleProblem
-        If it is of another kind; says which, and what it takes.
+        If it is of another kind; says which, and which requests it takes.
     """
     if isinstance(study, kind):
         return study

@@ -1,4 +1,4 @@
-"""Who evaluates what: the rules of leases, as functions of one transaction; `study.settling` has those of results.
+"""The rules of leases, as functions of one transaction; `study.settling` has the rules of results.
 
 Every evaluator holds a lease: a laptop, an LLM judge, a process pool, a person with curl. There is one trial table and
 one state machine::
@@ -24,13 +24,15 @@ from blackbox.errors import (
     BlackboxError,
     Conflict,
     LeaseUnknown,
+    StudyStateError,
     TrialNotFound,
 )
-from blackbox.study.ledger import close_trial, leave
+from blackbox.study.ledger import close_trial, uncount
 from blackbox.study.rows import (
     CANCELLED,
     FAILED,
     LEASED,
+    OPEN_STATES,
     QUEUED,
     SUPERSEDED,
     InterimRow,
@@ -46,15 +48,15 @@ Kind = Literal["group", "members", "sequential"]
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A trial in somebody's hands."""
+    """A trial leased to a worker, its point, and the token that its result is told with."""
 
     trial: TrialRow
     point: PointRow
     token: str
 
 
-class LeaseMoved(Conflict):
-    """What was known of leases is not so any more: read them again."""
+class LeaseChanged(Conflict):
+    """Leases have changed since they were read: read them again."""
 
 
 def token(secret: bytes, number: int, attempt: int) -> str:
@@ -69,7 +71,7 @@ def read_token(secret: bytes, text: str) -> tuple[int, int]:
     Raises
     ------
     LeaseUnknown
-        If it was not made with this secret.
+        If the token was not made with this secret.
     """
     parts = text.split(".")
     if len(parts) == 3 and parts[0].isdecimal() and parts[1].isdecimal() and len(parts[0]) + len(parts[1]) < 30:
@@ -87,21 +89,22 @@ def read_token(secret: bytes, text: str) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What an ask can take before any new lane is needed, and why it cannot have all it wants."""
+    """The existing trials that an ask takes, the number of new lanes it needs, and the limit that it meets."""
 
     live: list[TrialRow]
-    """Leases of this very request (same key) or worker (resume): given again."""
+    """Leases of the same request (same key) or worker (resume): granted again."""
     lapsed: list[TrialRow]
-    """Leases of others that ran out: to be given to this worker."""
+    """Leases of other workers that ran out: to be granted to this one."""
     lost: list[TrialRow]
-    """Lapsed once too often: FAILED."""
+    """Leases that lapsed once too often: FAILED."""
     stale: list[TrialRow]
-    """Lapsed or queued in a step that is closed: SUPERSEDED."""
+    """Lapsed or queued trials of a closed step: SUPERSEDED."""
     queued: list[TrialRow]
+    """Queued trials to be granted."""
     n_new: int
-    """New lanes wanted beside these."""
+    """New lanes needed beside these."""
     reason: str | None
-    """The limit that keeps the grant below the request, if one does."""
+    """The limit that keeps the grant below the request, or None."""
 
 
 def claim(
@@ -116,7 +119,16 @@ def claim(
     key: str | None,
     resume: bool,
 ) -> Claim:
-    """Decide what an ask takes. Changes nothing."""
+    """Decide which trials an ask takes. Changes nothing; `apply_claim` carries it out.
+
+    Parameters
+    ----------
+    row : the study's row in this transaction.
+    count : how many leases are requested.
+    now : seconds since the epoch.
+    key : idempotency key of the request, or None.
+    resume : whether the worker's own live leases come first.
+    """
     live: list[TrialRow] = []
     if key is not None:
         live = tx.leased_under(row.id, key)
@@ -157,7 +169,7 @@ def claim(
 
 
 def is_stale(trial: TrialRow, row: StudyRow, kind: Kind) -> bool:
-    """Whether a trial that nobody holds belongs to a closed step of a method that works in steps."""
+    """Whether a trial that nobody holds belongs to a closed step of an algorithm that works in groups."""
     return kind == "group" and trial.lane >= 0 and trial.step < row.step
 
 
@@ -176,13 +188,13 @@ def apply_claim(
         close_trial(row, trial, FAILED, None, now)
         tx.put_trial(trial)
     for trial in chosen.stale:
-        leave(row, trial)
+        uncount(row, trial)
         trial.state = SUPERSEDED
         tx.put_trial(trial)
     for trial in (*chosen.lapsed, *chosen.queued):
         if trial.state == LEASED:
             trial.lost += 1
-        leave(row, trial)
+        uncount(row, trial)
         lease_to(trial, worker=worker, now=now, seconds=seconds, key=key)
         row.leased += 1
         tx.put_trial(trial)
@@ -191,7 +203,7 @@ def apply_claim(
 
 
 def lease_to(trial: TrialRow, *, worker: str, now: float, seconds: float, key: str | None) -> None:
-    """Put a trial into a worker's hands."""
+    """Lease a trial to a worker: the next attempt begins `now` and lapses after `seconds`."""
     trial.state, trial.worker, trial.ask_key = LEASED, worker, key
     trial.attempt += 1
     trial.leased_at, trial.until = now, now + seconds
@@ -202,7 +214,15 @@ def lease_to(trial: TrialRow, *, worker: str, now: float, seconds: float, key: s
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """The answer to one renewed lease: continue until then, or abandon it."""
+    """The answer to the renewal of one lease.
+
+    Attributes
+    ----------
+    token : the token of the lease, as sent.
+    directive : whether the worker should go on with the evaluation.
+    until : when the lease lapses now (seconds since the epoch); None if abandoned.
+    error : what is wrong with the token, if something is.
+    """
 
     token: str
     directive: Literal["continue", "abandon"]
@@ -211,7 +231,7 @@ class Renewal:
 
 
 def renew(tx: Tx, row: StudyRow, secret: bytes, tokens: Sequence[str], *, now: float, seconds: float) -> list[Renewal]:
-    """Extend leases that are still held; say `abandon` for those that somebody else has or that are closed."""
+    """Extend leases that are still held; answer `abandon` for trials that are closed or leased to somebody else."""
     answers = []
     for text in tokens:
         try:
@@ -230,12 +250,36 @@ def renew(tx: Tx, row: StudyRow, secret: bytes, tokens: Sequence[str], *, now: f
 
 
 def cancel(trial: TrialRow) -> None:
-    """Withdraw an open trial; see `change_trial`."""
+    """Withdraw an open trial; used with `change_trial`, which keeps the counters right.
+
+    Raises
+    ------
+    StudyStateError
+        If the trial is closed.
+    """
+    if trial.state not in OPEN_STATES:
+        raise StudyStateError(f"t_{trial.number} is {trial.state}; only queued or leased trials can be cancelled")
     trial.state, trial.until = CANCELLED, None
 
 
+def requeue(trial: TrialRow) -> None:
+    """Queue a trial without a result again; used with `change_trial`, which keeps the counters right.
+
+    Raises
+    ------
+    StudyStateError
+        If the trial has a result.
+    """
+    if trial.value is not None or trial.seq is not None:
+        raise StudyStateError(
+            f"t_{trial.number} is {trial.state} and has a result in the log",
+            hint="enqueue its params to evaluate the same point again",
+        )
+    trial.state, trial.until, trial.worker, trial.ask_key = QUEUED, None, None, None
+
+
 INTERIM_KEPT = 100
-"""Interim values that are kept of one trial: the newest."""
+"""Most interim values kept of one trial (the newest)."""
 
 
 def report(
@@ -249,12 +293,13 @@ def report(
     now: float,
     seconds: float,
 ) -> Renewal:
-    """Extend a lease, and keep the interim value that its holder sends along.
+    """Extend a lease and store the interim value that its holder sends along.
 
     Parameters
     ----------
-    step : how far the evaluation has got; None: one further than its newest report. Of one step the last value counts.
-    value : as the user sees it; None: nothing is kept.
+    text : the lease token.
+    step : progress of the evaluation; None: one more than its newest report. The last value of a step counts.
+    value : the interim value as the user sees it; None: only extend the lease.
     """
     renewal = renew(tx, row, secret, [text], now=now, seconds=seconds)[0]
     if value is not None and renewal.directive == "continue":
@@ -266,11 +311,17 @@ def report(
 
 
 def change_trial(tx: Tx, row: StudyRow, number: int, change: Callable[[TrialRow], None]) -> TrialRow:
-    """Read a trial, keep the open counters right around `change`, and write it."""
+    """Read a trial, apply `change`, write it, and keep the counters of open trials right.
+
+    Raises
+    ------
+    TrialNotFound
+        If there is no trial of this number.
+    """
     trial = tx.trial(row.id, number)
     if trial is None:
         raise TrialNotFound(f"study {row.id} has no trial t_{number}; its newest is t_{row.trials}")
-    leave(row, trial)
+    uncount(row, trial)
     change(trial)
     if trial.state == QUEUED:
         row.queued += 1

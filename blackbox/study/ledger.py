@@ -1,6 +1,6 @@
-"""A study's row kept right: its counters, the numbers of its log, its best trial, its end. Functions of a transaction.
+"""Bookkeeping of a study's row: its counters, the sequence of its log, its best trial, its end.
 
-Whoever changes trials calls these, so that counters and log never disagree with the rows.
+Functions of one transaction. Every change of trials goes through these, so that counters and log agree with the rows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ from blackbox.study.spec import StudySpec
 
 
 def locked(tx: Tx, study: str) -> StudyRow:
-    """The study's row, to be changed in this transaction."""
+    """The study's row, to be changed in this transaction.
+
+    Raises
+    ------
+    StudyNotFound
+        If the study does not exist (any more).
+    """
     row = tx.study(study)
     if row is None:
         raise StudyNotFound(f"there is no study {study}", hint="GET /v1/studies lists yours")
@@ -32,20 +38,20 @@ def locked(tx: Tx, study: str) -> StudyRow:
 
 
 def log_event(tx: Tx, row: StudyRow, kind: str, now: float, **facts: Any) -> None:
-    """Write a change of the study itself into its log."""
+    """Append an event of the study itself to its log."""
     row.seq += 1
     tx.insert_event(EventRow(row.id, row.seq, kind, now, json.dumps(facts, sort_keys=True)))
 
 
 def finish(tx: Tx, row: StudyRow, state: str, reason: str, now: float) -> None:
-    """End (or pause) a study that is active, with the reason in its log."""
+    """End (or pause) an active study and log the reason; a study that is not active is left as it is."""
     if row.state == ACTIVE:
         row.state, row.reason = state, reason
         log_event(tx, row, f"study.{state.lower()}", now, reason=reason)
 
 
-def leave(row: StudyRow, trial: TrialRow) -> None:
-    """Take an open trial out of the study's counters."""
+def uncount(row: StudyRow, trial: TrialRow) -> None:
+    """Subtract an open trial from the study's counters."""
     if trial.state == QUEUED:
         row.queued -= 1
     elif trial.state == LEASED:
@@ -53,7 +59,7 @@ def leave(row: StudyRow, trial: TrialRow) -> None:
 
 
 def close_trial(row: StudyRow, trial: TrialRow, state: str, value: float | None, now: float) -> None:
-    """Give a trial its terminal state and its place in the log. The caller has taken it out of the open counters."""
+    """Give a trial its final state and its place in the log. The caller has subtracted it with `uncount`."""
     row.seq += 1
     row.used += 1
     row.waiting += 1
@@ -61,7 +67,7 @@ def close_trial(row: StudyRow, trial: TrialRow, state: str, value: float | None,
 
 
 def improves(row: StudyRow, spec: StudySpec, trial: TrialRow) -> bool:
-    """Take a trial as the best one if it is; says whether it was."""
+    """Record a trial as the best one if it is better than the best so far; returns whether it was."""
     if trial.value is None or trial.state == STOPPED:
         return False
     sign = 1.0 if spec.direction == "minimize" else -1.0
@@ -72,14 +78,14 @@ def improves(row: StudyRow, spec: StudySpec, trial: TrialRow) -> bool:
 
 
 def may_end(spec: StudySpec) -> bool:
-    """Whether there is anything that could complete the study, its method aside."""
+    """Whether the study has a target or a limit that could complete it, apart from its algorithm."""
     budget = spec.budget
     limits = (spec.target, budget.evaluations, budget.max_cost, budget.deadline)
     return any(limit is not None for limit in limits)
 
 
 def end_if_spent(tx: Tx, row: StudyRow, spec: StudySpec, now: float) -> None:
-    """Complete the study when its target, its evaluations or its money are reached, or its time is over."""
+    """Complete the study if its target, its budget of evaluations or cost, or its deadline is reached."""
     if spec.target is not None and row.best_value is not None:
         sign = 1.0 if spec.direction == "minimize" else -1.0
         if sign * row.best_value <= sign * spec.target:

@@ -1,4 +1,4 @@
-"""The log as the truth: which results close a step, what `tell` gets, and how states follow from it.
+"""The log as the truth: which results close a step, the batch that `tell` gets, and the states that follow.
 
 A study's log is one gap-free sequence of told results, step records and study events. A step closes at the first result
 that completes what the method needs; the record keeps the sequence number of that result. Replay therefore calls `tell`
@@ -25,7 +25,12 @@ LoggedResult = tuple[TrialRow, PointRow]
 
 
 def accepts(algorithm: Algorithm[Any, Any], oldest: int, trial: TrialRow) -> bool:
-    """Whether a told trial is one of the results that `tell` takes (and, with lane >= 0, that close the step)."""
+    """Whether a told trial is among the results that `tell` takes (and, with lane >= 0, that close the step).
+
+    Parameters
+    ----------
+    oldest : `Algorithm.oldest` of the open step's state.
+    """
     if trial.invalid:
         return False
     if trial.state == FAILED:
@@ -36,7 +41,12 @@ def accepts(algorithm: Algorithm[Any, Any], oldest: int, trial: TrialRow) -> boo
 
 
 def closing(algorithm: Algorithm[Any, Any], state: Any, told: Sequence[LoggedResult]) -> int | None:
-    """How many of the told results (by seq, after the last closed step) close the open step; None if they do not."""
+    """The number of told results that close the open step, or None if they do not suffice.
+
+    Parameters
+    ----------
+    told : the results after the last closed step, by seq.
+    """
     need, oldest = algorithm.need(state), algorithm.oldest(state)
     sequential = algorithm.traits.sequential
     for index, (trial, _) in enumerate(told):
@@ -48,7 +58,7 @@ def closing(algorithm: Algorithm[Any, Any], state: Any, told: Sequence[LoggedRes
 
 
 def batch(algorithm: Algorithm[Any, Any], state: Any, told: Sequence[LoggedResult], maximize: bool) -> Results:
-    """What `tell` gets of the results of one step: accepted ones only, by (step, lane), values to be minimised."""
+    """The batch that `tell` gets of one step: the accepted results by (step, lane), values to be minimised."""
     oldest = algorithm.oldest(state)
     rows = sorted((pair for pair in told if accepts(algorithm, oldest, pair[0])), key=lambda p: (p[0].step, p[0].lane))
     sign = -1.0 if maximize else 1.0
@@ -68,7 +78,7 @@ def batch(algorithm: Algorithm[Any, Any], state: Any, told: Sequence[LoggedResul
 
 
 def points_of(rows: Sequence[PointRow], dim: int, encoding: str) -> Points:
-    """The stored points as the arrays they were asked as."""
+    """Stored points as the `Points` they were asked as; `encoding` is that of the algorithm's traits."""
     width = max((len(row.note) for row in rows), default=0) // 8
     note = np.zeros((len(rows), width), dtype=np.int64)
     for i, row in enumerate(rows):
@@ -86,8 +96,8 @@ def points_of(rows: Sequence[PointRow], dim: int, encoding: str) -> Points:
     return Dense(vectors, note=note, payload=kept)
 
 
-def named(point: PointRow) -> tuple[str, ...]:
-    """Digests of the vectors that a stored recipe is made of; none for a point that is stored as numbers."""
+def named_blobs(point: PointRow) -> tuple[str, ...]:
+    """Digests of the vectors that a stored recipe names; () for a point that is stored as numbers."""
     if point.vector is not None or point.recipe is None:
         return ()
     recipe = json.loads(point.recipe)
@@ -95,8 +105,8 @@ def named(point: PointRow) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
-def factor_place(step: int) -> int:
-    """Where the factors of a step's recipes are stored: apart from the bases, which are found by their step alone."""
+def factor_key(step: int) -> int:
+    """The step under which the factors of a step's recipes are stored: apart from its base, which is found by step."""
     return step - 2**62
 
 
@@ -106,13 +116,13 @@ class ClosedStep:
 
     Attributes
     ----------
-    step : that was closed; the state after it counts one more.
-    upto_seq : of the result that closed it.
-    consumed : results after the last recorded step that this one and those closed with it before have taken or passed.
-    why : `need`, or the reason of who closed it.
-    digest : of the state after it.
-    told : results that the method was told.
-    state, encoded : after it, as an object and as bytes.
+    step : number of the closed step; the state after it counts one more.
+    upto_seq : seq of the result that closed it.
+    consumed : results after the last recorded step that this step and those closed before it took or passed over.
+    why : `need`, or the caller's reason.
+    digest : digest of the state after the step.
+    told : number of results that the algorithm was told.
+    state, encoded : the state after the step, as an object and as bytes.
     """
 
     step: int
@@ -128,7 +138,7 @@ class ClosedStep:
 def advance(
     algorithm: Algorithm[Any, Any], state: Any, told: Sequence[LoggedResult], maximize: bool, limit: int = 256
 ) -> list[ClosedStep]:
-    """Close every step that the told results allow, in order, at most `limit`."""
+    """Close in memory every step that the told results complete, in order, at most `limit`."""
     steps: list[ClosedStep] = []
     at = 0
     for _ in range(limit):
@@ -148,7 +158,7 @@ def advance(
 def close(
     algorithm: Algorithm[Any, Any], state: Any, results: Results, upto_seq: int, consumed: int, why: str
 ) -> ClosedStep:
-    """Tell one batch."""
+    """Tell one batch, which closes a step in memory; the arguments are fields of `ClosedStep`."""
     after = algorithm.tell(state, results)
     encoded = codec.encode(after)
     return ClosedStep(state.step, upto_seq, consumed, why, codec.digest(encoded), len(results), after, encoded)
@@ -185,5 +195,5 @@ def replay(
 
 
 def algorithm_at(algorithms: Sequence[tuple[int, Algorithm[Any, Any]]], step: int) -> Algorithm[Any, Any]:
-    """The instance that was in charge of a step."""
+    """The instance in charge of a step, of (first step, instance) in ascending order."""
     return next(algorithm for first, algorithm in reversed(algorithms) if first <= step)

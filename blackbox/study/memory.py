@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 @dataclass
 class _Tables:
-    """Everything a memory store knows about one study."""
+    """All rows of one study."""
 
     head: StudyHead
     row: StudyRow
@@ -50,13 +50,13 @@ class _Tables:
     lanes: dict[int, set[tuple[int, int]]] = field(default_factory=dict)
     """(lane, replicate) by step."""
     log: list[int] = field(default_factory=list)
-    """Numbers of told trials by seq; `log_seqs` are the seqs."""
+    """Numbers of told trials in order of seq; `log_seqs` holds the seqs."""
     log_seqs: list[int] = field(default_factory=list)
     steps: list[StepRow] = field(default_factory=list)
     events: list[EventRow] = field(default_factory=list)
     late: list[LateRow] = field(default_factory=list)
     interim: dict[int, list[InterimRow]] = field(default_factory=dict)
-    """By trial, in their order."""
+    """By number of the trial, in order of attempt and step."""
     snapshots: dict[tuple[int, int], SnapshotRow] = field(default_factory=dict)
     blobs: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     members: dict[str, MemberRow] = field(default_factory=dict)
@@ -81,14 +81,14 @@ def _trial(row: TrialRow) -> TrialRow:
 
 
 def steps_with_bases(stored: Iterable[int], wanted: Iterable[int]) -> set[int]:
-    """Of the steps that base vectors were last put for, those whose vector a wanted step names: itself or the next."""
+    """The steps among `stored` whose base vector a wanted step names: that step itself, or the next stored one."""
     steps = sorted(stored)
     places = (bisect.bisect_left(steps, step) for step in wanted)
     return {steps[i] for i in places if i < len(steps)}
 
 
 class MemoryStore:
-    """A store in this process: nothing survives it. The reference for what the verbs of `Tx` mean."""
+    """A store in the memory of this process, lost when it ends. The reference for the meaning of the verbs of `Tx`."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -96,6 +96,13 @@ class MemoryStore:
         self._writing = False
 
     def write(self, work: Callable[[Tx], T]) -> T:
+        """Run a work; all it did is undone if it raises.
+
+        Raises
+        ------
+        RuntimeError
+            If a work calls this again.
+        """
         with self._lock:
             if self._writing:
                 raise RuntimeError("a work called store.write; use the transaction it was given")
@@ -111,10 +118,12 @@ class MemoryStore:
                 self._writing = False
 
     def read(self, work: Callable[[Tx], T]) -> T:
+        """Run a work that changes nothing."""
         with self._lock:
             return work(self._tx)
 
     def try_begin(self, again: bool = True, *, wait: bool = True) -> Group:
+        """A group of works; always possible here."""
         return _MemoryGroup(self)
 
     def close(self) -> None:
@@ -122,7 +131,7 @@ class MemoryStore:
 
 
 class _MemoryTx:
-    """`Tx` over dictionaries. Every change appends its own undo."""
+    """`Tx` over dictionaries. Every change appends its inverse to `undo`."""
 
     def __init__(self) -> None:
         self.undo: list[Callable[[], object]] = []

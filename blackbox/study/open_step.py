@@ -1,4 +1,4 @@
-"""An open step as one instance of a study knows it: its position in the log, its state, the points computed so far."""
+"""An open step in the memory of one process: its position in the log, its state, the points computed so far."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from blackbox.recipes import to_json as recipe_to_json
 from blackbox.records import Dense, Pending, Points, Recipes
 from blackbox.space import Space
 from blackbox.study import log
-from blackbox.study.reading import contents, plain
+from blackbox.study.reading import encoded, plain
 from blackbox.study.rows import StudyRow
 from blackbox.study.spec import canonical
 
 PARAMS_STORED_UPTO = 1000
-"""Decoded parameters are stored with a trial up to this dimension; above, they are decoded when somebody reads them."""
+"""Largest dimension at which decoded parameters are stored with a trial; above, they are decoded when read."""
 LANES_AHEAD = 256
+"""Most lanes that are computed in advance, for asks that may follow."""
 AHEAD_NUMBERS = 2**16
-"""Coordinates that may be computed for asks that may come."""
+"""Most coordinates that are computed in advance."""
 
 Position = tuple[int, int, int]
-"""Where a study stands (step, epoch, upto_seq): what a swap of its row compares, so that of two who move it one finds
-that it has moved."""
+"""Position of a study in its log, (step, epoch, upto_seq): a compare-and-swap of the row compares it, so that of two
+concurrent writers the second finds that the study has moved on."""
 
 
 def position_of(row: StudyRow) -> Position:
@@ -36,7 +37,7 @@ def position_of(row: StudyRow) -> Position:
 
 @dataclass(frozen=True, slots=True)
 class PreparedPoint:
-    """A lane's point, ready to be stored."""
+    """The point of one lane in the form of `rows.PointRow`, and its `replicate` number."""
 
     vector: bytes | None
     recipe: str | None
@@ -48,38 +49,38 @@ class PreparedPoint:
 
 @dataclass(slots=True)
 class OpenStep:
-    """An open step. Its points are pure in (state, lane), so they may be kept until it closes."""
+    """An open step. Its points are a function of (state, lane), so they may be kept until it closes."""
 
     position: Position
     algorithm: Algorithm[Any, Any]
     state: Any
     asks: int = -1
-    """For methods whose asks depend on what is in flight: the counter these points were computed at."""
+    """The row's `asks` when the points were computed, for algorithms whose asks depend on trials in flight."""
     points: dict[int, PreparedPoint] = field(default_factory=dict)
     blobs: Sequence[tuple[str, int, bytes]] = ()
-    """Digest, place and content of the vectors that the recipes name."""
+    """(digest, step to store it under, content) of each vector that the recipes name."""
     blobs_stored: bool = False
 
     @property
     def epoch(self) -> int:
-        """That of the study's row when the step was opened."""
+        """Epoch of the study's row when the step was opened."""
         return self.position[1]
 
     def compute(self, lanes: Sequence[int], pending: Pending) -> list[PreparedPoint]:
-        """The points of these lanes. Nothing is kept: this may run in a thread."""
+        """The points of these lanes. Changes nothing, so it may run in a thread."""
         return prepared(self.algorithm.space, self.algorithm.ask(self.state, lanes, pending))
 
     def vectors(self) -> Sequence[tuple[str, int, bytes]]:
-        """The vectors that the step's recipes name, with the place at which each is stored."""
-        # Where factors begin among them.
+        """(digest, step to store it under, content) of each vector that the step's recipes name."""
+        # `factors`: the index at which the factors begin among the vectors.
         step, factors = self.state.step, 0 if self.algorithm.base(self.state) is None else 1
         return [
-            (name, step if i < factors else log.factor_place(step), content)
-            for i, (name, content) in enumerate(contents(self.algorithm.blobs(self.state)).items())
+            (name, step if i < factors else log.factor_key(step), content)
+            for i, (name, content) in enumerate(encoded(self.algorithm.blobs(self.state)).items())
         ]
 
     def lanes_to_compute(self, lanes: Sequence[int], ahead: int = 0) -> list[int]:
-        """Lanes that are missing, their neighbours in a tile, and so many ahead where others will want them."""
+        """The lanes to compute: those missing, the rest of their tiles, and `ahead` more for asks that may follow."""
         traits = self.algorithm.traits
         if traits.kind != "group" or traits.uses_pending:
             return list(lanes)
@@ -90,7 +91,7 @@ class OpenStep:
 
 
 def prepared(space: Space, points: Points) -> list[PreparedPoint]:
-    """Points as bytes and JSON."""
+    """Points as bytes and JSON, one `PreparedPoint` per point."""
     ready = []
     has_vectors = any(parameter.type == "vector" for _, parameter in space.items())
     for i in range(len(points)):

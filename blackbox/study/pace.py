@@ -1,6 +1,6 @@
-"""How fast a study's method is, and what follows from it: what is computed at once, when a snapshot is due.
+"""The speed of a study's algorithm, and the decisions based on it: when to compute inside a transaction or snapshot.
 
-No clock here: whoever ran a computation and has a clock says how long it took.
+There is no clock here: the driver that ran and timed a computation reports how long it took.
 """
 
 from __future__ import annotations
@@ -8,27 +8,27 @@ from __future__ import annotations
 import math
 
 SNAPSHOT_STEPS = 256
-"""Steps after which a snapshot is due."""
+"""Number of steps after which a snapshot is due."""
 SNAPSHOT_SECONDS = 0.25
 """Seconds of computing steps after which a snapshot is due."""
 SECONDS_PER_COORDINATE = 1e-8
-"""What a first step is expected to take: little at a thousand dimensions, too long for an event loop at a million."""
+"""Estimate for the first step: short at a thousand dimensions, too long for an event loop at a million."""
 AT_ONCE_SECONDS = 0.002
-"""Steps that take less than this are closed inside the transaction that brought their last result: one of their own
-would cost more, and meanwhile every ask would find the step gone that it was made for."""
+"""Steps faster than this are closed inside the transaction that brought their last result: a transaction of their own
+would cost more, and asks that arrive in between would find that their step has closed."""
 REPLAY_SECONDS = 1e-4
-"""What replaying a step is expected to take: a service runs long stretches beside its event loop."""
+"""Estimate for replaying one step: a service runs long replays outside its event loop."""
 MEASURED_EVERY = 64
-"""Times that steps are closed at once before they are computed outside again, and measured: a method may become slower
-as it goes."""
+"""Transactions that close steps themselves before one step is computed outside again to be measured: an algorithm may
+become slower over time."""
 
 
 class Pace:
-    """How long steps and asks of one open study took when they were last measured.
+    """The last measured durations of steps and asks of one open study, in seconds.
 
     Parameters
     ----------
-    dim : coordinates of a point; all that is known before the first measurement.
+    dim : internal dimension, from which the first step is estimated.
     """
 
     def __init__(self, dim: int) -> None:
@@ -42,43 +42,43 @@ class Pace:
     # Measuring --------------------------------------------------------------------------------------------------------
 
     def told(self, seconds: float) -> None:
-        """A computation of the next steps took so long."""
+        """Record the duration of a computation of steps."""
         self._tell_seconds = seconds
         self._since_snapshot += seconds
 
     def closed(self, n_steps: int) -> None:
-        """The computation last measured has closed so many steps."""
+        """Record how many steps the last measured computation closed."""
         if n_steps and self._tell_seconds is not None:
             self._step_seconds = self._tell_seconds / n_steps
             self._left_at_once = MEASURED_EVERY
 
     def asked(self, seconds: float, n_lanes: int) -> None:
-        """Computing the points of so many lanes took so long."""
+        """Record how long computing the points of `n_lanes` lanes took."""
         self._lane_seconds = seconds / n_lanes
 
     # What is expected -------------------------------------------------------------------------------------------------
 
     @property
     def tell_seconds(self) -> float:
-        """What the next steps are expected to take, as the last ones did."""
+        """Estimate for the next computation of steps: the last measurement."""
         return SECONDS_PER_COORDINATE * self._dim if self._tell_seconds is None else self._tell_seconds
 
     def ask_seconds(self, n_lanes: int) -> float:
-        """What the points of so many lanes are expected to take; 0 before the first measurement."""
+        """Estimate for computing the points of `n_lanes` lanes; 0 before the first measurement."""
         return (self._lane_seconds or 0.0) * n_lanes
 
     # Inside a transaction ---------------------------------------------------------------------------------------------
 
     def may_close(self, n_steps: float) -> bool:
-        """Whether so many steps (at most) are so quick that they may be computed inside a transaction."""
+        """Whether up to `n_steps` steps are fast enough to be computed inside a transaction."""
         return self._left_at_once > 0 and n_steps * self._step_seconds <= AT_ONCE_SECONDS
 
     def closed_at_once(self) -> None:
-        """Steps were computed inside a transaction, where nobody measures."""
+        """Record that steps were computed inside a transaction, where they are not measured."""
         self._left_at_once -= 1
 
     def may_ask(self, n_lanes: int) -> bool:
-        """Whether the points of so many lanes are computed so quickly that it may happen inside a transaction."""
+        """Whether the points of `n_lanes` lanes are fast enough to be computed inside a transaction."""
         if self._left_at_once <= 0 or self._lane_seconds is None:
             return False
         return n_lanes * self._lane_seconds < AT_ONCE_SECONDS
@@ -86,13 +86,13 @@ class Pace:
     # Snapshots --------------------------------------------------------------------------------------------------------
 
     def snapshot_due(self, first: int, after: int) -> bool:
-        """Whether the state should be stored, now that steps `first` .. `after` - 1 are closed."""
+        """Whether a snapshot is due now that the steps `first` .. `after` - 1 are closed."""
         return after // SNAPSHOT_STEPS > first // SNAPSHOT_STEPS or self._since_snapshot > SNAPSHOT_SECONDS
 
     def want_snapshot(self) -> None:
-        """One that was stored is of no use: the next step that closes should be."""
+        """Make a snapshot due at the next step, because a stored one could not be read."""
         self._since_snapshot = math.inf
 
     def snapshot_stored(self) -> None:
-        """A snapshot is committed."""
+        """Record that a snapshot was committed."""
         self._since_snapshot = 0.0

@@ -1,4 +1,4 @@
-"""Who takes part in federated rounds: names, tokens, joining, leaving, hosting. Functions of one transaction."""
+"""Participants of federated rounds: names, tokens, joining, leaving, hosting. Functions of one transaction."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from blackbox.study.rows import ACTIVE, COMPLETED, FAILED, PAUSED, MemberRow, St
 from blackbox.study.spec import Budget, Hosted, Resolved, Rounds, spec_hash
 
 LEFT = "left the rounds"
-"""Why the study of a hosted participant is over that has left."""
+"""Reason for which the study of a hosted participant ends when the participant leaves."""
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
-    """What a participant gets when it joins: its token, and what it must know once."""
+class JoinAnswer:
+    """The answer to a participant that joins: its token, the invitation, and the study's row."""
 
     client: str
     token: str
@@ -31,28 +31,28 @@ class Joined:
 
 
 def check(client: str, weight: float) -> None:
-    """Raise what a contribution under that name and weight would."""
+    """Raise `InvalidContribution` if no contribution could carry this name and weight."""
     federation.ContributionJson(terms="", client=client, round=0, phase="", weight=weight, vectors={}, evaluations=0)
 
 
-def seat(study: str, client: str) -> str:
-    """Name of the study of a hosted participant; a project's studies have different names."""
+def hosted_name(study: str, client: str) -> str:
+    """The name of a hosted participant's study; study names are unique in a project."""
     return f"{study}/{client}"
 
 
 def token(secret: bytes, client: str) -> str:
-    """What a participant shows with everything it sends: `name~mac`."""
+    """The token that authenticates a participant: `name~mac`."""
     mac = hashlib.blake2b(b"participant/" + client.encode(), key=secret, digest_size=12).hexdigest()
     return f"{client}~{mac}"
 
 
 def read_token(secret: bytes, text: str) -> str:
-    """Whose token it is.
+    """The name of the participant that a token belongs to.
 
     Raises
     ------
     LeaseUnknown
-        If it was not made with this secret.
+        If the token was not made with this secret.
     """
     name = text.rpartition("~")[0]
     if not name or not hmac.compare_digest(token(secret, name).encode(), text.encode()):
@@ -67,9 +67,17 @@ def read_token(secret: bytes, text: str) -> str:
 
 
 def join(tx: Tx, study: StudyHead, client: str, now: float) -> StudyRow:
-    """Enter a participant that runs its own machine; returns the study's row."""
+    """Register a participant that runs its own machine; returns the study's row.
+
+    Raises
+    ------
+    StudyStateError
+        If the study has ended.
+    Conflict
+        If the name is that of a hosted participant.
+    """
     row = _open(tx, study.id)
-    if (hosted := tx.find(study.project, seat(study.id, client))) is not None:
+    if (hosted := tx.find(study.project, hosted_name(study.id, client))) is not None:
         raise Conflict(
             f"{client} is a hosted participant, study {hosted.id}: two machines under one name would "
             "contradict each other",
@@ -79,36 +87,43 @@ def join(tx: Tx, study: StudyHead, client: str, now: float) -> StudyRow:
     return row
 
 
-def hosted_head(study: StudyHead, resolved: Resolved, place: Hosted, now: float) -> StudyHead:
-    """The head of a new study for a hosted participant: the spec of its rounds, with a name and a seed of its own."""
+def hosted_head(study: StudyHead, resolved: Resolved, hosted: Hosted, now: float) -> StudyHead:
+    """The head of a new study for a hosted participant: the spec of the federated study with its own name and seed."""
     spec = resolved.spec.model_copy(
         update={
-            "name": seat(study.id, place.client),
+            "name": hosted_name(study.id, hosted.client),
             "budget": Budget(),
             "target": None,
             "rounds": Rounds(),
             "labels": {},
-            "seed": f"{resolved.spec.seed}/{place.client}",
+            "seed": f"{resolved.spec.seed}/{hosted.client}",
         }
     )
-    own = resolved.model_copy(update={"spec": spec, "federated": False, "reason": "", "hosted": place})
+    own = resolved.model_copy(update={"spec": spec, "federated": False, "reason": "", "hosted": hosted})
     return new_head(study.project, own, spec_hash(spec), now)
 
 
-def host(tx: Tx, study: StudyHead, place: Hosted, fresh: StudyHead, now: float) -> tuple[StudyRow, StudyHead]:
-    """Enter a hosted participant.
+def host(tx: Tx, study: StudyHead, hosted: Hosted, fresh: StudyHead, now: float) -> tuple[StudyRow, StudyHead]:
+    """Register a hosted participant.
 
     Parameters
     ----------
-    fresh : the head of its study, where it has none yet.
+    fresh : the head of its study, used if it has none yet.
 
     Returns
     -------
-    The row of the rounds' study, and the head of the participant's.
+    The row of the federated study, and the head of the participant's.
+
+    Raises
+    ------
+    StudyStateError
+        If the federated study has ended.
+    Conflict
+        If the name is taken by a participant that runs its own machine, by another study, or with another weight.
     """
-    client = place.client
+    client = hosted.client
     row = _open(tx, study.id)
-    known = tx.find(study.project, seat(study.id, client))
+    known = tx.find(study.project, hosted_name(study.id, client))
     if known is None:
         member = tx.member(study.id, client)
         if member is not None and member.left_at is None:
@@ -121,7 +136,7 @@ def host(tx: Tx, study: StudyHead, place: Hosted, fresh: StudyHead, now: float) 
         ledger.log_event(tx, own, "study.created", now, name=fresh.name)
         tx.put_study(own)
     else:
-        _check_same(known, place)
+        _check_same(known, hosted)
         own = ledger.locked(tx, known.id)
         if (own.state, own.reason) == (COMPLETED, LEFT) or own.state == FAILED:
             own.state, own.reason = ACTIVE, None
@@ -132,7 +147,7 @@ def host(tx: Tx, study: StudyHead, place: Hosted, fresh: StudyHead, now: float) 
 
 
 def leave(tx: Tx, study: StudyHead, client: str, now: float) -> StudyRow:
-    """Let a participant go, if it takes part; returns the study's row."""
+    """Record that a participant leaves, if it takes part; returns the study's row."""
     row = ledger.locked(tx, study.id)
     member = tx.member(study.id, client)
     if member is not None and member.left_at is None:
@@ -158,7 +173,7 @@ def _enter(tx: Tx, row: StudyRow, client: str, now: float, **facts: str) -> None
 
 
 def _check_same(known: StudyHead, wanted: Hosted) -> None:
-    """Raise if a study that has the name of a hosted participant is not that of this one."""
+    """Raise `Conflict` if the study with a hosted participant's name is not its study."""
     found = Resolved.model_validate_json(known.resolved).hosted
     if found is None or found.study != wanted.study:
         raise Conflict(f"the study {known.id} has the name {known.name!r} and hosts nobody", hint="rename or delete it")

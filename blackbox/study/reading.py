@@ -1,4 +1,4 @@
-"""A study of trials, opened for reading: its state at any step, its points, its past. Nothing here changes a study."""
+"""A study of trials, opened for reading: its state at any step, its points and its past. Changes nothing."""
 
 from __future__ import annotations
 
@@ -34,12 +34,19 @@ from blackbox.study.pace import REPLAY_SECONDS, SNAPSHOT_STEPS, Pace
 from blackbox.study.rows import FAILED, PointRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
 
 MAX_REBUILT_BYTES = 2**30
+"""Most memory for the points of recipes as numbers, when a fork needs them."""
 PREFIX_BYTES = 2**26
-"""What an open study keeps of points whose children it builds."""
+"""Size of an open study's cache of parents, from which it builds their children."""
 
 
 class RecordedStudy(BaseStudy):
-    """A study whose log is of trials, opened for reading: its state at any step, its points, its past."""
+    """A study of trials, opened for reading: its state at any step, its points and its past.
+
+    Attributes
+    ----------
+    traits, kind : traits of its algorithm, and the kind that follows from them.
+    prefixes : cache of the points of parents, see `recipes.PrefixCache`.
+    """
 
     traits: Traits
 
@@ -63,7 +70,7 @@ class RecordedStudy(BaseStudy):
         Raises
         ------
         AlgorithmChanged
-            If this release has none, or not with these options.
+            If this release lacks it, or it does not take the stored options.
         """
         if self.stored.cls is None or self.stored.obstacle:
             raise self.changed(self.stored.obstacle)
@@ -100,7 +107,7 @@ class RecordedStudy(BaseStudy):
             start, state = 0, self.algorithm(row, 0).init()
         while start < step:
             until = min(step, start + SNAPSHOT_STEPS)
-            records, told = yield from read(partial(history.stretch, study=self.id, first=start, before=until))
+            records, told = yield from read(partial(history.segment, study=self.id, first=start, before=until))
             if len(records) < until - start:
                 raise Conflict(f"the log of {self.id} ends at step {start + len(records)}, its row says {row.step}")
             try:
@@ -121,7 +128,7 @@ class RecordedStudy(BaseStudy):
         Raises
         ------
         AlgorithmChanged
-            With another revision of the method, if it computes something else than is recorded.
+            If the revision of the algorithm has changed, and it computes other states than the recorded ones.
         """
         step = records[0].step
         try:
@@ -131,7 +138,7 @@ class RecordedStudy(BaseStudy):
                 state, step = after, record.step + 1
             else:
                 return state
-        except Exception:  # another revision may choke on these results
+        except Exception:  # another revision may raise on these results
             if not self.stored.revised:
                 raise
         raise AlgorithmChanged(f"{self.stored.revised}, which computes another state after step {step}")
@@ -139,26 +146,29 @@ class RecordedStudy(BaseStudy):
     # The past ---------------------------------------------------------------------------------------------------------
 
     def replay(self) -> Steps[Iterator[tuple[StepRow, str]]]:
-        """Every recorded step with the digest that a replay from the beginning gives; equal where nothing is wrong.
+        """Every recorded step with the digest that a replay from the beginning computes; equal to the recorded one.
 
-        With another revision of the method it ends with the first step whose digest differs.
+        If the revision of the algorithm has changed, the replay ends with the first step whose digest differs.
         """
         row = yield from self.row()
-        records, told = yield from read(lambda tx: history.stretch(tx, self.id, 0, row.step))
+        records, told = yield from read(lambda tx: history.segment(tx, self.id, 0, row.step))
         state = self.algorithm(row, 0).init()
         replayed = log.replay(self._algorithms, state, records, told, self.maximize)
         return self._upto_change((record, digest) for record, _, digest in replayed)
 
     def _replayed(self, row: StudyRow, first: int) -> Steps[list[tuple[StepRow, Any, str]]]:
         state = yield from self._state_at(row, first)
-        records, told = yield from read(lambda tx: history.stretch(tx, self.id, first, row.step))
+        records, told = yield from read(lambda tx: history.segment(tx, self.id, first, row.step))
         self.algorithm(row)
         return list(log.replay(self._algorithms, state, records, told, self.maximize))
 
     def _rebuilt(self, row: StudyRow) -> Steps[tuple[dict[int, bytes], int]]:
-        """Internal points of told recipes, by number. Their bases are long dropped; a replay makes them again. How many
-        are missing, because this release makes their bases differently, comes with them."""
-        records, told = yield from read(partial(history.stretch, study=self.id, first=0, before=row.step))
+        """Internal points of told recipes by number, and how many cannot be rebuilt.
+
+        Their bases have been dropped; a replay computes them again. A point is missing if this release computes another
+        base.
+        """
+        records, told = yield from read(partial(history.segment, study=self.id, first=0, before=row.step))
         everything = yield from read(partial(history.results, study=self.id, after_seq=0, upto_seq=row.seq))
         if (size := len(everything) * self.space.dim * 8) > MAX_REBUILT_BYTES:
             raise TooLarge(
@@ -171,7 +181,7 @@ class RecordedStudy(BaseStudy):
         vectors: dict[int, bytes] = {}
 
         def take(step: int, state: Any) -> None:
-            blobs = contents(self.algorithm(row, step).blobs(state)) if step in waiting else {}
+            blobs = encoded(self.algorithm(row, step).blobs(state)) if step in waiting else {}
             for trial, point in waiting.pop(step, ()):
                 with suppress(BlobNotFound) if self.stored.revised else nullcontext():
                     vectors[trial.number] = self.vector(point, blobs).astype("<f8").tobytes()
@@ -184,16 +194,16 @@ class RecordedStudy(BaseStudy):
             return vectors, len(everything) - len(vectors)
         state = self.algorithm(row, 0).init()
         take(0, state)
-        with suppress(Exception) if self.stored.revised else nullcontext():  # it may choke on another's results
+        with suppress(Exception) if self.stored.revised else nullcontext():  # as in `_believed`
             for record, after, _ in log.replay(self._algorithms, state, records, told, self.maximize):
                 take(record.step + 1, after)
         return vectors, len(everything) - len(vectors)
 
     def archive(self) -> Steps[tuple[Archive, list[int]]]:
-        """All told points with what is known of their values, and the number of the first trial of each.
+        """All told points with the statistics of their values, and the number of the first trial of each.
 
-        Values are minimised (negated where the study maximises); values told late for a trial are replicates. Scans the
-        whole history.
+        Values are minimised (negated if the study maximises); late values of a trial are replicates. Scans the whole
+        history.
 
         Raises
         ------
@@ -226,7 +236,12 @@ class RecordedStudy(BaseStudy):
     # Points -----------------------------------------------------------------------------------------------------------
 
     def params(self, point: PointRow, blobs: Mapping[str, bytes] | None = None) -> dict[str, Any]:
-        """The parameters a trial asks, decoded (vectors as arrays); `blobs` has by digest what a recipe is made of."""
+        """Decoded parameters of a trial's point (vectors as arrays).
+
+        Parameters
+        ----------
+        blobs : the vectors that its recipe names, by digest; not needed for a point stored as numbers.
+        """
         if point.params is not None:
             params: dict[str, Any] = json.loads(point.params)
             for name in self._vectors:
@@ -235,7 +250,19 @@ class RecordedStudy(BaseStudy):
         return self.space.decode(self.vector(point, blobs))
 
     def vector(self, point: PointRow, blobs: Mapping[str, bytes] | None = None) -> Vector:
-        """(d,) float64 internal point of a trial."""
+        """(d,) float64 internal point of a trial.
+
+        Parameters
+        ----------
+        blobs : the vectors that its recipe names, by digest.
+
+        Raises
+        ------
+        BlobNotFound
+            If a vector of the recipe is missing.
+        IncompatibleProblem
+            If the point is structured, not a vector.
+        """
         if point.vector is not None:
             return np.frombuffer(point.vector, dtype="<f8").copy()
         recipe = self.recipe(point)
@@ -245,18 +272,18 @@ class RecordedStudy(BaseStudy):
         return materialise(recipe, self.key, self.space.dim, vectors, cache=self.prefixes).astype(np.float64)
 
     def recipe(self, point: PointRow) -> Recipe | None:
-        """The recipe of a point, if it is one."""
+        """The recipe of a point; None if it is stored as numbers."""
         if point.recipe is None:
             return None
         return recipe_from_json(json.loads(point.recipe))
 
     def points(self, numbers: Sequence[int]) -> Steps[dict[int, tuple[PointRow, dict[str, bytes]]]]:
-        """Points of trials, each with those vectors by digest that its recipe is made of and that are still kept."""
+        """Points of trials by number, each with the vectors (by digest) of its recipe that are still stored."""
 
         def work(tx: Tx) -> dict[int, tuple[PointRow, dict[str, bytes]]]:
             found = {}
             for number, point in tx.points(self.id, numbers).items():
-                blobs = {name: tx.blob(self.id, name) for name in log.named(point)}
+                blobs = {name: tx.blob(self.id, name) for name in log.named_blobs(point)}
                 found[number] = point, {name: blob for name, blob in blobs.items() if blob is not None}
             return found
 
@@ -272,32 +299,32 @@ class RecordedStudy(BaseStudy):
         if trial is None:
             raise StudyNotFound(f"study {self.id} was deleted")
         point, blobs = (yield from self.points([number]))[number]
-        if len(blobs) < len(log.named(point)):
-            # A late result became the best one after its step's vectors were dropped: the log still has that state.
+        if len(blobs) < len(log.named_blobs(point)):
+            # A late result became the best one after the vectors of its step were dropped: the log has that state.
             state = yield from self._state_at(row, trial.step)
-            blobs |= contents(self.algorithm(row, trial.step).blobs(state))
+            blobs |= encoded(self.algorithm(row, trial.step).blobs(state))
         return trial, self.params(point, blobs)
 
     def _payload(self, row: StudyRow, state: Any) -> JSON:
         return self.algorithm(row).payload(state)
 
     def eval_seed(self, trial: TrialRow) -> str:
-        """A seed for common random numbers: equal for all lanes of one step and replicate of a method of steps."""
+        """A seed for common random numbers, as decimal text: equal for all lanes of a step and replicate."""
         step = trial.step if self.kind == "group" and trial.lane >= 0 else 0
         name = f"{self.key.hex()}/{step}" + (f"/{trial.replicate}" if trial.replicate else "")
         return str(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest(), "little"))
 
     @cached_property
     def seed_encodable(self) -> bool:
-        """Whether candidates can travel as recipes: one unbounded vector, whose internal point is the point itself."""
+        """Whether candidates can be sent as recipes: the space is one unbounded vector, equal to its internal point."""
         return self.traits.encoding == "recipe" and self.space.is_single_vector and self.space.domain == "free"
 
 
-def contents(vectors: Mapping[str, NDArray[np.float32]]) -> dict[str, bytes]:
-    """Vectors as they are stored and served."""
+def encoded(vectors: Mapping[str, NDArray[np.float32]]) -> dict[str, bytes]:
+    """Vectors by digest as little-endian float32 bytes, as they are stored and served."""
     return {name: np.ascontiguousarray(vector, dtype="<f4").tobytes() for name, vector in vectors.items()}
 
 
 def plain(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters as JSON values."""
+    """Parameters as JSON values: arrays become lists."""
     return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in params.items()}

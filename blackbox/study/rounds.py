@@ -1,13 +1,13 @@
 """A federated study: joining, broadcasts, contributions, closing phases, replay. Pure logic over a store.
 
 The machines are those of `blackbox.federation`; this is to them what `study.trials` is to algorithms. The coordinator
-evaluates nothing and sees no points: what a participant sends is one contribution per (round, phase), which is stored
-before it is answered. A phase closes when the method's quorum is in, or at the deadline, whoever calls then: no process
-watches.
+evaluates nothing and sees no points: a participant sends one contribution per (round, phase), which is stored before it
+is answered. A phase closes when the method's quorum is reached, or at the deadline, in the next call by anybody: no
+process has to watch.
 
 The log is the truth here too. Contributions and step records share the study's sequence; a step record says up to which
-contribution it looked. At that place every contribution that was not used before is looked at again: it counts now,
-waits for a later phase (a move that may be stale), or is too late. So a replay needs nothing but the log.
+contribution it looked. At that point every unused contribution is considered again: it counts now, waits for a later
+phase (a contribution that may be stale), or is too late. A replay therefore needs nothing but the log.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from blackbox.recipes.slices import WHOLE, Slicer
 from blackbox.study import history, ledger, participants
 from blackbox.study.base import BaseStudy
 from blackbox.study.effects import Steps, compute, read, write
-from blackbox.study.participants import Joined
+from blackbox.study.participants import JoinAnswer
 from blackbox.study.rows import (
     ACTIVE,
     COMPLETED,
@@ -52,7 +52,9 @@ from blackbox.study.spec import Hosted
 from blackbox.validation import invalid
 
 LATE = -1
+"""The step of a contribution that came too late for any."""
 MAX_UPDATES = 1000
+"""Most updates in one answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +63,12 @@ class OpenPhase:
 
     Attributes
     ----------
+    row : the study's row.
     broadcast : None while too few have joined, or the study is not active.
-    invited : whether the client that asked takes part in this round; None if nobody asked.
-    contributed : whether its contribution to this phase is in.
-    joined, received, need : participants, contributions that count now, and how many close the phase.
-    closes_at : when the phase closes with what there is, or None.
+    invited : whether the participant that asked takes part in this round; None without a participant.
+    contributed : whether its contribution to this phase was received.
+    joined, received, need : number of participants, of contributions that count now, and of those that close the phase.
+    closes_at : when the phase closes with the contributions so far (seconds since the epoch), or None.
     """
 
     row: StudyRow
@@ -79,15 +82,16 @@ class OpenPhase:
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
-    """What became of a contribution.
+class ContributeAnswer:
+    """The answer to a contribution.
 
     Attributes
     ----------
     outcome : applied (it counts in the open phase), held (it counts in a later one), late (recorded, not used) or
-        duplicate (this client's contribution to this phase was in already; the first one stands).
+        duplicate (this participant had contributed to this phase; the first contribution stands).
     counted : whether it was or will be used.
-    received, need : contributions of the open phase, and how many close it.
+    received, need : number of contributions to the open phase, and of those that close it.
+    row : the study's row afterwards.
     """
 
     outcome: str
@@ -103,7 +107,7 @@ class FederatedStudy(BaseStudy):
     def __init__(self, head: StudyHead, slicer: Slicer = WHOLE) -> None:
         super().__init__(head, slicer)
         self._tell_seconds = 0.0
-        """What closing the last phase took."""
+        """Duration of the last computation that closed a phase."""
 
     def _build(self) -> None:
         self._federation: Federation[Any] | None = None
@@ -118,21 +122,21 @@ class FederatedStudy(BaseStudy):
         Raises
         ------
         AlgorithmChanged
-            If this release has none, or not with these options.
+            If this release lacks it, or it does not take the stored options.
         """
         if self._federation is None:
             raise self.changed(self.stored.obstacle)
         return self._federation
 
     def machine(self, row: StudyRow, step: int | None = None) -> Federation[Any]:
-        """The coordinator, the same at every step."""
+        """The coordinator; the same at every step."""
         return self.federation
 
     def _unreadable(self) -> None:
-        """Every phase that closes is stored in any case."""
+        """Nothing to do: a snapshot is stored at every phase that closes."""
 
     def due(self) -> bool:
-        """Unless it cannot go on: a deadline may have come."""
+        """True unless the study is stuck: a deadline may have passed."""
         return not self.stuck
 
     # State ------------------------------------------------------------------------------------------------------------
@@ -145,13 +149,13 @@ class FederatedStudy(BaseStudy):
             raise self.changed(self.stuck)
         stored = yield from self._newest(row, step)
         start, state = (0, self.federation.init()) if stored is None else (stored[0].step, stored[1])
-        records, rows = yield from read(partial(_stretch, study=self.id, before=step))
+        records, rows = yield from read(partial(_log_before, study=self.id, before=step))
         try:
             for record, after, digest in self._replayed_from(start, state, records, rows):
                 if self.stored.revised and digest != record.digest:
                     raise AlgorithmChanged(f"{self.stored.revised}, which computes another state after step {start}")
                 state, start = after, record.step + 1
-        except Conflict as error:  # also where contributions were not kept, because there was a state to begin at
+        except Conflict as error:  # also if contributions were not kept, because a snapshot was to replace them
             self.stuck = error.detail
             raise self.changed(error.detail) from error
         if start < step:
@@ -165,7 +169,7 @@ class FederatedStudy(BaseStudy):
     ) -> Iterator[tuple[StepRow, FederationState, str]]:
         """States after the recorded steps from `first` on.
 
-        Which contributions an older step has used is on their rows, so that a replay can begin at a snapshot.
+        The rows of contributions say which step used them, so that a replay can begin at a snapshot.
         """
         for record in records:
             if record.step < first:
@@ -180,26 +184,26 @@ class FederatedStudy(BaseStudy):
             yield record, state, codec.digest_like(record.digest, codec.encode(state))
 
     def replay(self) -> Steps[Iterator[tuple[StepRow, str]]]:
-        """Every recorded step with the digest that a replay gives. Checks, too, that the contributions which the log's
-        rule admits at each step are those that were used."""
+        """Every recorded step with the digest that a replay computes. Checks also that each step used exactly the
+        contributions that the rule of the log admits."""
         row = yield from self.row()
-        records, rows = yield from read(partial(_stretch, study=self.id, before=row.step))
+        records, rows = yield from read(partial(_log_before, study=self.id, before=row.step))
         return self._upto_change(self._checked(records, rows))
 
     def _checked(self, records: Sequence[StepRow], rows: Sequence[ContributionRow]) -> Iterator[tuple[StepRow, str]]:
         state, waiting, last = self.federation.init(), list[ContributionRow](), 0
         for record, after, digest in self._replayed_from(0, state, records, rows):
             waiting += [row for row in rows if last < row.seq <= record.upto_seq]
-            counted, waiting, _ = self._sorted(state, waiting)
+            counted, waiting, _ = self._by_admission(state, waiting)
             if [row.seq for row in counted] != [row.seq for row in rows if row.step == record.step]:
                 raise Conflict(f"step {record.step} of {self.id} used other contributions than its log admits")
             yield record, digest
             state, last = after, record.upto_seq
 
-    def _sorted(
+    def _by_admission(
         self, state: FederationState, rows: Sequence[ContributionRow]
     ) -> tuple[list[ContributionRow], list[ContributionRow], list[ContributionRow]]:
-        """Contributions that count in the open phase, that wait for a later one, and that are too late."""
+        """Contributions that count in the open phase, those that wait for a later one, and those that are too late."""
         kinds: dict[str, list[ContributionRow]] = {"now": [], "later": [], "late": []}
         for row in rows:
             kinds[self.federation.admission(state, row.round, row.phase)].append(row)
@@ -207,13 +211,13 @@ class FederatedStudy(BaseStudy):
 
     # Participants -----------------------------------------------------------------------------------------------------
 
-    def join(self, client: str, *, now: float) -> Steps[Joined]:
-        """Take part under a name. Joining again is how a participant comes back: same name, same token.
+    def join(self, client: str, *, now: float) -> Steps[JoinAnswer]:
+        """Join under a name. A participant comes back by joining again: same name, same token.
 
         Raises
         ------
         InvalidContribution
-            If the name cannot be one.
+            If the name is not allowed.
         StudyStateError
             If the study has ended.
         Conflict
@@ -223,64 +227,65 @@ class FederatedStudy(BaseStudy):
         self._row = yield from write(partial(participants.join, study=self.head, client=client, now=now))
         return self._joined(client, self._row)
 
-    def host(self, client: str, weight: float = 1.0, *, now: float) -> Steps[tuple[Joined, StudyHead]]:
-        """Take part under a name, with the participant's machine run here: its points are the trials of a study of its
-        own, which whoever evaluates them asks and tells. Hosting again gives the same study, and has one that left the
-        rounds, or failed, go on.
+    def host(self, client: str, weight: float = 1.0, *, now: float) -> Steps[tuple[JoinAnswer, StudyHead]]:
+        """Join under a name, with the participant's machine running here.
+
+        Its points are the trials of a study of its own, which its evaluators ask and tell. Hosting again returns the
+        same study, and resumes one that left the rounds or failed.
 
         Raises
         ------
         InvalidContribution
-            If the name cannot be one, or the weight is not positive.
+            If the name is not allowed, or the weight is not positive.
         StudyStateError
             If the study has ended.
         Conflict
             If the name is that of a participant that runs its own machine, or is hosted with another weight.
         """
         participants.check(client, weight)
-        place = Hosted(study=self.id, client=client, weight=weight, key=self.key.hex())
-        fresh = participants.hosted_head(self.head, self.resolved, place, now)
-        work = partial(participants.host, study=self.head, place=place, fresh=fresh, now=now)
+        hosted = Hosted(study=self.id, client=client, weight=weight, key=self.key.hex())
+        fresh = participants.hosted_head(self.head, self.resolved, hosted, now)
+        work = partial(participants.host, study=self.head, hosted=hosted, fresh=fresh, now=now)
         self._row, head = yield from write(work)
         return self._joined(client, self._row), head
 
-    def _joined(self, client: str, row: StudyRow) -> Joined:
-        return Joined(client, self.token(client), self.federation.invitation(), row)
+    def _joined(self, client: str, row: StudyRow) -> JoinAnswer:
+        return JoinAnswer(client, self.token(client), self.federation.invitation(), row)
 
     def leave(self, token: str, *, now: float) -> Steps[StudyRow]:
-        """Take part no more: the quorum no longer counts on this participant."""
+        """Leave the rounds: the quorum no longer counts on this participant."""
         work = partial(participants.leave, study=self.head, client=self.client(token), now=now)
         row = self._row = yield from write(work)
         return row
 
-    def seat(self, client: str) -> str:
-        """Name of the study of a hosted participant; a project's studies have different names."""
-        return participants.seat(self.id, client)
+    def hosted_name(self, client: str) -> str:
+        """The name of a hosted participant's study; study names are unique in a project."""
+        return participants.hosted_name(self.id, client)
 
     def token(self, client: str) -> str:
-        """What a participant shows with everything it sends: `name~mac`."""
+        """The token that authenticates a participant: `name~mac`."""
         return participants.token(self.head.secret, client)
 
     def client(self, token: str) -> str:
-        """Whose token it is.
+        """The name of the participant that a token belongs to.
 
         Raises
         ------
         LeaseUnknown
-            If this study did not give it out.
+            If this study did not issue it.
         """
         return participants.read_token(self.head.secret, token)
 
     # Rounds -----------------------------------------------------------------------------------------------------------
 
     def phase(self, *, now: float, token: str | None = None) -> Steps[OpenPhase]:
-        """The open phase, after closing it if it is due; of a participant, also whether it is asked."""
+        """The open phase, after closing phases that are due; with a token also whether that participant is invited."""
         client = None if token is None else self.client(token)
         yield from self.advance(now=now)
-        row, members, rows = yield from read(self._standing)
+        row, members, rows = yield from read(self._read_open_phase)
         state = yield from self._state_at(row, row.step)
-        counted, _, _ = self._sorted(state, rows)
-        begun = row.state == ACTIVE and self._begun(row, members)
+        counted, _, _ = self._by_admission(state, rows)
+        begun = row.state == ACTIVE and self._has_begun(row, members)
         broadcast = self.federation.broadcast(state) if begun else None
         closes_at = yield from self._closes_at(row, members)
         if broadcast is not None:
@@ -296,12 +301,12 @@ class FederatedStudy(BaseStudy):
             closes_at,
         )
 
-    def _begun(self, row: StudyRow, members: Sequence[MemberRow]) -> bool:
+    def _has_begun(self, row: StudyRow, members: Sequence[MemberRow]) -> bool:
         return row.step > 0 or len(members) >= self.spec.rounds.min_joined
 
     def _closes_at(self, row: StudyRow, members: Sequence[MemberRow]) -> Steps[float | None]:
         seconds = self.spec.rounds.deadline_seconds
-        if seconds is None or not self._begun(row, members):
+        if seconds is None or not self._has_begun(row, members):
             return None
         if row.step:
             last = yield from read(lambda tx: tx.steps(self.id, row.step - 1, row.step))
@@ -310,7 +315,7 @@ class FederatedStudy(BaseStudy):
         return joined[self.spec.rounds.min_joined - 1] + seconds
 
     def _publish(self, row: StudyRow, broadcast: Broadcast) -> Steps[None]:
-        """Store the vectors of a broadcast where participants fetch them, by digest."""
+        """Store the vectors of a broadcast by digest, for participants to fetch."""
         vectors = broadcast.blobs()
         missing = yield from read(lambda tx: [digest for digest in vectors if tx.blob(self.id, digest) is None])
         if not missing:
@@ -323,15 +328,15 @@ class FederatedStudy(BaseStudy):
 
         yield from write(work, long=self.large)
 
-    def contribute(self, token: str, contribution: Contribution, *, now: float) -> Steps[Received]:
-        """Store a contribution; durable when this returns. Sent again, it changes nothing.
+    def contribute(self, token: str, contribution: Contribution, *, now: float) -> Steps[ContributeAnswer]:
+        """Store a contribution; durable when this returns. Sending it again changes nothing.
 
         Raises
         ------
         LeaseUnknown
             If the token is of another participant.
         InvalidContribution
-            If it is not what its phase asks for, or its phase has not begun.
+            If it does not fit its phase, or its phase has not begun.
         StudyStateError
             If the study has ended.
         """
@@ -360,7 +365,7 @@ class FederatedStudy(BaseStudy):
                 if row.state not in (ACTIVE, PAUSED):
                     raise StudyStateError(f"the study is {row.state}; it takes no contributions any more")
                 if (row.step, row.epoch) != (seen.step, seen.epoch):
-                    return None  # the phase may have closed meanwhile: whether it counts must be decided anew
+                    return None  # the phase may have closed meanwhile: decide again whether it counts
                 row.seq += 1
                 late = kind == "late"
                 keep = self.spec.rounds.keep == "all" or not late
@@ -378,17 +383,17 @@ class FederatedStudy(BaseStudy):
             yield from self.row()
         outcome, self._row, stored = answer
         yield from self.advance(now=now)
-        row, members, rows = yield from read(self._standing)
+        row, members, rows = yield from read(self._read_open_phase)
         state = yield from self._state_at(row, row.step)
-        counted, _, _ = self._sorted(state, rows)
+        counted, _, _ = self._by_admission(state, rows)
         used = stored.step is None or stored.step >= 0
-        return Received(outcome, used, len(counted), self.federation.need(state, len(members)), row)
+        return ContributeAnswer(outcome, used, len(counted), self.federation.need(state, len(members)), row)
 
     def advance(self, *, now: float) -> Steps[int]:
-        """Close the open phase if its quorum is in or its time is over; returns how many were closed."""
+        """Close every phase whose quorum is reached or whose deadline has passed; returns how many were closed."""
         total = 0
         while True:
-            seen, members, rows = yield from read(self._standing)
+            seen, members, rows = yield from read(self._read_open_phase)
             if self.stuck:
                 self._row = seen
                 return total
@@ -396,8 +401,8 @@ class FederatedStudy(BaseStudy):
             if seen.state != ACTIVE:
                 self._row = seen
                 return total
-            counted, _, _ = self._sorted(state, rows)
-            why = yield from self._why(seen, state, members, len(counted), now)
+            counted, _, _ = self._by_admission(state, rows)
+            why = yield from self._reason_to_close(seen, state, members, len(counted), now)
             if why is None:
                 self._row = seen
                 return total
@@ -413,15 +418,15 @@ class FederatedStudy(BaseStudy):
     def _took(self, seconds: float) -> None:
         self._tell_seconds = seconds
 
-    def _standing(self, tx: Tx) -> tuple[StudyRow, list[MemberRow], list[ContributionRow]]:
-        """The study's row, who takes part, and what no phase has used yet, at one moment."""
+    def _read_open_phase(self, tx: Tx) -> tuple[StudyRow, list[MemberRow], list[ContributionRow]]:
+        """The study's row, its participants, and the contributions that no phase has used yet."""
         return ledger.locked(tx, self.id), tx.members(self.id), tx.waiting_contributions(self.id)
 
-    def _why(
+    def _reason_to_close(
         self, row: StudyRow, state: FederationState, members: Sequence[MemberRow], n: int, now: float
     ) -> Steps[str | None]:
-        """Why the open phase closes now, or None."""
-        if not self._begun(row, members):
+        """The reason for which the open phase closes now, or None."""
+        if not self._has_begun(row, members):
             return None
         if n >= self.federation.need(state, len(members)):
             return "need"
@@ -439,10 +444,10 @@ class FederatedStudy(BaseStudy):
         why: str,
         now: float,
     ) -> Steps[int]:
-        """Record that the open phase was closed with these contributions, if it still is open; how many (0 or 1)."""
+        """Record that the open phase closes with these contributions, if it is still open; returns 1, or 0 if not."""
         encoded = codec.encode(after)
         upto = max((row.seq for row in rows), default=seen.upto_seq)
-        _, _, late = self._sorted(after, [row for row in rows if row not in counted])
+        _, _, late = self._by_admission(after, [row for row in rows if row not in counted])
         moved = after.update if after.version > before.version else None
         stop = self.federation.stopped(after)
         keep = self.spec.rounds.keep == "all"
@@ -451,7 +456,7 @@ class FederatedStudy(BaseStudy):
         def work(tx: Tx) -> StudyRow | None:
             row = ledger.locked(tx, self.id)
             if (row.step, row.epoch, row.waiting) != (seen.step, seen.epoch, seen.waiting):
-                return None  # closed by another, or more has come, and what was answered "applied" must count
+                return None  # closed meanwhile, or more has come: a contribution answered "applied" must count
             row.seq += 1
             upto_seq, digest = max(upto, row.upto_seq), codec.digest(encoded)
             tx.insert_steps([StepRow(self.id, row.step, upto_seq, why, digest, row.seq, now, len(counted))])
@@ -467,7 +472,7 @@ class FederatedStudy(BaseStudy):
             tx.keep_snapshots(self.id, row.epoch, history.worth_keeping(tx.snapshot_steps(self.id, row.epoch)))
             for digest, vector in vectors.items():
                 tx.put_blob(self.id, digest, row.step, np.ascontiguousarray(vector).tobytes())
-            # Those of the phase just closed stay for participants that have not fetched them yet.
+            # Vectors of the phase just closed stay for participants that have yet to fetch them.
             tx.drop_blobs(self.id, row.step - 1, ())
             if stop is not None:
                 ledger.finish(tx, row, COMPLETED, stop.reason, now)
@@ -483,17 +488,17 @@ class FederatedStudy(BaseStudy):
         return 1
 
     def updates(self, after: int = 0, limit: int = MAX_UPDATES) -> Steps[list[UpdateRow]]:
-        """How the common point moved after a version: what an absent participant rebuilds it from."""
+        """Updates of the common point after a version, from which an absent participant rebuilds it."""
         return (yield from read(lambda tx: tx.updates(self.id, after, limit)))
 
     def closed(self, round: int) -> Steps[list[tuple[str, StepRow]]]:
-        """The phases of a round that have closed, by name, with their records."""
+        """(name, step record) of each closed phase of a round."""
         phases = self.federation.phases
         n = len(phases)
         records = yield from read(lambda tx: tx.steps(self.id, n * round, n * (round + 1)))
         return [(phases[record.step % n].name, record) for record in records]
 
 
-def _stretch(tx: Tx, study: str, before: int) -> tuple[list[StepRow], list[ContributionRow]]:
+def _log_before(tx: Tx, study: str, before: int) -> tuple[list[StepRow], list[ContributionRow]]:
     """All step records before a step, and all contributions."""
     return tx.steps(study, 0, before), tx.contributions(study, 0, history.MAX_SEQ)

@@ -1,9 +1,9 @@
-"""Where studies live: row types, the transaction protocol, and the in-memory store.
+"""The contract of a store: its row types, and the protocols of a transaction, a group commit and a store.
 
-A store runs *work*: a function of a transaction. `write` returns only when what the work did is durable, and undoes all
-of it when the work raises; works of one store never interleave. `read` sees only what was committed. Every rule about
-trials and leases is written once, in `study.leases` and `study.settling`, against the few row verbs of `Tx`; a store
-only keeps rows.
+A store runs a *work*: a function of a transaction. `write` returns when the effects of the work are durable, and rolls
+all of them back if the work raises; works of one store never interleave. `read` sees only committed rows. The rules
+about trials and leases are written once, in `study.leases` and `study.settling`, against the few row verbs of `Tx`; a
+store only keeps rows. Times are seconds since the epoch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OPEN_STATES = (QUEUED, LEASED)
 
 @dataclass(frozen=True, slots=True)
 class StudyHead:
-    """What never changes about a study (a fork or an edit of its budget makes a new `resolved`)."""
+    """The constant part of a study (only an edit of its budget or limits replaces `resolved`)."""
 
     id: str
     project: str
@@ -34,7 +34,7 @@ class StudyHead:
     """JSON of `spec.Resolved`; parameters in the order they were written, which is the layout of points."""
     spec_hash: str
     secret: bytes
-    """Key of the lease tokens."""
+    """Secret key of the lease tokens."""
     created_at: float
     parent: str | None = None
     """Id of the study this one was forked from."""
@@ -42,41 +42,41 @@ class StudyHead:
 
 @dataclass(slots=True)
 class StudyRow:
-    """What changes: one small row that every ask, tell and advance updates."""
+    """The changing part of a study: one small row that every ask, tell and advance updates."""
 
     id: str
     state: str = ACTIVE
     reason: str | None = None
     step: int = 0
     epoch: int = 0
-    """Grows when history is rewritten (a result is taken back): cached states of older epochs are void."""
+    """Grows when history is rewritten (a result is taken back): cached states of older epochs are invalid."""
     seq: int = 0
-    """Last number of the log. Results, step records and study events share one gap-free sequence."""
+    """Last number in the log. Results, step records and study events share one gap-free sequence."""
     upto_seq: int = 0
     """Results up to here have been consumed by closed steps."""
     waiting: int = 0
-    """Results in the log after `upto_seq`: a step can only close when this reaches what the method needs."""
+    """Results in the log after `upto_seq`: a step can close only if the algorithm needs no more than these."""
     lanes: int = 0
-    """Lanes of the open step that were handed out."""
+    """Number of lanes of the open step that were granted."""
     trials: int = 0
-    """Trials ever made; also the number of the newest."""
+    """Number of trials so far; also the number of the newest."""
     queued: int = 0
     leased: int = 0
     used: int = 0
-    """Results that count against the budget."""
+    """Number of results that count against the budget."""
     cost: float = 0.0
     best_trial: int | None = None
     best_value: float | None = None
     """As told, not sign-flipped."""
     asks: int = 0
-    """Grows with every ask of a method whose asks depend on what is in flight."""
+    """Grows with every ask and tell: points that depend on trials in flight are valid at one value of it only."""
     lineage: str = "[[0,0]]"
     """JSON [[first step, noise stream], ...]: a fork appends a stream."""
 
 
 @dataclass(slots=True)
 class TrialRow:
-    """One lane of one step in somebody's hands, without its point."""
+    """The evaluation of one lane of one step, without its point."""
 
     study: str
     number: int
@@ -99,16 +99,16 @@ class TrialRow:
     value: float | None = None
     """As told."""
     extra: str | None = None
-    """JSON: what else was told (stderr, n, cost, info, error, reason)."""
+    """JSON of the other told fields (stderr, n, cost, info, error, reason)."""
     source: str | None = None
-    """None: chosen by the method. Else where the point came from (enqueued, injected, a name)."""
+    """Origin of a point that the algorithm did not choose (enqueued, injected, a name); otherwise None."""
     invalid: bool = False
     """The result was taken back."""
 
 
 @dataclass(frozen=True, slots=True)
 class PointRow:
-    """What a trial asks: kept apart from the row that changes, because it is large and never changes."""
+    """The point of a trial: kept apart from `TrialRow` because it is large and never changes."""
 
     study: str
     number: int
@@ -117,8 +117,7 @@ class PointRow:
     recipe: str | None
     """Canonical JSON of a recipe."""
     params: str | None
-    """JSON of the decoded parameters, which is all there is of a structured point; None where only the recipe is sent,
-    or the point is large."""
+    """JSON of the decoded parameters, the only form of a structured point; None for recipes and large points."""
     note: bytes = b""
     """int64, little-endian."""
     payload: str | None = None
@@ -130,7 +129,7 @@ class StepRow:
 
     study: str
     step: int
-    """Step that this record closed; the state after it counts step + 1."""
+    """The closed step; the state after it counts step + 1."""
     upto_seq: int
     why: str
     digest: str | None
@@ -142,7 +141,7 @@ class StepRow:
 
 @dataclass(frozen=True, slots=True)
 class EventRow:
-    """A change of the study itself."""
+    """An event of the study itself, such as a pause."""
 
     study: str
     seq: int
@@ -166,13 +165,13 @@ class LateRow:
 
 @dataclass(frozen=True, slots=True)
 class InterimRow:
-    """A value that an evaluation reported while it was under way."""
+    """A value that an evaluation reported before its end."""
 
     study: str
     number: int
     attempt: int
     step: int
-    """How far the evaluation had got, in its own units: an epoch, a fold, a fraction of the simulated time."""
+    """Progress of the evaluation in its own units: an epoch, a fold, a fraction of the simulated time."""
     value: float
     """As told."""
     at: float
@@ -200,7 +199,7 @@ class MemberRow:
 
 @dataclass(frozen=True, slots=True)
 class ContributionRow:
-    """What one participant sent for one phase of a round."""
+    """The contribution of one participant to one phase of a round."""
 
     study: str
     seq: int
@@ -210,14 +209,14 @@ class ContributionRow:
     phase: str
     at: float
     content: bytes | None
-    """`federation.Contribution.to_bytes`; None once it is closed and the study does not keep it."""
+    """`federation.Contribution.to_bytes`; None after its phase closed, if the study does not keep contents."""
     step: int | None = None
-    """The step that counted it; None while it waits for one. -1: it came too late and was not used."""
+    """The step that used it; None while it waits for one; -1: it came too late and was not used."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateRow:
-    """How the common point of a federated study got to a version."""
+    """The update that took the common point of a federated study to a version."""
 
     study: str
     version: int
@@ -252,189 +251,249 @@ class ReplyRow:
 
 
 class Tx(Protocol):
-    """Row verbs inside one transaction. Rows that come out are the caller's own copies."""
+    """Row verbs inside one transaction. Returned rows are copies that belong to the caller."""
 
     # studies
-    def insert_study(self, head: StudyHead, row: StudyRow) -> None: ...
-    def study(self, study: str) -> StudyRow | None: ...
-    def put_study(self, row: StudyRow) -> None: ...
-    def head(self, study: str) -> StudyHead | None: ...
-    def put_head(self, head: StudyHead) -> None: ...
-    def find(self, project: str, name: str) -> StudyHead | None: ...
-    def studies(self, project: str | None, after: str, limit: int) -> list[tuple[StudyHead, StudyRow]]: ...
-    def delete_study(self, study: str) -> None: ...
+    def insert_study(self, head: StudyHead, row: StudyRow) -> None:
+        """Raises `Conflict` if the id, or the name in the project, is taken."""
+
+    def study(self, study: str) -> StudyRow | None:
+        """The row of a study, to be changed or only read."""
+
+    def put_study(self, row: StudyRow) -> None:
+        """Replace the row of a study."""
+
+    def head(self, study: str) -> StudyHead | None:
+        """The head of a study."""
+
+    def put_head(self, head: StudyHead) -> None:
+        """Replace the head of a study; raises `Conflict` for another name or project."""
+
+    def find(self, project: str, name: str) -> StudyHead | None:
+        """The study of this name in a project."""
+
+    def studies(self, project: str | None, after: str, limit: int) -> list[tuple[StudyHead, StudyRow]]:
+        """Studies by id, with ids above `after`; project None: of all projects."""
+
+    def delete_study(self, study: str) -> None:
+        """Delete a study with all its rows."""
 
     # trials
-    def insert_trials(self, trials: Sequence[TrialRow], points: Sequence[PointRow]) -> None: ...
-    def trial(self, study: str, number: int) -> TrialRow | None: ...
+    def insert_trials(self, trials: Sequence[TrialRow], points: Sequence[PointRow]) -> None:
+        """Insert trials of one study with their points.
+
+        Raises `Conflict` if a number or a (step, lane, replicate) exists.
+        """
+
+    def trial(self, study: str, number: int) -> TrialRow | None:
+        """One trial."""
+
     def trials(self, study: str, numbers: Sequence[int]) -> dict[int, TrialRow]:
-        """These trials by number; numbers without one are left out."""
-        ...
+        """These trials by number; numbers without a trial are left out."""
 
     def put_trial(self, row: TrialRow) -> None:
-        """Change a trial. Its step, lane and replicate never change; nor does its seq, once it has one."""
-        ...
+        """Replace a trial. Its step, lane and replicate never change; nor does its seq once it has one."""
 
     def put_trials(self, rows: Sequence[TrialRow]) -> None:
-        """Change several trials of one study."""
-        ...
+        """Replace several trials of one study."""
 
     def put_leased(self, rows: Sequence[TrialRow]) -> bool:
-        """Change several trials of one study, if each is still leased for the attempt that its row says.
+        """Replace several trials of one study, if each is still leased for the attempt in its row.
 
-        After False the transaction must be undone: some may have been changed.
+        After False the transaction must be rolled back: some may have been changed.
         """
-        ...
 
     def points(self, study: str, numbers: Sequence[int]) -> dict[int, PointRow]:
         """The points of these trials; numbers without a trial are left out."""
-        ...
 
     def queued(self, study: str, limit: int) -> list[TrialRow]:
-        """Enqueued points (lane < 0) first, then by number."""
-        ...
+        """Queued trials: enqueued points (lane < 0) first, then by number."""
 
-    def lapsed(self, study: str, now: float, limit: int) -> list[TrialRow]: ...
-    def open_trials(self, study: str) -> list[TrialRow]: ...
+    def lapsed(self, study: str, now: float, limit: int) -> list[TrialRow]:
+        """Leased trials whose lease ended before `now`, the earliest first."""
+
+    def open_trials(self, study: str) -> list[TrialRow]:
+        """Queued and leased trials, by number."""
+
     def lanes_at(self, study: str, step: int) -> frozenset[int]:
         """Lanes >= 0 of a step that have a trial."""
-        ...
 
-    def leased_under(self, study: str, ask_key: str) -> list[TrialRow]: ...
-    def leased_by(self, study: str, worker: str) -> list[TrialRow]: ...
+    def leased_under(self, study: str, ask_key: str) -> list[TrialRow]:
+        """Leased trials that were granted to an ask with this idempotency key."""
+
+    def leased_by(self, study: str, worker: str) -> list[TrialRow]:
+        """Trials leased to a worker, by number."""
+
     def told(self, study: str, after_seq: int, upto_seq: int) -> list[TrialRow]:
         """Trials with a result in the log in (after_seq, upto_seq], by seq."""
-        ...
 
-    def told_by(self, study: str, worker: str) -> list[TrialRow]: ...
+    def told_by(self, study: str, worker: str) -> list[TrialRow]:
+        """Trials with a result in the log that this worker told."""
+
     def supersede(self, study: str, queued_before: int, leased_before: int) -> tuple[int, int]:
-        """Withdraw chosen trials (lane >= 0) of older steps; returns how many were queued and leased."""
-        ...
+        """Withdraw open trials of lanes >= 0: queued ones of steps < `queued_before`, leased ones of < `leased_before`.
 
-    def page(self, study: str, after: int, limit: int, states: Sequence[str]) -> list[TrialRow]: ...
+        Returns the number of queued and of leased trials withdrawn.
+        """
+
+    def page(self, study: str, after: int, limit: int, states: Sequence[str]) -> list[TrialRow]:
+        """Trials by number, with numbers above `after`; states () means all."""
+
     def best(self, study: str, maximize: bool) -> TrialRow | None:
-        """The valid trial with the best value, by a scan: only after history was rewritten."""
-        ...
+        """The valid trial with the best value, by a full scan: needed only after history was rewritten."""
 
     def put_interim(self, row: InterimRow, keep: int) -> None:
-        """Keep an interim value, instead of one of the same attempt and step.
+        """Store an interim value, replacing one of the same attempt and step.
 
-        Of its trial the `keep` newest, by attempt and step, stay.
+        Only the `keep` newest of the trial, by attempt and step, are kept.
         """
-        ...
 
     def interim(self, study: str, number: int) -> list[InterimRow]:
         """The interim values of a trial, by attempt and step."""
-        ...
 
     # the log
-    def insert_steps(self, rows: Sequence[StepRow]) -> None: ...
-    def put_digests(self, study: str, digests: Sequence[tuple[int, str | None]]) -> None: ...
-    def steps(self, study: str, from_step: int, before_step: int) -> list[StepRow]: ...
-    def steps_logged(self, study: str, after_seq: int, limit: int) -> list[StepRow]: ...
-    def insert_event(self, row: EventRow) -> None: ...
-    def events(self, study: str, after_seq: int, limit: int) -> list[EventRow]: ...
-    def insert_late(self, row: LateRow) -> None: ...
-    def late(self, study: str, after_seq: int, limit: int) -> list[LateRow]: ...
+    def insert_steps(self, rows: Sequence[StepRow]) -> None:
+        """Append step records; raises `Conflict` if a step is recorded already."""
+
+    def put_digests(self, study: str, digests: Sequence[tuple[int, str | None]]) -> None:
+        """Replace the digests of recorded steps, given as (step, digest)."""
+
+    def steps(self, study: str, from_step: int, before_step: int) -> list[StepRow]:
+        """Records of the steps from_step .. before_step - 1, in order."""
+
+    def steps_logged(self, study: str, after_seq: int, limit: int) -> list[StepRow]:
+        """Step records after a place in the log, in order."""
+
+    def insert_event(self, row: EventRow) -> None:
+        """Append an event; raises `Conflict` if its seq is taken."""
+
+    def events(self, study: str, after_seq: int, limit: int) -> list[EventRow]:
+        """Events after a place in the log, in order."""
+
+    def insert_late(self, row: LateRow) -> None:
+        """Append a late value; raises `Conflict` if its seq is taken."""
+
+    def late(self, study: str, after_seq: int, limit: int) -> list[LateRow]:
+        """Late values after a place in the log, in order."""
 
     # caches and large things
-    def insert_snapshot(self, row: SnapshotRow) -> None: ...
+    def insert_snapshot(self, row: SnapshotRow) -> None:
+        """Store a snapshot, replacing one of the same epoch and step."""
+
     def snapshot(self, study: str, epoch: int, upto_step: int) -> SnapshotRow | None:
-        """The newest one of an epoch at or before a step."""
-        ...
+        """The newest snapshot of an epoch at or before a step."""
 
     def keep_snapshots(self, study: str, epoch: int, steps: Iterable[int]) -> None:
-        """Delete all snapshots of the study but these of this epoch."""
-        ...
+        """Delete all snapshots of the study except those of this epoch and these steps."""
 
-    def snapshot_steps(self, study: str, epoch: int) -> list[int]: ...
+    def snapshot_steps(self, study: str, epoch: int) -> list[int]:
+        """Steps of the snapshots of an epoch, ascending."""
+
     def put_blob(self, study: str, digest: str, step: int, content: bytes) -> None:
-        """Keep a vector that recipes name. `step` is a base's, or the place of a factor (`log.factor_place`)."""
+        """Store a vector that recipes name, under the step of a base, or `log.factor_key` of the step of a factor."""
 
-    def blob(self, study: str, digest: str) -> bytes | None: ...
-    def blob_at(self, study: str, step: int) -> tuple[str, bytes] | None: ...
+    def blob(self, study: str, digest: str) -> bytes | None:
+        """The content of a vector."""
+
+    def blob_at(self, study: str, step: int) -> tuple[str, bytes] | None:
+        """Digest and content of a vector stored under a step."""
+
     def drop_blobs(self, study: str, before_step: int, keep: Iterable[int]) -> None:
-        """Delete base vectors last put for a step before `before_step`, but those that a step of `keep` needs.
+        """Delete vectors last stored under a step before `before_step`, except those that a step of `keep` needs.
 
-        Steps that share a base follow one another, so a step's base is the one put for it or for the next step.
+        Steps that share a base are consecutive, so a step's base is stored under it or under a later step.
         """
-        ...
 
     # federated rounds
-    def put_member(self, row: MemberRow) -> None: ...
-    def member(self, study: str, client: str) -> MemberRow | None: ...
+    def put_member(self, row: MemberRow) -> None:
+        """Insert or replace a participant."""
+
+    def member(self, study: str, client: str) -> MemberRow | None:
+        """A participant, also one that has left."""
+
     def members(self, study: str) -> list[MemberRow]:
-        """Those who have not left, by name."""
-        ...
+        """The participants that have not left, by name."""
 
     def insert_contribution(self, row: ContributionRow) -> None:
         """Raises `Conflict` if the client has contributed to this phase of this round."""
-        ...
 
-    def contribution(self, study: str, client: str, round: int, phase: str) -> ContributionRow | None: ...
+    def contribution(self, study: str, client: str, round: int, phase: str) -> ContributionRow | None:
+        """The contribution of a participant to a phase."""
+
     def contributions(self, study: str, after_seq: int, upto_seq: int) -> list[ContributionRow]:
-        """Those in the log in (after_seq, upto_seq], by seq."""
-        ...
+        """Contributions with seq in (after_seq, upto_seq], by seq."""
 
     def waiting_contributions(self, study: str) -> list[ContributionRow]:
-        """Those that no step has counted yet, by seq."""
-        ...
+        """Contributions that no step has used yet, by seq."""
 
     def settle_contributions(self, study: str, seqs: Sequence[int], step: int, keep: bool) -> None:
-        """Say which step counted them (-1: none); without `keep` their contents are forgotten."""
-        ...
+        """Record which step used these contributions (-1: none); without `keep` their contents are deleted."""
 
-    def insert_update(self, row: UpdateRow) -> None: ...
-    def updates(self, study: str, after_version: int, limit: int) -> list[UpdateRow]: ...
+    def insert_update(self, row: UpdateRow) -> None:
+        """Raises `Conflict` if the version exists."""
+
+    def updates(self, study: str, after_version: int, limit: int) -> list[UpdateRow]:
+        """Updates to versions above `after_version`, in order."""
 
     # the service's own
-    def put_key(self, row: KeyRow) -> None: ...
-    def key(self, key_id: str) -> KeyRow | None: ...
-    def keys(self, project: str | None) -> list[KeyRow]:
-        """Oldest first."""
-        ...
+    def put_key(self, row: KeyRow) -> None:
+        """Insert or replace an API key."""
 
-    def put_reply(self, row: ReplyRow) -> None: ...
-    def reply(self, project: str, key: str) -> ReplyRow | None: ...
-    def purge_replies(self, before: float) -> None: ...
+    def key(self, key_id: str) -> KeyRow | None:
+        """An API key by its id."""
+
+    def keys(self, project: str | None) -> list[KeyRow]:
+        """API keys of a project (None: of all), the oldest first."""
+
+    def put_reply(self, row: ReplyRow) -> None:
+        """Insert or replace a stored answer."""
+
+    def reply(self, project: str, key: str) -> ReplyRow | None:
+        """The stored answer to a request with this idempotency key."""
+
+    def purge_replies(self, before: float) -> None:
+        """Delete stored answers older than a time."""
 
 
 class Group(Protocol):
-    """A transaction that several works share; it must be committed, after the last of them."""
+    """A transaction that several works share; it must be committed after the last of them."""
 
     def run(self, work: Callable[[Tx], Any]) -> tuple[Any, BaseException | None]:
-        """Run a work; its value, or why it failed, in which case what it did is undone and the others stand.
+        """Run a work; returns its value, or the exception it raised after its own changes were rolled back.
 
         Raises
         ------
         StoreUnavailable
-            If the database failed, not the work: the group has ended, and nothing of it stands.
+            If the database failed rather than the work: the group has ended, and all of it is rolled back.
         """
-        ...
 
     def commit(self) -> None:
-        """Make it durable; may be called in another thread than the works were run in.
+        """Make the group durable; may be called from another thread than `run`.
 
         Raises
         ------
         StoreUnavailable
+            If the database failed: nothing of the group is stored.
         """
-        ...
 
 
 class Store(Protocol):
-    """Runs works. See the module's docstring for what is promised. A work uses its transaction, never its store."""
+    """Runs works, as the docstring of the module promises. A work uses its transaction, never the store."""
 
-    def write(self, work: Callable[[Tx], T]) -> T: ...
-    def read(self, work: Callable[[Tx], T]) -> T: ...
+    def write(self, work: Callable[[Tx], T]) -> T:
+        """Run a work, make its effects durable and return its result."""
+
+    def read(self, work: Callable[[Tx], T]) -> T:
+        """Run a work on committed rows and return its result."""
+
     def try_begin(self, again: bool = True, *, wait: bool = True) -> Group | None:
-        """Begin a transaction that works share, now, if possible.
+        """Begin a group now, if possible.
 
         Parameters
         ----------
-        again : where another program holds the database, say so by None, and not by an error: there is time to retry.
-        wait : for threads of this program that are writing; else None says that one is.
+        again : whether the caller will retry: then None, not an error, says that another program holds the database.
+        wait : whether to wait for other threads of this program that write; otherwise None says that one does.
         """
-        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release the store's resources."""

@@ -1,6 +1,6 @@
-"""What becomes of told results: each is settled by itself, and what changed is written at once.
+"""The rules of told results: each is settled on its own, and all changes of a tell are written at once.
 
-A terminal transition, its place in the log and the study's counters are one transaction, so two tells cannot both win.
+A final transition, its place in the log and the study's counters are one transaction, so two tells cannot both win.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from blackbox.errors import (
     NonFiniteValue,
     TrialNotFound,
 )
-from blackbox.study.leases import Kind, Lease, LeaseMoved, is_stale, read_token
-from blackbox.study.ledger import close_trial, end_if_spent, improves, leave, may_end
+from blackbox.study.leases import Kind, Lease, LeaseChanged, is_stale, read_token
+from blackbox.study.ledger import close_trial, end_if_spent, improves, may_end, uncount
 from blackbox.study.log import LoggedResult
 from blackbox.study.rows import (
     CANCELLED,
@@ -50,15 +50,17 @@ NON_FINITE_HINT = (
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One told result, as it comes from outside.
+    """One told result, as received.
 
     Attributes
     ----------
-    trial : its number; None for a point the study did not choose (then `vector` and `params` are set).
-    token : the lease token, or None where the study does not require it.
+    trial : number of the trial; None for a point the study did not choose (then `vector` and `params` are set).
+    token : the lease token, or None if the study does not require it.
+    status : outcome of the evaluation.
     value : the objective as the user sees it (not sign-flipped).
-    extra : what else was told: stderr, n, cost, info, error, reason, ...
+    extra : other told fields: stderr, n, cost, info, error, reason, ...
     retryable : for a failure, whether another attempt may help.
+    vector, params, source : internal point (float64 bytes), parameters (JSON) and origin of an injected point.
     """
 
     trial: int | None = None
@@ -74,7 +76,17 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one report: applied, injected, requeued, released, duplicate, late_recorded or rejected."""
+    """The outcome of one report.
+
+    Attributes
+    ----------
+    trial : number of the trial, also of an injected point.
+    outcome : applied, injected, requeued, released, duplicate, late_recorded or rejected.
+    state : of the trial afterwards.
+    attempt, attempts_left : the attempt that the report is about, and how many retryable failures are left.
+    best_so_far : whether the value is the best of the study.
+    error : why it was rejected.
+    """
 
     trial: int | None
     outcome: str
@@ -86,14 +98,14 @@ class Outcome:
 
 
 class Settlement:
-    """Where the results of one tell are settled: reads their trials at once, and writes what changed at once.
+    """Settles the results of one tell: reads all of their trials at once, and writes all changes at once.
 
     Parameters
     ----------
     row : the study's row, changed in place; the caller writes it.
-    numbers : of the trials that the reports are about.
-    leased : those of them that the caller knows to be leased, as they are leased; changed in place.
-    lacks : what a completed result with this `extra` must bring and does not, see `Algorithm.lacks`.
+    numbers : numbers of the trials that the reports are about.
+    leased : the leases among them that the caller remembers; changed in place.
+    lacks : the told field that a completed result with this `extra` lacks, see `Algorithm.lacks`; None: nothing.
     """
 
     def __init__(
@@ -105,7 +117,7 @@ class Settlement:
         kind: Kind,
         numbers: Sequence[int],
         leased: Mapping[int, Lease],
-        lacks: Callable[[Mapping[str, Any]], FieldError | None] = lambda extra: None,
+        lacks: Callable[[Mapping[str, Any]], FieldError | None] | None = None,
         *,
         worker: str | None,
         now: float,
@@ -119,13 +131,14 @@ class Settlement:
         self._may_end = may_end(spec)
         self._waiting = row.waiting
         self.changed: dict[int, TrialRow] = {}
-        """Trials of the study's own that a report has changed, by number."""
+        """Existing trials that a report has changed, by number."""
 
     def settle(self, report: Report) -> Outcome:
-        """Apply one report. Never raises for a bad item: the outcome says what was wrong with it."""
+        """Apply one report. Never raises for an invalid report: the outcome says what is wrong with it."""
         try:
             report = _checked(report, self.spec)
-            if report.status in ("completed", "stopped") and (lack := self.lacks(report.extra)) is not None:
+            lack = self.lacks(report.extra) if self.lacks and report.status in ("completed", "stopped") else None
+            if lack is not None:
                 name = lack.pointer[1:]
                 raise InvalidInput(
                     f"the study's method needs {name} beside the value: {lack.message}",
@@ -154,31 +167,39 @@ class Settlement:
 
         Raises
         ------
-        LeaseMoved
-            If one of those that the caller knew is leased differently by now. The transaction must be undone.
+        LeaseChanged
+            If a remembered lease is out of date. The transaction must be rolled back.
         """
         known = [trial for number, trial in self.changed.items() if number in self._leased]
         others = [trial for number, trial in self.changed.items() if number not in self._leased]
         if others:
             self.tx.put_trials(others)
         if known and not self.tx.put_leased(known):
-            raise LeaseMoved(f"leases of {self.row.id} have changed")
+            raise LeaseChanged(f"leases of {self.row.id} have changed")
 
     def logged(self) -> list[LoggedResult] | None:
-        """The results that were put in the log, by seq, with their points; None where not all are
-        at hand: the caller did not bring those of an injected point, or of one that was leased long ago."""
+        """The results that were put in the log, by seq, with their points.
+
+        None if some points are missing: those of injected points, and of leases that the caller did not remember.
+        """
         told = [self._leased[n] for n, trial in self.changed.items() if trial.seq is not None and n in self._leased]
         if len(told) != self.row.waiting - self._waiting:
             return None
         return sorted(((lease.trial, lease.point) for lease in told), key=lambda pair: pair[0].seq or 0)
 
     def seconds(self, outcomes: Sequence[Outcome]) -> list[float]:
-        """How long the evaluations took that came to an end."""
+        """Durations of the evaluations that ended with these outcomes."""
         applied = [self.trials[o.trial] for o in outcomes if o.outcome == "applied" and o.trial is not None]
         return [self.now - trial.leased_at for trial in applied if trial.leased_at is not None]
 
     def _attempt(self, report: Report, trial: TrialRow) -> int:
-        """The attempt a report speaks for."""
+        """The attempt that a report is about.
+
+        Raises
+        ------
+        LeaseUnknown
+            If the token is missing, or not one of this trial.
+        """
         if report.token is None:
             if self.spec.require_lease:
                 raise LeaseUnknown(
@@ -198,9 +219,9 @@ class Settlement:
         return attempt
 
     def _apply(self, trial: TrialRow, report: Report, attempt: int) -> Outcome:
-        """A result for an open trial, whoever holds it now."""
+        """Apply a result for an open trial, whoever holds it now."""
         state = {"completed": COMPLETED, "infeasible": INFEASIBLE, "stopped": STOPPED}[report.status]
-        leave(self.row, trial)
+        uncount(self.row, trial)
         trial.worker = self.worker or trial.worker
         trial.extra = _dumped(report.extra)
         close_trial(self.row, trial, state, None if state == INFEASIBLE else report.value, self.now)
@@ -210,17 +231,17 @@ class Settlement:
         return Outcome(trial.number, "applied", state, attempt, best_so_far=best)
 
     def _give_back(self, trial: TrialRow, report: Report, attempt: int) -> Outcome:
-        """An open trial is released or its evaluation failed."""
+        """Requeue or close an open trial that was released or whose evaluation failed."""
         left = self.spec.lease.max_attempts - trial.failures
         if attempt < trial.attempt or (trial.state == QUEUED and report.status == "released"):
-            # Somebody else holds it, or it is free already: what this attempt did changes nothing.
+            # Somebody else holds it, or it is queued already: the report changes nothing.
             return Outcome(trial.number, "duplicate", trial.state, attempt, left)
         failed = report.status == "failed"
         if failed:
             trial.failures += 1
             left -= 1
             trial.extra = _dumped(report.extra)
-        leave(self.row, trial)
+        uncount(self.row, trial)
         self.changed[trial.number] = trial
         if failed and (not report.retryable or left <= 0):
             close_trial(self.row, trial, FAILED, None, self.now)
@@ -235,7 +256,7 @@ class Settlement:
         return Outcome(trial.number, "requeued" if failed else "released", trial.state, attempt + 1, left)
 
     def _late(self, trial: TrialRow, report: Report, attempt: int) -> Outcome:
-        """A result for a closed trial: a repetition, or one more value worth keeping."""
+        """Record a result for a closed trial, unless it is a repetition."""
         if report.status == "released":
             return Outcome(trial.number, "duplicate", trial.state, attempt)
         said = {COMPLETED: "completed", INFEASIBLE: "infeasible", STOPPED: "stopped", FAILED: "failed"}.get(trial.state)
@@ -259,7 +280,7 @@ class Settlement:
         return Outcome(trial.number, "late_recorded", trial.state, attempt, best_so_far=best)
 
     def _inject(self, report: Report) -> Outcome:
-        """A point the study did not choose, with its value: told to methods that take such points."""
+        """Insert a point that the study did not choose with its value: told to algorithms that take such points."""
         row = self.row
         row.trials += 1
         number = row.trials
@@ -274,7 +295,7 @@ class Settlement:
         return Outcome(number, "injected", trial.state, best_so_far=best)
 
     def _spend(self, report: Report) -> None:
-        """Count the cost, and end the study when target or budget is reached."""
+        """Add up the cost, and complete the study if its target or budget is reached."""
         if "cost" in report.extra:
             cost = report.extra["cost"]
             usd = cost.get("usd") if isinstance(cost, Mapping) else None
@@ -285,7 +306,7 @@ class Settlement:
 
 
 def _checked(report: Report, spec: StudySpec) -> Report:
-    """The report with its value checked; a non-finite one is refused or taken as infeasible, as the study says."""
+    """The report with a finite value; a non-finite one is rejected or becomes infeasible, as the study says."""
     if report.status not in ("completed", "stopped"):
         return report
     if report.value is None:

@@ -1,10 +1,10 @@
-"""What may be told beside the value: each field is declared here, once.
+"""The fields that a result may carry beside its value, each declared once.
 
-`TOLD` is the table. The service's model of a result, its limits, `minimize` and the page of the protocol follow it; a
-method reads what it uses from `Results.extra`. To add a field, add its record, the method that uses it, and its line
-in the page; who sends it in Python has a `Result` in the client.
+`TOLD` is the table. The service's model of a result, its limits, `minimize` and the page of the protocol follow it; an
+algorithm reads the fields it uses from `Results.extra`. To add a field, add its record, the algorithm that uses it and
+its line in the page; Python clients send it in their `Result`.
 
-`behaviour` is a list of finite numbers that says what a point did (where a robot ended, how often it jumped): novelty
+`behaviour` is a list of finite numbers that describe a point (where a robot ended, how often it jumped): novelty
 search looks for points whose behaviour is unlike that of others. `sums` are named numbers or lists of numbers of which
 only the sum over results means something, such as the statistics of observations
 ``{"count": 200.0, "total": [...], "squares": [...]}``.
@@ -25,12 +25,12 @@ from blackbox.errors import FieldError, InvalidInput, NonFiniteValue, TooLarge
 Sums: TypeAlias = "dict[str, float | list[float]]"
 
 MAX_BEHAVIOUR = 256
-"""Most numbers of a behaviour: it is stored with every result, and compared with many others."""
+"""Most numbers of a behaviour: it is stored with every result and compared with many others."""
 MAX_SUM_NAMES = 64
 """Most names in `sums`."""
 
 
-# How an objective's own values are read -------------------------------------------------------------------------------
+# Reading what an objective returns ------------------------------------------------------------------------------------
 
 
 def behaviour_of(told: Any) -> list[float]:
@@ -43,7 +43,7 @@ def behaviour_of(told: Any) -> list[float]:
     Raises
     ------
     InvalidInput, NonFiniteValue, TooLarge
-        Saying what came instead.
+        If it is anything else; the message says what came.
     """
     numbers = _numbers(told, "/behaviour")
     if not 1 <= len(numbers) <= MAX_BEHAVIOUR:
@@ -65,7 +65,7 @@ def sums_of(told: Any) -> Sums:
     Raises
     ------
     InvalidInput, NonFiniteValue, TooLarge
-        Saying what came instead.
+        If it is anything else; the message says what came.
     """
     if not isinstance(told, Mapping) or not all(isinstance(name, str) for name in told):
         raise _unfit("/sums", "a mapping of names to numbers or lists of numbers", told)
@@ -124,11 +124,11 @@ class ToldField:
 
     Attributes
     ----------
-    type : what it is on the wire, as pydantic reads it.
-    about : what it says, in one line of Markdown.
-    used_by : who does something with it; others keep it with the trial.
-    read : from what an objective returns in a mapping; None: `minimize` takes no such field.
-    too_large : what to do where its JSON passes the service's `info_bytes`; None: its type bounds it.
+    type : its type on the wire, as pydantic reads it.
+    about : its meaning, in one line of Markdown.
+    used_by : the algorithms or features that use it; it is stored with the trial in any case.
+    read : converts the value in a mapping that an objective returns; None: `minimize` does not take the field.
+    too_large : advice if its JSON exceeds the service's `info_bytes`; None: its type bounds it.
     """
 
     type: Any

@@ -1,7 +1,7 @@
-"""What people write to create a study, and what it resolves to.
+"""The spec from which a study is created, and its resolution to an algorithm and options.
 
-The spec is stored with *resolved* algorithm and options: a later change of a default, or of how `auto` chooses, cannot
-alter a replay. It is stored in the order it was written, because the order of parameters is the layout of points.
+The spec is stored with the *resolved* algorithm and options: a later change of a default, or of the choice by `auto`,
+cannot alter a replay. It keeps the order it was written in, because the order of parameters is the layout of points.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ REGISTRIES: tuple[Registry[Any], ...] = (ALGORITHMS, FEDERATED)
 
 
 class _ParameterSchema:
-    """Shows a parameter's JSON schema where the model keeps the object as it was written (`Space` reads it)."""
+    """Gives a parameter's JSON schema to a field that keeps the object as written (`Space` reads it)."""
 
     @staticmethod
     def __get_pydantic_json_schema__(_: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -41,19 +41,23 @@ class _ParameterSchema:
 
 
 class AlgorithmChoice(Model):
+    """An algorithm and its options."""
+
     name: str = "auto"
-    """A name from the registry, or `auto`."""
+    """The name of an algorithm, or `auto`."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Options of that algorithm; what is left out gets the default that fits the problem."""
+    """Options of that algorithm; the others get defaults that fit the problem."""
 
 
 class Budget(Model):
+    """Limits after which a study completes."""
+
     evaluations: Annotated[int, Field(ge=1, le=MAX_SAFE_INTEGER)] | None = None
     """Told results after which the study completes. None: no limit."""
     max_cost: Annotated[float, Field(gt=0)] | None = None
     """Sum of the told `cost.usd` after which the study completes."""
     deadline: datetime | None = None
-    """Time (with a zone) after which nothing more is handed out."""
+    """Time (with a zone) after which nothing more is granted."""
 
     @pydantic.field_validator("deadline")
     @classmethod
@@ -64,33 +68,37 @@ class Budget(Model):
 
 
 class LeaseDefaults(Model):
+    """Duration of leases, and failures of a trial."""
+
     default_seconds: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
-    """How long a worker may keep a trial without renewing. auto: three times the 95th percentile of evaluation times,
-    at least 60 s; 600 s until five results are in."""
+    """Seconds a worker may keep a trial without renewing its lease. auto: three times the 95th percentile of evaluation
+    times, at least 60 s; 600 s until five results are in."""
     max_seconds: float = Field(86400.0, gt=0)
-    """Longest lease a worker may ask for."""
+    """Seconds of the longest lease that a worker may request."""
     max_attempts: int = Field(3, ge=1)
-    """Retryable failures after which a trial is FAILED."""
+    """Number of retryable failures after which a trial is FAILED."""
     max_lost: int = Field(5, ge=0)
-    """Lapsed leases after which a trial is FAILED."""
+    """Number of lapsed leases after which a trial is FAILED."""
 
 
 class Parallelism(Model):
+    """Limit on evaluations in parallel."""
+
     max_leased: int = Field(256, ge=1, le=1_000_000)
-    """Leases out at once; further asks get an empty answer with reason `parallelism_cap`."""
+    """Most leases at a time; further asks get an empty answer with reason `parallelism_cap`."""
 
 
 class Rounds(Model):
-    """How a federated study is run; other studies do not look at it."""
+    """Settings of federated studies; other studies ignore them."""
 
     min_joined: int = Field(1, ge=1, le=1_000_000)
     """Participants that must have joined before the first round begins."""
     deadline_seconds: float | None = Field(None, gt=0)
-    """A phase that is open for so long closes with what has arrived, if that is at least the method's `min_clients`.
-    None: it waits for the quorum."""
+    """A phase that has been open for so long closes with the contributions so far, if these are at least the
+    algorithm's `min_clients`. None: it waits for the quorum."""
     keep: Literal["all", "open"] = "all"
-    """all: contributions stay in the log, so that the study replays from the beginning. open: the contents of those
-    that were used are forgotten, and a replay begins at the newest snapshot."""
+    """all: contributions stay in the log, so that the study replays from the beginning. open: the contents of used
+    contributions are deleted, and a replay begins at the newest snapshot."""
 
 
 class StudySpec(Model):
@@ -111,7 +119,7 @@ class StudySpec(Model):
     seed: str | int = "0"
     """Seed of all randomness; a string on the wire because it may pass 2^53."""
     non_finite: Literal["reject", "infeasible"] = "reject"
-    """What a told NaN or infinity means: refused with a hint, or taken as infeasible."""
+    """Treatment of a told NaN or infinity: reject it with a hint, or take the point as infeasible."""
     require_lease: bool = False
     """Whether a tell must carry its lease token."""
     labels: dict[str, str] = Field(default_factory=dict)
@@ -128,32 +136,32 @@ class StudySpec(Model):
 
 
 class Hosted(Model):
-    """That a study is a participant of a federated one, whose machine runs where the study is kept."""
+    """Marks the study of a hosted participant, whose machine runs where the study is kept."""
 
     study: str
     """Id of the federated study."""
     client: str
     """Name of the participant there."""
     weight: float
-    """Its share in means."""
+    """Its weight in means."""
     key: str
-    """Noise key of the federated study, hexadecimal: with method, options and space it makes the invitation."""
+    """Noise key of the federated study, hexadecimal: part of the invitation, like algorithm, options and space."""
 
 
 class Resolved(Model):
-    """A spec with everything decided: this is what the study stores and replays from."""
+    """A spec with every choice made: the form that a study stores and replays from."""
 
     spec: StudySpec
     algorithm: str
     options: dict[str, Any]
     reason: str
-    """Why `auto` chose this algorithm, or what a fork had to change; empty when it was named and taken as it is."""
+    """Why `auto` chose this algorithm, or the changes that a fork had to make; otherwise empty."""
     revision: int = 1
-    """Of the algorithm that computes the states; studies older than this field are of the first."""
+    """Revision of the algorithm that computed the states; studies older than this field have the first."""
     federated: bool = False
     """Whether the algorithm works in rounds of participants (`blackbox.federation`)."""
     hosted: Hosted | None = None
-    """For a hosted participant: of which study. `algorithm` and `options` then are those of that study's method."""
+    """Set for a hosted participant; `algorithm` and `options` are then those of the federated study."""
 
 
 def parse_spec(raw: Mapping[str, Any]) -> StudySpec:
@@ -177,6 +185,7 @@ def resolve(spec: StudySpec) -> tuple[Resolved, Space]:
     Raises
     ------
     InvalidSpace, InvalidOptions, UnknownAlgorithm, IncompatibleProblem
+        If space, options or algorithm cannot be used, or do not fit one another.
     """
     space = Space.from_json(spec.space)
     name, reason, chosen = spec.algorithm.name, "", spec.algorithm.options
@@ -208,15 +217,15 @@ def resolve(spec: StudySpec) -> tuple[Resolved, Space]:
 
 @dataclass(frozen=True, slots=True)
 class StoredAlgorithm:
-    """What this release has for the algorithm that a study was stored with.
+    """The stored algorithm and options of a study as this release reads them.
 
     Attributes
     ----------
-    cls : the `Algorithm` or the `Federation` of that name; None if there is none any more.
-    options : the stored options, resolved; None where this release cannot use them.
-    obstacle : why nothing can be computed with it; empty where it can.
-    revised : what another revision means; empty where the study's and this release's are the same.
-    dropped : stored options that this release does not know. They cannot change what is computed, or the revision would
+    cls : the `Algorithm` or `Federation` of that name; None if this release has none.
+    options : the stored options, resolved; None if this release cannot use them.
+    obstacle : why nothing can be computed; empty if something can.
+    revised : a sentence on the change of revision; empty if the study's and this release's are the same.
+    dropped : stored options that this release does not know. They do not affect what is computed, or the revision would
         have been raised, so they are ignored.
     """
 
@@ -227,13 +236,13 @@ class StoredAlgorithm:
     dropped: tuple[str, ...] = ()
 
     def notes(self, name: str) -> list[str]:
-        """What people should know when they look at the study; nothing where nothing has changed."""
+        """Sentences on the differences for people who look at the study; [] without differences."""
         words = [f'this release\'s {name} has no option "{option}": it is ignored' for option in self.dropped]
         return [word for word in (self.obstacle, self.revised) if word] + words
 
 
 def stored_algorithm(resolved: Resolved, space: Space) -> StoredAlgorithm:
-    """The algorithm of a stored study in this release. Never raises: whatever has changed, the study can be read."""
+    """The algorithm of a stored study in this release. Never raises: whatever has changed, a study can be read."""
     name = resolved.algorithm
     in_rounds = resolved.federated or resolved.hosted is not None
     cls: type[Any] | None = (FEDERATED if in_rounds else ALGORITHMS).all().get(name)

@@ -1,12 +1,11 @@
 """A study of trials: ask, tell, advance. Pure logic over a store.
 
-Every operation is a generator of *effects*: it yields `Write(work)`, `Read(work)` or `Compute(work)`, gets the result
-sent back, and returns its answer. `perform` drives it in this thread; the service drives the same generators from its
-event loop, so that one writer can commit many of them together. Time is an argument; there is no clock here.
+Every operation is a generator of *effects* (`study.effects`), so that one writer can commit many of them together. Time
+is an argument; there is no clock here.
 
-How a step closes: `advance` reads the results after the last closed step, tells the algorithm every batch that is
-complete (in memory), and swaps the study's row once from step t to t + k together with the step records. The swap is
-refused when the row has moved on (step, epoch, upto_seq): the loser reads again. Nothing depends on who advances.
+How a step closes: `advance` reads the results after the last closed step, tells the algorithm every complete batch (in
+memory), and swaps the study's row once from step t to t + k together with the step records. The swap fails if the row
+has moved on (step, epoch, upto_seq): the loser reads again. Nothing depends on who advances.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from blackbox.algorithm import Algorithm
-from blackbox.errors import AlgorithmChanged, FieldError, StudyNotFound, StudyStateError
+from blackbox.errors import AlgorithmChanged, StudyNotFound
 from blackbox.recipes.slices import WHOLE, Slicer
 from blackbox.records import NOTHING_PENDING
 from blackbox.study import history, leases, ledger, log
@@ -33,20 +32,20 @@ from blackbox.study.answers import (
 )
 from blackbox.study.closing import Closer
 from blackbox.study.effects import Steps, compute, read, write
-from blackbox.study.evaluators import Breaker
+from blackbox.study.evaluators import CircuitBreaker
 from blackbox.study.granting import Granter
 from blackbox.study.known import Known
-from blackbox.study.leases import Lease, LeaseMoved, Renewal
+from blackbox.study.leases import Lease, LeaseChanged, Renewal
 from blackbox.study.open_step import OpenStep, PreparedPoint, position_of
 from blackbox.study.reading import RecordedStudy
-from blackbox.study.rows import ACTIVE, FAILED, OPEN_STATES, PAUSED, QUEUED, StudyHead, StudyRow, TrialRow, Tx
+from blackbox.study.rows import ACTIVE, FAILED, PAUSED, StudyHead, StudyRow, TrialRow, Tx
 from blackbox.study.settling import Report, Settlement
 
 T = TypeVar("T")
 
 
 class TrialStudy(RecordedStudy):
-    """A study whose points are trials: whoever evaluates them asks and tells."""
+    """A study whose points are trials: their evaluators ask and tell."""
 
     def __init__(self, head: StudyHead, slicer: Slicer = WHOLE) -> None:
         super().__init__(head, slicer)
@@ -54,22 +53,22 @@ class TrialStudy(RecordedStudy):
         self._granter = Granter(self, self._known, self._pace)
         self._closer = Closer(self, self._known, self._pace)
         self._asking = 0
-        """Lanes that the asks under way want."""
+        """Number of lanes requested by the asks in progress."""
 
     def due(self) -> bool:
-        """Whether enough results are waiting that a step may close. Cheap: no effect, from what was last seen."""
+        """Whether enough results are waiting for a step to close. Cheap: no effects, uses what was last seen."""
         return not self.stuck and (self._row is None or self._closer.due(self._row))
 
     def short(self) -> int:
-        """Results that the open step still needs beyond those waiting or out. Cheap: from what was last seen."""
+        """Results that the open step needs beyond those waiting or leased. Cheap: uses what was last seen."""
         row, cached = self._row, self._cached
         if row is None or cached is None or (cached.epoch, cached.step) != (row.epoch, row.step):
             return 0
         return max(0, self.algorithm(row).need(cached.state) - row.waiting - row.leased)
 
     def resume(self, *, now: float) -> Steps[StudyRow]:
-        """Go on after a pause or a failure (whose last step is told again). Workers that failed may ask again."""
-        self._granter.breaker = Breaker()
+        """As `BaseStudy.resume`. Workers that were backed off may ask again."""
+        self._granter.breaker = CircuitBreaker()
         return super().resume(now=now)
 
     # Ask --------------------------------------------------------------------------------------------------------------
@@ -88,8 +87,15 @@ class TrialStudy(RecordedStudy):
 
         Parameters
         ----------
+        now : seconds since the epoch.
+        lease_seconds : duration of the leases. None: the study's default.
         key : an idempotency key. Asking again with it returns those of its leases that are still live.
-        resume : give the worker its own live leases first.
+        resume : grant the worker its own live leases first.
+
+        Raises
+        ------
+        AlgorithmChanged
+            If this release cannot compute the study's state.
         """
         request = AskRequest(worker, count, lease_seconds, key, resume)
         self._asking += count
@@ -114,7 +120,7 @@ class TrialStudy(RecordedStudy):
         return self._granter.grant(tx, row, request, now)
 
     def _granted(self, answer: AskAnswer) -> AskAnswer:
-        """Take note of what an ask's transaction did."""
+        """Update the caches after an ask was committed."""
         self._row = answer.row
         step = self._known.step_of(answer.row)
         if step is not None and any(lease.trial.step == step.state.step for lease in answer.leases):
@@ -122,10 +128,10 @@ class TrialStudy(RecordedStudy):
         return answer
 
     def _ready_for(self, request: AskRequest) -> Steps[None]:
-        """Compute the points that an ask will very likely need: it saves a transaction that only finds them missing."""
+        """Compute the points that an ask will probably need: saves a transaction that only finds them missing."""
         row = self._row or (yield from self.row())
         if row.state != ACTIVE:
-            return  # nothing will be handed out, so its state need not be known
+            return  # nothing will be granted, so the state is not needed
         state = yield from self._state_at(row, row.step)
         step = self._known.step_of(row) or OpenStep(position_of(row), self.algorithm(row), state)
         self._known.committed = step
@@ -137,10 +143,10 @@ class TrialStudy(RecordedStudy):
     def _prepare(self, missing: PointsMissing) -> Steps[None]:
         """Compute the points of some lanes into their step."""
         step = missing.open_step
-        # One for every ask under way, or each would find out alone that the one before it has taken what was there.
+        # Points for all asks in progress, or each would find that the one before it took what there was.
         lanes = step.lanes_to_compute(missing.lanes, self._asking)
         if not lanes:
-            return  # another ask that missed them was faster
+            return  # another ask has computed them meanwhile
         first = not step.points
 
         def work() -> tuple[list[PreparedPoint], Sequence[tuple[str, int, bytes]]]:
@@ -150,7 +156,7 @@ class TrialStudy(RecordedStudy):
         points, blobs = yield from compute(work, self._pace.ask_seconds(len(lanes)), took)
         step.blobs = blobs
         if self.traits.uses_pending:
-            # A new object: a transaction in a thread may be granting from the old one.
+            # A new object: a transaction in another thread may be granting from the old one.
             step = replace(step, points={}, asks=missing.asks)
             self._known.replace(missing.open_step, step)
         step.points.update(zip(lanes, points, strict=True))
@@ -160,15 +166,17 @@ class TrialStudy(RecordedStudy):
     def tell(
         self, reports: Sequence[Report], *, now: float, worker: str | None = None, ask: AskRequest | None = None
     ) -> Steps[TellAnswer]:
-        """Apply results. Items succeed or fail one by one; see `Outcome`. Durable when it returns.
+        """Apply results. Reports succeed or fail one by one; see `Outcome`. Durable when it returns.
 
         Parameters
         ----------
-        ask : what to ask in the same transaction, if no step has to close before.
+        now : seconds since the epoch.
+        worker : who tells; None: unknown.
+        ask : an ask to grant in the same transaction, if no step has to close before.
 
         Notes
         -----
-        Where this release cannot compute the study's state, results are stored all the same: they wait in the log.
+        If this release cannot compute the study's state, results are stored all the same: they wait in the log.
         """
         numbers = [report.trial for report in reports if report.trial is not None]
         if ask is not None:
@@ -177,7 +185,7 @@ class TrialStudy(RecordedStudy):
             try:
                 yield from self._ready_for(ask)
             except AlgorithmChanged:
-                ask = None  # what was evaluated must not be lost over that
+                ask = None  # the results must be stored all the same
             finally:
                 self._asking -= count
 
@@ -187,13 +195,13 @@ class TrialStudy(RecordedStudy):
 
         try:
             settled = yield from self._written(work)
-        except LeaseMoved:
+        except LeaseChanged:
             settled = yield from self._written(partial(work, remember=False))
         self._row = settled.row
         if settled.closed is not None:
             self._moved(settled.closed)
         elif settled.due is not None:
-            self._known.leave(settled.row, settled.due)
+            self._known.keep_results(settled.row, settled.due)
         if settled.asked is not None:
             self._granted(settled.asked)
         if settled.seconds and self.spec.lease.default_seconds == "auto":
@@ -215,10 +223,10 @@ class TrialStudy(RecordedStudy):
         worker: str | None,
         now: float,
     ) -> Settled:
-        """Settle reports inside a transaction, close a step where that is quick, and grant what is asked along."""
+        """Settle reports inside a transaction, close a step if that is fast, and grant the ask."""
         row = ledger.locked(tx, self.id)
         results = self._known.results(row)
-        lacks = _lacks_nothing if self.stored.obstacle else self.algorithm(row).lacks
+        lacks = None if self.stored.obstacle else self.algorithm(row).lacks
         secret = self.head.secret
         settlement = Settlement(tx, row, self.spec, secret, self.kind, numbers, leased, lacks, worker=worker, now=now)
         outcomes = tuple(settlement.settle(report) for report in reports)
@@ -229,9 +237,9 @@ class TrialStudy(RecordedStudy):
             results = None if new is None else [*results, *new]
         due, closed, granted = None, None, None
         if self._closer.due(row):
-            # Read here what `advance` will want: the rows are at hand, and it need not open a transaction for them.
+            # Read here what `advance` needs, which saves it a transaction.
             due = results = results or history.results(tx, self.id, row.upto_seq, history.MAX_SEQ)
-        self._known.hear(row, results)
+        self._known.remember_results(row, results)
         if due is not None:
             closed = self._closer.close_at_once(tx, row, due, now)
         if ask is not None and (due is None or closed is not None):
@@ -244,7 +252,7 @@ class TrialStudy(RecordedStudy):
     # Advance ----------------------------------------------------------------------------------------------------------
 
     def advance(self, *, now: float) -> Steps[int]:
-        """Close every step that can be closed; returns how many: none where this release cannot compute the state.
+        """Close every step that can be closed and return how many; 0 if this release cannot compute the state.
 
         A numerical error inside the algorithm marks the study FAILED and keeps the old state: nothing is lost, `resume`
         tells the same batch again.
@@ -290,7 +298,7 @@ class TrialStudy(RecordedStudy):
     def _swap(
         self, seen: StudyRow, algorithm: Algorithm[Any, Any], closed: Sequence[log.ClosedStep], now: float
     ) -> Steps[bool]:
-        """Move the row from step t to t + k, if it is still at t."""
+        """Swap the row from step t to t + k, if it is still at t; returns whether it was."""
 
         def work(tx: Tx) -> StepsClosed | None:
             row = ledger.locked(tx, self.id)
@@ -308,7 +316,7 @@ class TrialStudy(RecordedStudy):
         return True
 
     def _close(self, row: StudyRow, state: Any, why: str, now: float) -> Steps[bool]:
-        """Close the open step with whatever has been told; False when somebody else moved on meanwhile."""
+        """Close the open step with the results so far; False if the study has moved on meanwhile."""
         algorithm = self.algorithm(row)
         told = yield from read(lambda tx: history.results(tx, self.id, row.upto_seq, row.seq))
         results = log.batch(algorithm, state, told, self.maximize)
@@ -317,7 +325,7 @@ class TrialStudy(RecordedStudy):
         return (yield from self._swap(row, algorithm, [closed], now))
 
     def _written(self, work: Callable[[Tx], T]) -> Steps[T]:
-        """Run a work that may lease, tell or open a step; of one that was undone nothing is remembered."""
+        """Run a work that may lease, tell or open a step; if it is rolled back, forget all it remembered."""
 
         def guarded(tx: Tx) -> T:
             try:
@@ -328,12 +336,12 @@ class TrialStudy(RecordedStudy):
 
         try:
             return (yield from write(guarded, long=self.large))
-        except BaseException:  # also when the caller is gone: nobody would hear that the commit failed
+        except BaseException:  # also if the caller is gone and would not learn that the commit failed
             self._known.forget()
             raise
 
     def _moved(self, moved: StepsClosed) -> None:
-        """Take note of closed steps that are committed."""
+        """Update the caches after closed steps were committed."""
         opened = moved.open_step
         self._known.committed = opened
         self._keep(opened.epoch, opened.state.step, opened.state)
@@ -365,27 +373,14 @@ class TrialStudy(RecordedStudy):
         return (yield from write(work))
 
     def cancel_trial(self, number: int, *, now: float) -> Steps[TrialRow]:
-        """Withdraw an open trial; its holder is told to abandon it at the next heartbeat."""
+        """Withdraw an open trial; its worker is told to abandon it at the next heartbeat."""
 
-        def change(trial: TrialRow) -> None:
-            if trial.state not in OPEN_STATES:
-                raise StudyStateError(f"t_{number} is {trial.state}; only queued or leased trials can be cancelled")
-            leases.cancel(trial)
-
-        return self._change(number, change)
+        return self._change(number, leases.cancel)
 
     def requeue_trial(self, number: int, *, now: float) -> Steps[TrialRow]:
-        """Run a trial again that is leased, lost, failed or withdrawn, and has no value."""
+        """Queue a trial again that is leased, lost, failed or withdrawn, and has no result."""
 
-        def change(trial: TrialRow) -> None:
-            if trial.value is not None or trial.seq is not None:
-                raise StudyStateError(
-                    f"t_{number} is {trial.state} and has a result in the log",
-                    hint="enqueue its params to evaluate the same point again",
-                )
-            trial.state, trial.until, trial.worker, trial.ask_key = QUEUED, None, None, None
-
-        return self._change(number, change)
+        return self._change(number, leases.requeue)
 
     def _change(self, number: int, change: Callable[[TrialRow], None]) -> Steps[TrialRow]:
         def work(tx: Tx) -> tuple[StudyRow, TrialRow]:
@@ -397,8 +392,3 @@ class TrialStudy(RecordedStudy):
 
         self._row, trial = yield from write(work)
         return trial
-
-
-def _lacks_nothing(extra: Mapping[str, Any]) -> FieldError | None:
-    """What a result must bring is for a method to say; there is none."""
-    return None

@@ -313,7 +313,7 @@ class Service:
         study = opened.study
         if isinstance(study, HostedStudy):
             with suppress(StudyNotFound):  # it was deleted, which the participant finds out
-                opened.rounds = await self.open(study.place.study, study.head.project)
+                opened.rounds = await self.open(study.hosted.study, study.head.project)
                 if isinstance(rounds := opened.rounds.study, FederatedStudy):
                     study.parent = rounds
                     opened.rounds.hosted.add(opened)

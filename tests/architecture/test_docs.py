@@ -1,7 +1,8 @@
 """An example that is not run is a rumour: every Python block of the pages, and every docstring example, runs here.
 
 A block is left out where an HTML comment `<!-- not run: reason -->` stands before it. The blocks of one page share a
-namespace, in order, and find a live server without keys at BLACKBOX_URL.
+namespace, in order, and find a live server without keys at BLACKBOX_URL. Importing the libraries takes longer than most
+pages, so a process imports them once and runs a group of pages, each in a child forked from it.
 """
 
 from __future__ import annotations
@@ -58,8 +59,38 @@ def program(page: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def runnable() -> list[Path]:
-    return [ROOT / name for name in PAGES + METHOD_PAGES if (ROOT / name).is_file() and blocks(ROOT / name)]
+def groups() -> dict[str, list[Path]]:
+    """The pages that have blocks to run, by group; those about the tests are the only ones that need `tests` itself."""
+    pages = [ROOT / name for name in PAGES + METHOD_PAGES if (ROOT / name).is_file() and blocks(ROOT / name)]
+    found: dict[str, list[Path]] = {}
+    for page in pages:
+        folder = page.parent.name
+        found.setdefault(folder if folder in ("algorithms", "methods", "tests") else "overviews", []).append(page)
+    return found
+
+
+RUNNER = """
+import os, runpy, sys, traceback
+import blackbox, blackbox_client, numpy, scipy.optimize  # once for all pages
+
+failed = []
+for script in sys.argv[1:]:
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        sys.argv = [script]
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+        sys.stdout.flush()
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        failed.append(script)
+sys.exit(f"failed: {failed}" if failed else 0)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -68,18 +99,22 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield service.start().url
 
 
-@pytest.mark.parametrize("page", runnable(), ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_blocks_of_a_page_run(page: Path, url: str, tmp_path: Path) -> None:
-    script = tmp_path / f"{page.parent.name}-{page.stem}.py"
-    script.write_text(program(page))
-    path = str(ROOT) if page.parent.name == "tests" else ""  # the only page about what is not installed
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("group", groups())
+def test_the_blocks_of_the_pages_run(group: str, url: str, tmp_path: Path) -> None:
+    scripts = []
+    for page in groups()[group]:
+        script = tmp_path / f"{page.parent.name}-{page.stem}.py"
+        script.write_text(program(page))
+        scripts.append(script)
+    path = str(ROOT) if group == "tests" else ""
     done = subprocess.run(
-        [sys.executable, script],
+        [sys.executable, "-c", RUNNER, *scripts],
         cwd=tmp_path,
         env={**os.environ, "BLACKBOX_URL": url, "BLACKBOX_KEY": "", "PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=280,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

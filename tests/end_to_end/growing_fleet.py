@@ -51,26 +51,26 @@ def main(url: str, study: str, folder: Path) -> dict[str, Any]:
 
     node = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=node)
-    rooms: list[int] = []
+    capacities: list[int] = []
     ended: list[Summary] = []
     try:
         with closing(Fleet(evaluate, address=cluster.address)) as actors, Client(url) as client:
 
             def work() -> None:
                 ended.append(
-                    fleet.work(client, study, actors, name="fleet", concurrency=actors.room, seed_encoded=False)
+                    fleet.work(client, study, actors, name="fleet", concurrency=actors.capacity, seed_encoded=False)
                 )
 
             worker = threading.Thread(target=work)  # Ray wants the main thread for starting nodes
             worker.start()
             until_worked(cluster.head_node.node_id, 3)
-            rooms.append(actors.room())
+            capacities.append(actors.capacity())
             added = cluster.add_node(**node)
             until_worked(added.node_id, 3)
-            rooms.append(actors.room())
+            capacities.append(actors.capacity())
             cluster.remove_node(added)
-            until(lambda: actors.room() == 1)
-            rooms.append(actors.room())
+            until(lambda: actors.capacity() == 1)
+            capacities.append(actors.capacity())
             until_worked(cluster.head_node.node_id, n_worked(cluster.head_node.node_id) + 10)
             client.study(study).complete()
             worker.join()
@@ -79,7 +79,7 @@ def main(url: str, study: str, folder: Path) -> dict[str, Any]:
     (summary,) = ended
     told = {name: getattr(summary, name) for name in ("evaluated", "applied", "late", "failed", "released", "ended")}
     nodes = {path.name.partition(" ")[0] for path in folder.iterdir()}
-    return {**told, "nodes": len(nodes), "rooms": rooms}
+    return {**told, "nodes": len(nodes), "capacities": capacities}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from blackbox.study.evaluators import (
     FAILURES_UNTIL_BACKOFF,
     LEARNED_EVERY,
     N_DURATIONS,
-    Breaker,
+    CircuitBreaker,
     Durations,
 )
 from blackbox.study.settling import Outcome
@@ -39,40 +39,40 @@ def test_the_percentile_is_that_of_the_last_200():
 
 
 def test_a_worker_that_fails_many_times_in_a_row_is_held_for_a_while():
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     breaker.learn("good", [GOOD], 0.0)
     for n in range(FAILURES_UNTIL_BACKOFF):
-        assert breaker.holds("bad", float(n)) == 0.0
+        assert breaker.backoff("bad", float(n)) == 0.0
         assert breaker.learn("bad", [REQUEUED if n % 2 else FAILED], float(n)) is None
     last = float(FAILURES_UNTIL_BACKOFF - 1)
-    assert breaker.holds("bad", last + 10.0) == BACKOFF_SECONDS - 10.0
-    assert breaker.holds("good", last) == 0.0
-    assert breaker.holds("bad", last + BACKOFF_SECONDS) == 0.0
+    assert breaker.backoff("bad", last + 10.0) == BACKOFF_SECONDS - 10.0
+    assert breaker.backoff("good", last) == 0.0
+    assert breaker.backoff("bad", last + BACKOFF_SECONDS) == 0.0
 
 
 def test_one_success_ends_a_streak_and_the_hold():
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     breaker.learn("other", [GOOD], 0.0)
     breaker.learn("w", [REQUEUED] * FAILURES_UNTIL_BACKOFF, 0.0)
-    assert breaker.holds("w", 1.0) > 0.0
+    assert breaker.backoff("w", 1.0) > 0.0
     breaker.learn("w", [REQUEUED, GOOD], 1.0)
-    assert breaker.holds("w", 1.0) == 0.0
+    assert breaker.backoff("w", 1.0) == 0.0
     assert breaker.learn("w", [REQUEUED] * (FAILURES_UNTIL_BACKOFF - 1), 1.0) is None
-    assert breaker.holds("w", 1.0) == 0.0
+    assert breaker.backoff("w", 1.0) == 0.0
 
 
 def test_the_study_should_pause_when_all_workers_fail_or_two_do():
-    alone = Breaker()
+    alone = CircuitBreaker()
     reason = alone.learn("w", [FAILED] * FAILURES_UNTIL_BACKOFF, 0.0)
     assert reason == f"w failed {FAILURES_UNTIL_BACKOFF} times in a row"
-    several = Breaker()
+    several = CircuitBreaker()
     several.learn("good", [GOOD], 0.0)
     assert several.learn("b", [FAILED] * FAILURES_UNTIL_BACKOFF, 0.0) is None
     assert several.learn("a", [FAILED] * FAILURES_UNTIL_BACKOFF, 0.0) == "a, b failed 20 times in a row"
 
 
 def test_what_is_neither_a_failure_nor_a_result_counts_for_nothing():
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     for outcome in ("duplicate", "late_recorded", "rejected", "released"):
         assert breaker.learn("w", [Outcome(1, outcome)] * 50, 0.0) is None
-    assert breaker.holds("w", 0.0) == 0.0
+    assert breaker.backoff("w", 0.0) == 0.0

@@ -56,16 +56,16 @@ def test_a_step_is_found_by_its_position_only(change: dict[str, int]) -> None:
 def test_results_are_known_for_the_very_row_that_has_them() -> None:
     known, results = Known(DIM), [result(1, 10), result(2, 12)]
     assert known.results(ROW) is None
-    known.hear(ROW, results)
+    known.remember_results(ROW, results)
     assert known.results(ROW) == results
     assert known.results(replace(ROW, seq=13)) is None  # something was logged since
-    known.hear(ROW, None)
+    known.remember_results(ROW, None)
     assert known.results(ROW) is None
 
 
 def test_a_lease_is_taken_once() -> None:
     known = Known(DIM)
-    known.lease([lease(1), lease(2)])
+    known.remember_leases([lease(1), lease(2)])
     assert list(known.take_leases([2, 3])) == [2]
     assert list(known.take_leases([1, 2])) == [1]
 
@@ -74,7 +74,7 @@ def test_only_the_newest_leases_are_kept_and_none_of_large_points() -> None:
     numbers = range(1, LEASES_KEPT + 3)
     small, wide, large = Known(DIM), Known(PARAMS_STORED_UPTO), Known(PARAMS_STORED_UPTO + 1)
     for known in (small, wide, large):
-        known.lease(lease(number) for number in numbers)
+        known.remember_leases(lease(number) for number in numbers)
     assert list(small.take_leases(numbers)) == list(numbers)[2:]
     assert list(wide.take_leases(numbers)) == list(numbers)[-(NUMBERS_KEPT // PARAMS_STORED_UPTO) :]
     assert not large.take_leases(numbers)
@@ -83,9 +83,9 @@ def test_only_the_newest_leases_are_kept_and_none_of_large_points() -> None:
 def test_a_closed_step_leaves_its_successor_and_the_results_that_it_did_not_consume() -> None:
     known, after = Known(DIM), replace(ROW, step=3, upto_seq=12, seq=14)
     known.committed = opened(ROW)
-    known.lease([lease(1, step=1), lease(2, step=2)])
+    known.remember_leases([lease(1, step=1), lease(2, step=2)])
     step = opened(after)
-    known.move(after, step, [result(3, 13)], oldest=2)
+    known.steps_closed(after, step, [result(3, 13)], oldest=2)
     assert known.step_of(after) is step
     assert known.step_of(ROW) is known.committed  # should the transaction be undone
     assert known.results(after) == [result(3, 13)]
@@ -95,9 +95,9 @@ def test_a_closed_step_leaves_its_successor_and_the_results_that_it_did_not_cons
 def test_of_a_transaction_that_was_undone_nothing_is_known_but_what_is_committed_is() -> None:
     known, after = Known(DIM), replace(ROW, step=3, upto_seq=12)
     known.committed = opened(ROW)
-    known.leave(ROW, [result(1, 10)])
-    known.lease([lease(1)])
-    known.move(after, opened(after), [], oldest=None)
+    known.keep_results(ROW, [result(1, 10)])
+    known.remember_leases([lease(1)])
+    known.steps_closed(after, opened(after), [], oldest=None)
     known.forget()
     assert known.step_of(after) is None
     assert known.results(after) is None
@@ -108,17 +108,17 @@ def test_of_a_transaction_that_was_undone_nothing_is_known_but_what_is_committed
 
 def test_results_left_for_advance_are_taken_once_and_only_for_their_step() -> None:
     known = Known(DIM)
-    known.leave(ROW, [result(1, 10)])
+    known.keep_results(ROW, [result(1, 10)])
     assert known.take_results(replace(ROW, seq=20)) == [result(1, 10)]  # more was told since; these are a beginning
     assert known.take_results(ROW) is None
-    known.leave(ROW, [result(1, 10)])
+    known.keep_results(ROW, [result(1, 10)])
     assert known.take_results(replace(ROW, step=3)) is None
 
 
 def test_another_object_for_a_step_takes_its_place_wherever_it_is_known() -> None:
     known, new = Known(DIM), opened(ROW)
     old = known.committed = opened(ROW)
-    known.move(ROW, old, None, None)
+    known.steps_closed(ROW, old, None, None)
     known.replace(old, new)
     assert known.step_of(ROW) is new
     known.forget()

@@ -375,5 +375,5 @@ def test_an_objective_may_look_at_its_trial(backend, monkeypatch):
     told = [json.loads(trial.extra)["sums"] for trial in trials]
     assert [t["number"] for t in told] == list(range(1, 9))
     assert [t["lane"] for t in told] == [0, 1, 2, 3] * 2
-    assert [t["generation"] for t in told] == [0] * 4 + [1] * 4
+    assert [t["step"] for t in told] == [0] * 4 + [1] * 4
     assert len({t["eval_seed"] for t in told}) == 2

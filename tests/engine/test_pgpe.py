@@ -23,7 +23,7 @@ from blackbox.records import NOTHING_PENDING, Points, Results
 from blackbox.rng import Key, normal, normals
 from blackbox.space import Space, Vector
 from blackbox.study.effects import perform
-from blackbox.study.log import factor_place
+from blackbox.study.log import factor_key
 from blackbox.study.rows import SUPERSEDED
 from blackbox.study.settling import Report
 from blackbox.toolbox.perturbations import FARTHEST, default_popsize
@@ -264,8 +264,7 @@ def test_points_of_a_study_are_kept_with_both_of_their_vectors() -> None:
     perform(store, study.ask(now=1.0, worker="a", count=1))
     kept = store.read(
         lambda tx: [
-            [step for step in range(5) if tx.blob_at(study.id, place(step)) is not None]
-            for place in (int, factor_place)
+            [step for step in range(5) if tx.blob_at(study.id, place(step)) is not None] for place in (int, factor_key)
         ]
     )
     assert kept == [[0, 2, 3], [0, 2, 3]], "step 0 has the best point, 2 was just closed, 3 is open"

@@ -255,7 +255,7 @@ def test_a_recipe_travels_and_the_actor_builds_the_very_point(backend: Callable[
     blackbox.run(of, store, Watching(backend(first_and_last, 2)))
     assert len(sent) >= 24
     assert all(isinstance(point, backends.Unbuilt) and len(point.recipe) == 72 for point in sent)
-    assert len({id(point.source) for point in sent}) == 3 == len({point.name for point in sent})  # one per generation
+    assert len({id(point.source) for point in sent}) == 3 == len({point.name for point in sent})  # one per step
     told = [trial for trial in trials(of, store) if trial.value is not None]
     _, state = perform(store, of.state(0))
     for trial in told:
@@ -365,7 +365,7 @@ def test_updates_are_cut_over_the_cluster_to_the_same_digest(cluster: Session) -
     with closing(RaySlices()) as tasks:
         assert tasks.n_workers == 2
         for n_parts in (1, 3):
-            assert digest_after_two_steps(slicer=Slicer(tasks, n_parts, worth=0)) == expected
+            assert digest_after_two_steps(slicer=Slicer(tasks, n_parts, threshold=0)) == expected
 
 
 @pytest.mark.slow
@@ -383,7 +383,7 @@ def test_a_fleet_gives_each_caller_an_actor_and_a_new_one_for_a_lost_one(cluster
         return os.getpid()
 
     with closing(Fleet(pid, num_cpus=1, max_deaths=1)) as fleet:
-        while fleet.room() < 2:
+        while fleet.capacity() < 2:
             time.sleep(0.05)
         with ThreadPoolExecutor(4) as threads:
             assert len({os.getpid(), *threads.map(fleet, ["meet one", "meet the other"])}) == 3

@@ -55,7 +55,7 @@ def digest_after_two_steps(stepper: str = "adam", slicer: Slicer = WHOLE) -> str
 
 @given(st.integers(0, 1000), st.integers(1, 1000), st.integers(1, 40), st.integers(1, 64))
 def test_a_cut_covers_every_coordinate_once_and_is_aligned(start: int, count: int, n_parts: int, align: int) -> None:
-    parts = slices.cut(start, start + count, n_parts, align)
+    parts = slices.split(start, start + count, n_parts, align)
     assert 1 <= len(parts) <= n_parts
     assert (parts[0][0], parts[-1][1]) == (start, start + count)
     assert all(a[1] == b[0] and a[1] % align == 0 for a, b in itertools.pairwise(parts))
@@ -68,7 +68,7 @@ def test_a_cut_covers_every_coordinate_once_and_is_aligned(start: int, count: in
 def test_the_state_has_the_same_digest_for_any_number_of_parts(n_parts: int, stepper: str) -> None:
     expected = digest_after_two_steps(stepper)
     counting = Counting()
-    assert digest_after_two_steps(stepper, Slicer(counting, n_parts, worth=0)) == expected
+    assert digest_after_two_steps(stepper, Slicer(counting, n_parts, threshold=0)) == expected
     assert len(counting.parts) == min(n_parts, 6)  # there are six aligned pieces
 
 
@@ -76,7 +76,7 @@ def test_the_state_has_the_same_digest_for_any_number_of_parts(n_parts: int, ste
 def test_threads_give_the_same_digest(n_parts: int) -> None:
     expected = digest_after_two_steps()
     with ThreadPoolExecutor(2) as threads:
-        assert digest_after_two_steps(slicer=Slicer(threads, n_parts, worth=0)) == expected
+        assert digest_after_two_steps(slicer=Slicer(threads, n_parts, threshold=0)) == expected
 
 
 @pytest.mark.slow
@@ -84,7 +84,7 @@ def test_processes_give_the_same_digest() -> None:
     expected = digest_after_two_steps()
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as processes:
         for n_parts in (1, 3, 16):
-            assert digest_after_two_steps(slicer=Slicer(processes, n_parts, worth=0)) == expected
+            assert digest_after_two_steps(slicer=Slicer(processes, n_parts, threshold=0)) == expected
 
 
 def test_factors_and_slices_of_slices_are_cut_too() -> None:
@@ -95,7 +95,7 @@ def test_factors_and_slices_of_slices_are_cut_too() -> None:
     expected = recipes.weighted_noise_sum(terms, KEY, DIM, {name: factor})[start : start + count]
     counting = Counting()
     found = recipes.weighted_noise_sum(
-        terms, KEY, DIM, {name: factor}.__getitem__, start=start, count=count, slicer=Slicer(counting, 4, worth=0)
+        terms, KEY, DIM, {name: factor}.__getitem__, start=start, count=count, slicer=Slicer(counting, 4, threshold=0)
     )
     assert found.tobytes() == expected.tobytes()
     assert counting.parts[0][0] == start
@@ -117,7 +117,7 @@ def test_an_error_in_a_part_is_the_error_of_the_update() -> None:
             raise OSError("no machine")
 
     with pytest.raises(OSError, match="no machine"):
-        recipes.weighted_noise_sum([Term(0, 0, 0, 1.0)], KEY, DIM, slicer=Slicer(Failing(), 2, worth=0))
+        recipes.weighted_noise_sum([Term(0, 0, 0, 1.0)], KEY, DIM, slicer=Slicer(Failing(), 2, threshold=0))
 
 
 @pytest.mark.parametrize("method", ["openai_es", "pgpe", "ars"])
@@ -128,7 +128,7 @@ def test_a_study_hands_its_slicer_to_the_method(method: str) -> None:
         return bytes(found.recommended.tobytes())
 
     counting = Counting()
-    assert recommended(Slicer(counting, 2, worth=0)) == recommended(WHOLE)
+    assert recommended(Slicer(counting, 2, threshold=0)) == recommended(WHOLE)
     assert counting.parts == [(0, slices.ALIGN), (slices.ALIGN, 2 * slices.ALIGN)]
 
 
@@ -145,5 +145,5 @@ def test_coordinators_and_participants_of_rounds_cut_their_sums_too() -> None:
         )
 
     both = Counting()
-    assert moved(Slicer(both, 2, worth=0)) == moved(WHOLE)
+    assert moved(Slicer(both, 2, threshold=0)) == moved(WHOLE)
     assert both.parts == [(0, slices.ALIGN), (slices.ALIGN, 2 * slices.ALIGN)]

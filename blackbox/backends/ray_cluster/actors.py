@@ -1,4 +1,4 @@
-"""What runs on the cluster: actors that keep an objective, where they live and what they ask for."""
+"""Actors that hold an objective, and the factory that places them on the cluster."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 from blackbox.backends import Builder, Objective, load
-from blackbox.backends.pace import Pace
+from blackbox.backends.pace import WorkerPace
 from blackbox.backends.ray_cluster.session import OBJECT_STORE_BYTES, ClusterUnreachable, Session, ray_package
 from blackbox.errors import InvalidInput
 
 LOOK_SECONDS = 1.0
-"""How often the cluster is looked at for nodes that came or went."""
-KEPT = 3
-"""Sources an actor keeps: those of the open step and of late lanes."""
+"""Seconds between checks for nodes that joined or left."""
+SOURCES_KEPT = 3
+"""Number of sources an actor keeps: those of the open step and of late lanes."""
 
 
 Answer = tuple[Any, BaseException | None, float]
@@ -28,14 +28,14 @@ Answer = tuple[Any, BaseException | None, float]
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """An `Unbuilt` point as it travels: what it is built from goes its own way."""
+    """An `Unbuilt` point as it is sent: its source is sent separately, once."""
 
     recipe: Any
     name: str
 
 
 class Evaluator:
-    """What an actor is: it keeps the objective and the latest sources, and is called with points."""
+    """The class of an actor: it holds the objective and the latest sources, and evaluates points."""
 
     def __init__(self, objective: Objective | str) -> None:
         self._objective = load(objective)
@@ -50,14 +50,14 @@ class Evaluator:
 
         Parameters
         ----------
-        calls : the arguments of each. A `Packed` point is built here.
-        sources : [reference] by name, of what the packed points are built from; in lists, so that each is fetched once,
-            not with every call.
+        calls : the arguments of each call. A `Packed` point is built here.
+        sources : [reference] of each source of the packed points, by name; in lists, so that Ray does not fetch it with
+            every call.
         """
         for name, (source,) in sources.items():
             if name not in self._sources:
                 self._sources[name] = ray_package().get(source)
-                while len(self._sources) > KEPT:
+                while len(self._sources) > SOURCES_KEPT:
                     self._sources.popitem(last=False)
         return [self._answer(*arguments) for arguments in calls]
 
@@ -75,7 +75,7 @@ class Evaluator:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
-    """Points sent to an actor together."""
+    """Points sent to an actor in one message, and the reference to their answers."""
 
     reference: Any
     tickets: tuple[int, ...]
@@ -83,29 +83,32 @@ class Call:
 
 @dataclass(slots=True, eq=False)
 class Actor:
+    """An actor as the driver sees it."""
+
     handle: Any
     starting: Any
-    """Reference to the id of its node, which is there when the actor is."""
+    """Reference to the id of its node, available once the actor is up."""
     node: str = ""
+    """Id of its node; empty until it is up."""
     out: deque[Call] = field(default_factory=deque)
-    """In the order of submission: the first one runs."""
+    """Calls in the order of submission: the first one is running."""
     given: list[tuple[int, tuple[Any, ...]]] = field(default_factory=list)
-    """(ticket, arguments) that are its own but not yet sent."""
-    pace: Pace = field(default_factory=Pace)
+    """(ticket, arguments) assigned to it but not yet sent."""
+    pace: WorkerPace = field(default_factory=WorkerPace)
 
     @property
     def load(self) -> int:
-        """Points that it has, or that are on their way to it."""
+        """Number of points that it has or that are assigned to it."""
         return sum(len(call.tickets) for call in self.out) + len(self.given)
 
 
 class Placement(TypedDict, total=False):
-    """Where actors live and what each asks for.
+    """The cluster of the actors, and the resources that each requests.
 
     Attributes
     ----------
     address, runtime_env, object_store_bytes : see `Session`.
-    num_cpus, num_gpus, resources : what each actor asks of its node, in Ray's words; one core if nothing is said.
+    num_cpus, num_gpus, resources : resources requested by each actor, as in Ray; default: one core.
     """
 
     address: str | None
@@ -116,8 +119,18 @@ class Placement(TypedDict, total=False):
     resources: Mapping[str, float] | None
 
 
-class Crew:
-    """Makes and ends the actors of one objective."""
+class ActorFactory:
+    """Starts and ends the actors of one objective.
+
+    Parameters
+    ----------
+    objective, placement, n_workers : see `RayBackend`.
+
+    Attributes
+    ----------
+    request : resources requested by each actor, by name.
+    ray : the Ray package.
+    """
 
     def __init__(self, objective: Objective | str, placement: Placement, n_workers: int | None = None) -> None:
         n_cpus, n_gpus = placement.get("num_cpus", 1.0), placement.get("num_gpus", 0.0)
@@ -136,7 +149,7 @@ class Crew:
             num_cpus=n_cpus,
             num_gpus=n_gpus,
             resources=others,
-            max_restarts=0,  # whoever waits for it must know that it was lost
+            max_restarts=0,  # its driver must learn that it was lost
             max_task_retries=0,
             scheduling_strategy="SPREAD",
         )
@@ -150,16 +163,17 @@ class Crew:
             ) from None
 
     def start(self) -> Actor:
+        """Start an actor, without waiting for it."""
         handle = self._class.remote(self._objective)
         return Actor(handle, handle.place.remote())
 
-    def settle(self, actor: Actor, timeout: float | None = None) -> bool:
-        """Wait until an actor is up; False if it was lost or is not there in time.
+    def wait_until_up(self, actor: Actor, timeout: float | None = None) -> bool:
+        """Wait until an actor is up; False if it was lost, or not up in `timeout` seconds.
 
         Raises
         ------
         InvalidInput
-            If it cannot start, because of what it imports.
+            If it cannot start because an import fails.
         """
         try:
             actor.node = self.ray.get(actor.starting, timeout=timeout)
@@ -174,38 +188,38 @@ class Crew:
         return True
 
     def end(self, actor: Actor) -> None:
+        """Kill an actor."""
         with suppress(Exception):  # it may be gone already
             self.ray.kill(actor.handle, no_restart=True)
 
     def nodes(self) -> list[dict[str, Any]]:
-        """The living nodes."""
+        """The nodes that are alive, as Ray describes them."""
         return [node for node in self.ray.nodes() if node["Alive"]]
 
-    def lives(self, actor: Actor) -> bool:
-        """Whether its node does."""
+    def node_is_alive(self, actor: Actor) -> bool:
+        """Whether the node of an actor is alive."""
         return actor.node in {node["NodeID"] for node in self.nodes()}
 
-    def room(self) -> int:
-        """How many actors the living nodes can hold, other jobs aside."""
+    def capacity(self) -> int:
+        """Number of actors that the live nodes can hold, other jobs aside."""
         return sum(
             int(min(node["Resources"].get(name, 0.0) / amount + 1e-9 for name, amount in self.request.items()))
             for node in self.nodes()
         )
 
-    def bounded(self, n_workers: int | None) -> None:
-        """Raise if there is no telling how many actors there shall be."""
+    def check_bounded(self, n_workers: int | None) -> None:
+        """Raise `InvalidInput` if nothing limits the number of actors."""
         if not self.request and n_workers is None:
             raise InvalidInput("actors that ask for nothing fit without end", hint="say n_workers")
 
-    def wanted(self, n_workers: int | None) -> int:
-        """How many actors there shall be now: so many, or what the living nodes can hold if that is less or all that
-        is said."""
+    def target(self, n_workers: int | None) -> int:
+        """Number of actors wanted now: `n_workers`, at most what the live nodes can hold; None: that many."""
         if n_workers is None:
-            return self.room()
-        return min(n_workers, self.room()) if self.request else n_workers
+            return self.capacity()
+        return min(n_workers, self.capacity()) if self.request else n_workers
 
-    def nobody(self, seconds: float) -> ClusterUnreachable:
-        """The error that says that no actor has come."""
+    def no_actor(self, seconds: float) -> ClusterUnreachable:
+        """The error for no actor within `seconds`: says what was requested and what the nodes have."""
         has = "; ".join(
             ", ".join(f"{name} {amount:g}" for name, amount in sorted(node["Resources"].items()) if ":" not in name)
             for node in self.nodes()
@@ -217,4 +231,5 @@ class Crew:
         )
 
     def close(self) -> None:
+        """Leave the cluster."""
         self._session.close()

@@ -1,4 +1,4 @@
-"""Actors as a backend of `blackbox.run`: one thread that submits and waits."""
+"""Ray actors as a backend of `blackbox.run`: one thread submits and waits."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from typing import Any, Unpack
 
 from blackbox.backends import Done, Objective, Unbuilt, WorkerLost
-from blackbox.backends.ray_cluster.actors import LOOK_SECONDS, Actor, Call, Crew, Packed, Placement
+from blackbox.backends.ray_cluster.actors import LOOK_SECONDS, Actor, ActorFactory, Call, Packed, Placement
 from blackbox.errors import InvalidInput
 
 CALL_SECONDS = 0.05
-"""Work that one call may carry: a call costs about 1 ms of processor time in driver and actor, 2 % of this."""
+"""Seconds of work in one call: a call costs about 1 ms of processor time in driver and actor, 2 % of this."""
 CALL_POINTS = 32
-"""Points that one call may carry: with more there is nothing left to save."""
+"""Most points in one call: more would save nothing."""
 
 
 class RayBackend:
@@ -22,16 +22,16 @@ class RayBackend:
     Parameters
     ----------
     objective : any callable that cloudpickle takes, lambdas too, or "module:function" to be imported by the actors.
-    n_workers : actors to keep alive. None: as many as the cluster's nodes can hold, whenever it grows or shrinks.
-    ahead : calls that may wait behind the one an actor works on, where evaluations are short; taken only as far as the
-        open step needs them. 0: every point goes alone, to an actor that has nothing to do.
-    start_seconds : how long there may be no actor at all, at the start or after a loss.
+    n_workers : number of actors to keep alive. None: as many as the nodes can hold, also when the cluster grows.
+    ahead : calls queued for an actor behind the running one, if evaluations are short and the open step needs them. 0:
+        every point is sent alone, to an idle actor.
+    start_seconds : longest time without any actor, at the start or after a loss.
     placement : see `Placement`.
 
     Raises
     ------
     InvalidInput, ClusterUnreachable
-        If no actor can start: no cluster, no node that has what was asked for, an objective that cannot be had there.
+        If no actor can start: no cluster, no node with the requested resources, an objective that cannot be imported.
     """
 
     builds = True
@@ -50,14 +50,14 @@ class RayBackend:
         self._n_workers = n_workers
         self._depth = 1 + ahead
         self._alone: set[int] = set()
-        """Points that may have killed an actor, among others: sent alone from now on."""
+        """Tickets of points that may have killed an actor together with others: sent alone from now on."""
         self._start_seconds = start_seconds
         self._actors: list[Actor] = []
         self._source: tuple[str, Any] | None = None
-        self._crew = Crew(objective, placement, n_workers)
-        self._ray = self._crew.ray
+        self._factory = ActorFactory(objective, placement, n_workers)
+        self._ray = self._factory.ray
         try:
-            self._crew.bounded(n_workers)
+            self._factory.check_bounded(n_workers)
             self._alone_since = time.monotonic()
             self._look()
             while not self.n_workers:
@@ -68,37 +68,38 @@ class RayBackend:
 
     @property
     def n_workers(self) -> int:
-        """Actors that are up now."""
+        """Number of actors that are up."""
         return sum(bool(actor.node) for actor in self._actors)
 
     @property
     def free(self) -> int:
-        """Calls that would begin at once."""
+        """Number of idle actors."""
         return sum(bool(actor.node) and not actor.load for actor in self._actors)
 
     @property
     def ahead(self) -> int:
-        """Calls that could wait behind others."""
-        return sum(max(0, self._room(actor)) for actor in self._actors)
+        """Number of points that could be queued behind others."""
+        return sum(max(0, self._vacancies(actor)) for actor in self._actors)
 
-    def _room(self, actor: Actor) -> int:
-        """Points that could wait behind the ones an actor works on."""
+    def _vacancies(self, actor: Actor) -> int:
+        """Number of points that could be queued for an actor."""
         if self._depth == 1 or not (actor.node and actor.pace.short):
             return 0
         return self._depth * self._together(actor) - max(1, actor.load)
 
     def _together(self, actor: Actor) -> int:
-        """Points that one call may carry."""
+        """Number of points that one call to this actor may carry."""
         return actor.pace.within(CALL_SECONDS, CALL_POINTS) if self._depth > 1 else 1
 
     def submit(self, ticket: int, *arguments: Any) -> None:
+        """Assign a call to an idle actor, or to the least loaded one; it is sent by `wait`."""
         actor = next((actor for actor in self._actors if actor.node and not actor.load), None) or min(
-            (actor for actor in self._actors if actor.node), key=lambda actor: (self._room(actor) <= 0, actor.load)
+            (actor for actor in self._actors if actor.node), key=lambda actor: (self._vacancies(actor) <= 0, actor.load)
         )
         actor.given.append((ticket, arguments))
 
     def _send(self, actor: Actor) -> None:
-        """What an actor was given, in calls of about equal size. A point that goes alone has the actor for itself."""
+        """Send the points assigned to an actor, in calls of about equal size. A point sent alone gets an idle actor."""
         alone = [each for each in actor.given if each[0] in self._alone]
         many = [each for each in actor.given if each[0] not in self._alone]
         if any(ticket in self._alone for call in actor.out for ticket in call.tickets):
@@ -124,18 +125,18 @@ class RayBackend:
         actor.out.append(Call(reference, tuple(ticket for ticket, _ in part)))
 
     def _reference(self, point: Unbuilt) -> Any:
-        """To what a point is built from; put once, and kept until there is another one or its last call is done."""
+        """Reference to the source of a point; put once, and kept until another source replaces it."""
         if self._source is None or self._source[0] != point.name:
             self._source = (point.name, self._ray.put(point.source))
         return self._source[1]
 
     def wait(self) -> list[Done]:
-        """Block until something is done, an actor has come or gone, or a second has passed.
+        """Block until a call has finished, an actor has started or died, or a second has passed.
 
         Raises
         ------
         ClusterUnreachable
-            If there was no actor for `start_seconds`.
+            If there has been no actor for `start_seconds`.
         """
         for actor in self._actors:
             if actor.given:
@@ -156,7 +157,7 @@ class RayBackend:
                 continue  # lost with an earlier reference of this round
             if reference != actor.starting:
                 done += self._finished(actor, reference)
-            elif not self._crew.settle(actor):
+            elif not self._factory.wait_until_up(actor):
                 self._actors.remove(actor)
         if time.monotonic() - self._looked >= LOOK_SECONDS:
             self._look()
@@ -185,44 +186,44 @@ class RayBackend:
         return done
 
     def _again(self, tickets: Iterable[int], why: str) -> list[Done]:
-        """Points of which one may be to blame: each shall go alone."""
+        """Points of which one may be to blame: each is sent alone next time."""
         tickets = tuple(tickets)
         self._alone.update(tickets)
         return [Done(ticket, error=WorkerLost(why)) for ticket in tickets]
 
     def _lost_with(self, actor: Actor, why: BaseException) -> list[Done]:
-        """Everything an actor had in hand.
+        """The calls of a lost actor.
 
-        Where its node lives on, a point that was alone is under suspicion. Of several nobody can say which one it was:
-        the answers to those before it may be lost as well.
+        If its node is alive, a point that was sent alone is the suspect. Among several points the suspect is not known,
+        as the answers to those before it may be lost as well.
         """
         self._actors.remove(actor)
-        self._crew.end(actor)
+        self._factory.end(actor)
         self._looked = -LOOK_SECONDS  # somebody is missing: look at once
         said = str(why).strip().splitlines()[-1][:500] if str(why).strip() else type(why).__name__
         said = f"an actor was lost: {said}"
         tickets = [ticket for call in actor.out for ticket in call.tickets]
         done = [Done(ticket, error=WorkerLost(said)) for ticket, _ in actor.given]
-        if not self._crew.lives(actor):
+        if not self._factory.node_is_alive(actor):
             return done + [Done(ticket, error=WorkerLost(said)) for ticket in tickets]
         if len(tickets) > 1:
             return done + self._again(tickets, said)
         return [*done, Done(tickets[0], error=WorkerLost(said, suspect=True))]
 
     def _look(self) -> None:
-        """Start the actors that are missing, and give up when there were none for too long."""
+        """Start missing actors; raise if there have been none for too long."""
         self._looked = time.monotonic()
-        wanted = self._n_workers if self._n_workers is not None else self._crew.room()
-        self._actors += [self._crew.start() for _ in range(wanted - len(self._actors))]
+        wanted = self._n_workers if self._n_workers is not None else self._factory.capacity()
+        self._actors += [self._factory.start() for _ in range(wanted - len(self._actors))]
         if self.n_workers:
             self._alone_since = self._looked
         elif self._looked - self._alone_since > self._start_seconds:
-            raise self._crew.nobody(self._start_seconds)
+            raise self._factory.no_actor(self._start_seconds)
 
     def close(self) -> None:
-        """End the actors, and the cluster if it was started here; what they have in hand is dropped."""
+        """End the actors, and the cluster if it was started here; unfinished calls are dropped."""
         for actor in self._actors:
-            self._crew.end(actor)
+            self._factory.end(actor)
         self._actors = []
         self._source = None
-        self._crew.close()
+        self._factory.close()

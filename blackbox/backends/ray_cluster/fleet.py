@@ -1,4 +1,4 @@
-"""Actors for callers that block: what `blackbox worker --ray` evaluates with."""
+"""Ray actors for blocking callers, used by `blackbox worker --ray`."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from collections import OrderedDict
 from typing import Any, Unpack
 
 from blackbox.backends import Objective, Unbuilt, WorkerLost
-from blackbox.backends.ray_cluster.actors import KEPT, LOOK_SECONDS, Actor, Crew, Packed, Placement
+from blackbox.backends.ray_cluster.actors import LOOK_SECONDS, SOURCES_KEPT, Actor, ActorFactory, Packed, Placement
 from blackbox.errors import InvalidInput
 
 WATCH_SECONDS = 0.1
-"""How often callers that wait for an actor look at those that are starting."""
-BARRED_SECONDS = 30.0
-"""How long no actor is started after one could not import what it needs: it will not be there a second later."""
+"""Seconds between checks of starting actors while callers wait for one."""
+RETRY_SECONDS = 30.0
+"""Seconds without starting actors after one failed at an import: a second later it would fail again."""
 
 
 class Fleet:
-    """Actors for callers that block: a function, to be called from `room()` threads at a time.
+    """Actors behind a function, to be called from up to `capacity()` threads at a time.
 
-    A call takes an idle actor. When that is lost it takes another one and the point is evaluated again, unless the
-    point seems to kill its actors. Nothing else is queued here, and there is room for a call only once its actor is up:
-    what callers hold leases of is what is under way.
+    A call takes an idle actor. If that is lost it takes another one and evaluates the point again, unless the point
+    seems to kill its actors. Nothing is queued here, and the capacity counts only actors that are up: callers hold
+    leases only of points that are being evaluated.
 
     Parameters
     ----------
     objective, n_workers, start_seconds, placement : see `RayBackend`.
-    spare_seconds : how long a call waits for an actor, before it raises `WorkerLost`.
-    max_deaths : actors that one point may take with it, on nodes that live on.
+    spare_seconds : how long a call waits for an actor before it raises `WorkerLost`.
+    max_deaths : number of actors that one point may kill on nodes that stay alive.
     """
 
     def __init__(
@@ -50,31 +50,31 @@ class Fleet:
         self._starting: list[Actor] = []
         self._idle: list[Actor] = []
         self._look_at = 0.0
-        self._crew = Crew(objective, placement, n_workers)
-        self._ray = self._crew.ray
-        first = self._crew.start()
+        self._factory = ActorFactory(objective, placement, n_workers)
+        self._ray = self._factory.ray
+        first = self._factory.start()
         self._actors.add(first)
         try:
-            self._crew.bounded(n_workers)
-            if not self._crew.settle(first, start_seconds):
-                raise self._crew.nobody(start_seconds)
+            self._factory.check_bounded(n_workers)
+            if not self._factory.wait_until_up(first, start_seconds):
+                raise self._factory.no_actor(start_seconds)
         except BaseException:
             self.close()
             raise
         self._idle.append(first)
 
-    def room(self) -> int:
-        """How many callers find an actor: those that are up, at least one. Starts what the cluster can hold beside."""
+    def capacity(self) -> int:
+        """Number of callers that find an actor: those that are up, at least 1. Starts more if the cluster has room."""
         with self._changed:
             self._look()
             return max(1, len(self._actors) - len(self._starting))
 
     def _look(self) -> None:
-        """Start the actors that are missing, and see which are up."""
+        """Start missing actors, and check which are up."""
         if time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + LOOK_SECONDS
-            for _ in range(self._crew.wanted(self._n_workers) - len(self._actors)):
-                self._starting.append(self._crew.start())
+            for _ in range(self._factory.target(self._n_workers) - len(self._actors)):
+                self._starting.append(self._factory.start())
                 self._actors.add(self._starting[-1])
         if not self._starting:
             return
@@ -83,9 +83,9 @@ class Fleet:
             actor = by_reference[reference]
             self._starting.remove(actor)
             try:
-                is_up = self._crew.settle(actor)
+                is_up = self._factory.wait_until_up(actor)
             except InvalidInput:  # a node without its modules; the first actor found them on another
-                is_up, self._look_at = False, time.monotonic() + BARRED_SECONDS
+                is_up, self._look_at = False, time.monotonic() + RETRY_SECONDS
             if is_up:
                 self._idle.append(actor)
                 self._changed.notify()
@@ -103,7 +103,7 @@ class Fleet:
                 raise
             except self._ray.exceptions.RayError as lost:
                 self._end(actor)
-                n_deaths += self._crew.lives(actor)
+                n_deaths += self._factory.node_is_alive(actor)
                 if n_deaths > self._max_deaths:
                     raise WorkerLost(f"{n_deaths} actors died of this point: {lost}", suspect=True) from None
                 continue
@@ -113,7 +113,7 @@ class Fleet:
             return value
 
     def _taken(self) -> Actor:
-        """An actor for this caller until it gives it back."""
+        """An idle actor, reserved for the caller until it is given back."""
         until = time.monotonic() + self._spare_seconds
         with self._changed:
             while not self._idle:
@@ -130,7 +130,7 @@ class Fleet:
             self._changed.notify()
 
     def _end(self, actor: Actor) -> None:
-        self._crew.end(actor)
+        self._factory.end(actor)
         with self._changed:
             self._actors.discard(actor)
             self._look_at = min(self._look_at, time.monotonic())  # perhaps its node is gone
@@ -141,7 +141,7 @@ class Fleet:
         with self._changed:
             if point.name not in self._sources:
                 self._sources[point.name] = self._ray.put(point.source)
-                while len(self._sources) > KEPT:
+                while len(self._sources) > SOURCES_KEPT:
                     self._sources.popitem(last=False)
             source = self._sources[point.name]
         return actor.handle.evaluate.remote([(Packed(point.recipe, point.name),)], {point.name: [source]})
@@ -151,4 +151,4 @@ class Fleet:
         for actor in list(self._actors):
             self._end(actor)
         self._sources.clear()
-        self._crew.close()
+        self._factory.close()

@@ -11,12 +11,12 @@ from blackbox.backends.ray_cluster.session import Session
 class RaySlices:
     """An executor for `recipes.slices.Slicer`: parts of a large update as tasks, spread over the cluster's nodes.
 
-    A part that the cluster loses is computed here: an update never fails for want of a machine.
+    A part that the cluster loses is computed here: an update never fails for lack of a machine.
 
     Parameters
     ----------
     address : see `Session`.
-    num_cpus : what each task asks of its node. 0 lets tasks run beside actors that hold every core.
+    num_cpus : cores that each task requests. 0 lets tasks run beside actors that hold every core.
     """
 
     def __init__(self, address: str | None = None, *, num_cpus: float = 0) -> None:
@@ -26,11 +26,12 @@ class RaySlices:
 
     @property
     def n_workers(self) -> int:
-        """Cores of the cluster."""
+        """Number of cores of the cluster."""
         return max(1, int(self._ray.cluster_resources().get("CPU", 1)))
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterator[Any]:
-        if not self._ray.is_initialized():  # somebody shut it down; Ray would start one of its own making now
+        """The results of `function` for each item, in order; here if the cluster has been shut down."""
+        if not self._ray.is_initialized():  # Ray would start a cluster by itself
             yield from map(function, items)
             return
         sent = self._ray.put(function)

@@ -1,4 +1,4 @@
-"""This process as a driver of a Ray cluster: one that is started here, or one that is joined."""
+"""The connection of this process to a Ray cluster, which is started here or joined."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from blackbox.errors import BlackboxError, InvalidInput
 OLDEST = (2, 54)
 """The first version that is accepted: token authentication in all its parts."""
 CONNECT_SECONDS = 30.0
-"""How long a cluster may take to answer before it counts as dead."""
+"""Seconds a cluster may take to answer before it counts as dead."""
 OBJECT_STORE_BYTES = 512 * 2**20
-"""Shared memory of a cluster that is started here: base vectors, and parameters on their way."""
+"""Shared memory of a cluster that is started here, for base vectors and parameters."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class ClusterUnreachable(BlackboxError):
-    """There is no Ray cluster of ours where one was expected."""
+    """There is no Ray cluster that this process may join where one was expected."""
 
 
 def ray_package() -> ModuleType:
-    """The package, if it is there and new enough."""
+    """The Ray package; raises `InvalidInput` if it is missing or too old."""
     try:
         ray = import_module("ray")
     except ModuleNotFoundError as error:
@@ -49,24 +49,25 @@ def ray_package() -> ModuleType:
 
 @cache
 def _token() -> str:
-    """One token for every cluster that this process starts: Ray reads it once."""
+    """The token of every cluster that this process starts: Ray reads it once."""
     return os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32)
 
 
 class Session:
-    """This process as a driver of a Ray cluster. A process has one; a second `Session` shares it.
+    """The connection of this process to a Ray cluster. A process has one; a second `Session` shares it.
 
     Parameters
     ----------
     address : host:port of a cluster's head as a node of it sees it, `auto` for the one this machine belongs to, or None
         to start one here: for this process alone, on the loopback interface.
-    n_cpus : of a cluster started here; None: all cores.
-    runtime_env : Ray's, for what runs on the cluster (`{"working_dir": "."}` ships the modules of this folder).
+    n_cpus : cores of a cluster started here; None: all.
+    runtime_env : Ray's runtime environment of the actors (`{"working_dir": "."}` ships the modules of this folder).
+    object_store_bytes : shared memory of a cluster started here.
 
     Raises
     ------
     ClusterUnreachable
-        Within `CONNECT_SECONDS`, saying what was expected and what came. Ray itself would wait for minutes.
+        Within `CONNECT_SECONDS`, if there is no such cluster or it refuses the token. Ray would wait for minutes.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class Session:
             os.environ[name] = value
 
     def close(self) -> None:
-        """Leave the cluster; one that was started here ends."""
+        """Leave the cluster, and end it if it was started here."""
         if self._owner:
             self._owner = False
             self.ray.shutdown()
@@ -170,13 +171,13 @@ class Session:
 
 
 def _joined() -> bool:
-    """Whether this process drives a cluster already, without importing anything."""
+    """Whether this process is connected to a cluster already; imports nothing."""
     ray = sys.modules.get("ray")
     return ray is not None and bool(getattr(ray, "is_initialized", bool)())
 
 
 def _reread() -> None:
-    """Have a Ray that was imported before look at the environment again, as one imported now would."""
+    """Make a Ray that was imported earlier read the environment again, as one imported now would."""
     raylet = import_module("ray._raylet")
     raylet.Config.initialize("")
     raylet.AuthenticationTokenLoader.instance().reset_cache()
@@ -186,7 +187,7 @@ def _reread() -> None:
 
 
 def _found(address: str) -> str:
-    """`auto` as host:port: the environment's, or that of the cluster that was started on this machine."""
+    """The address with `auto` resolved to host:port: from the environment, or of the cluster on this machine."""
     if address != "auto":
         return address
     if at := os.environ.get("RAY_ADDRESS", "").removeprefix("auto"):
@@ -203,7 +204,10 @@ _PROBE = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, lo
 
 
 def probe(ray: ModuleType, host: str, port: int) -> None:
-    """Raise if nothing of ours answers there. Ray would retry for minutes, and cannot be interrupted while it does."""
+    """Raise `ClusterUnreachable` if no cluster answers there or it refuses the token.
+
+    Ray itself would retry for minutes, and cannot be interrupted meanwhile.
+    """
     seen = ray.util.get_node_ip_address() if host in _LOOPBACK else host
     expected = f"expected the head of a Ray cluster at {host}:{port}"
     hint = (

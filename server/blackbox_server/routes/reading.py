@@ -170,7 +170,8 @@ async def brief_of(service: Service, opened: OpenStudy, origin: str) -> str:
         seen = {}
     lines += [f"release: {note}" for note in study.stored.notes(study.resolved.algorithm)]
     if isinstance(study, HostedStudy):
-        lines.append(f"hosted participant {study.place.client!r} of {study.place.study}: it asks, this server computes")
+        client, rounds = study.hosted.client, study.hosted.study
+        lines.append(f"hosted participant {client!r} of {rounds}: it asks, this server computes")
     if isinstance(study, FederatedStudy):
         if not study.stuck:
             lines += _standing(study, await service.drive(study.phase(now=service.clock())), seen)

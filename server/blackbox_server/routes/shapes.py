@@ -241,7 +241,7 @@ async def points_json(
     def work() -> list[dict[str, Any]]:
         return [_made(study, point, blobs, encoding, past) for point in points]
 
-    named = {name for point in points for name in log.named(point)}
+    named = {name for point in points for name in log.named_blobs(point)}
     blobs = await service.read(lambda tx: _blobs(tx, study.id, named)) if named else {}
     if encoding == "values" and study.space.dim * len(points) > LARGE_DIM:
         return await asyncio.to_thread(work)
@@ -262,7 +262,7 @@ def _made(study: TrialStudy, point: PointRow, blobs: Mapping[str, bytes], encodi
     if encoding == "seed" and recipe is not None:
         vectors = {name: np.frombuffer(blob, dtype="<f4") for name, blob in blobs.items()}
         shape: dict[str, Any] = dict(seed_encoded(recipe, study.key, study.space.dim, vectors, study.prefixes))
-    elif past and recipe is not None and not blobs.keys() >= set(log.named(point)):
+    elif past and recipe is not None and not blobs.keys() >= set(log.named_blobs(point)):
         shape = {"recipe": recipe_to_json(recipe)}
     else:
         shape = {"params": study.params(point, blobs)}
