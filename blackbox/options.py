@@ -56,8 +56,9 @@ def parse_options(model: type[M], raw: dict[str, Any]) -> M:
     try:
         return model.model_validate(raw)
     except pydantic.ValidationError as error:
-        hint = "GET /v1/algorithms lists each option with its range"
-        raise invalid(InvalidOptions, field_errors(error, model), hint) from None
+        raise invalid(
+            InvalidOptions, field_errors(error, model), "`blackbox algorithms NAME` lists its options"
+        ) from None
 
 
 def known_options(model: type[M], raw: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -148,7 +148,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: App) -> AsyncIterator[None]:
-        registry()  # imports every method now, not at somebody's first request
+        registry()  # imports every algorithm now, not at somebody's first request
         opened = store if store is not None else open_store(settings)
         front = EmbeddedStore(opened)
         cluster = RaySlices(settings.slice_ray) if settings.slice_ray else None

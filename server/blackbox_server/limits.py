@@ -68,11 +68,11 @@ def within_values(settings: Settings, dim: int, count: int) -> None:
 
 
 LEAST_BYTES = 16
-"""Bytes per dimension that no method does without: a vector and what replaces it."""
+"""Bytes per dimension that no algorithm does without: a vector and what replaces it."""
 
 
 def within_reach(settings: Settings, space: Space) -> None:
-    """Refuse a space that is too large for any method, before anything looks at each of its dimensions.
+    """Refuse a space that is too large for any algorithm, before anything looks at each of its dimensions.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def within_reach(settings: Settings, space: Space) -> None:
     """
     if LEAST_BYTES * space.dim > settings.max_algorithm_bytes:
         raise TooLarge(
-            f"{space.dim} dimensions need {_bytes(LEAST_BYTES * space.dim)} and more with any method, at most "
+            f"{space.dim} dimensions need {_bytes(LEAST_BYTES * space.dim)} and more with any algorithm, at most "
             f"{_bytes(settings.max_algorithm_bytes)} are allowed",
             hint=f"At most {settings.max_algorithm_bytes // LEAST_BYTES} dimensions can be treated here.",
             errors=[FieldError("/space", "too_large", f"{space.dim} dimensions")],

@@ -84,7 +84,9 @@ class Row(NamedTuple):
     title: str
     retryable: bool = False
     hint: str = ""
-    """Used when the error brings none."""
+    """What to do, where the error itself does not say."""
+    over_http: str = ""
+    """The request that helps; added to any hint. The engine knows no addresses, so its own hints speak of Python."""
 
 
 SCHEMA_HINT = "See /openapi.json for the fields and their ranges."
@@ -97,27 +99,30 @@ TABLE: Mapping[type[Exception], Row] = {
     ),
     errors.InvalidOptions: Row(
         422, "invalid-options", "The algorithm does not take these options",
-        hint="GET /v1/algorithms lists every option with its range.",
+        over_http="GET /v1/algorithms lists every option with its range.",
     ),
     errors.InvalidContribution: Row(
         422,
         "invalid-contribution",
         "The contribution is not what the open phase asks for",
-        hint="GET .../rounds/current says what is open; send exactly the vectors of its phase.",
+        hint="Send exactly the vectors that the open phase asks for.",
+        over_http="GET .../rounds/current says what is open, and who is invited.",
     ),
-    errors.RoundNotFound: Row(404, "round-not-found", "No such round", hint="GET .../rounds/current is the open one."),
+    errors.RoundNotFound: Row(
+        404, "round-not-found", "No such round", over_http="GET .../rounds/current is the open one."
+    ),
     errors.InvalidRegion: Row(422, "invalid-region", "The constraint set cannot be used", hint=SCHEMA_HINT),
     errors.NonFiniteValue: Row(422, "non-finite-value", "Value is not a finite number", hint="Send finite numbers."),
     errors.IncompatibleProblem: Row(
         422, "incompatible-problem", "The algorithm cannot treat this problem",
-        hint="GET /v1/algorithms says what each one treats.",
+        over_http="GET /v1/algorithms says what each one treats, the `links` of a study what can be done with it.",
     ),
     errors.TooLarge: Row(422, "too-large", "More than the limits allow", hint="GET /v1/limits lists them."),
     errors.UnknownAlgorithm: Row(
-        422, "unknown-algorithm", "There is no such algorithm", hint="GET /v1/algorithms lists them."
+        422, "unknown-algorithm", "There is no such algorithm", over_http="GET /v1/algorithms lists them."
     ),
     errors.NotFound: Row(404, "not-found", "Not found", hint="GET /v1 lists what there is."),
-    errors.StudyNotFound: Row(404, "study-not-found", "No such study", hint="GET /v1/studies lists yours."),
+    errors.StudyNotFound: Row(404, "study-not-found", "No such study", over_http="GET /v1/studies lists yours."),
     errors.TrialNotFound: Row(
         404, "trial-not-found", "No such trial", hint="Use the `id` of a trial that ask or GET trials gave."
     ),
@@ -128,13 +133,15 @@ TABLE: Mapping[type[Exception], Row] = {
     errors.Conflict: Row(409, "conflict", "The request contradicts what is stored", hint="Read the resource again."),
     errors.AlgorithmChanged: Row(
         409, "algorithm-changed", "This release cannot go on with what another release computed",
-        hint="POST .../fork continues it with an algorithm of this release; results can still be told.",
+        hint="Results can still be told; fork the study to continue it with an algorithm of this release.",
+        over_http="POST .../fork makes a fork, GET .../export writes out the log.",
     ),
     errors.StudySpecMismatch: Row(
         409, "study-spec-mismatch", "A study of this name has another spec", hint="Choose another name."
     ),
     errors.StudyStateError: Row(
-        409, "study-state", "The state does not allow this", hint="GET the study to see its state and reason."
+        409, "study-state", "The state does not allow this",
+        over_http="GET the study: it says its state and reason, and its `links` where its best point is."
     ),
     errors.LeaseUnknown: Row(
         422, "lease-unknown", "The lease token was not given for this trial",
@@ -145,11 +152,11 @@ TABLE: Mapping[type[Exception], Row] = {
         hint="Nothing was lost; POST .../resume tells the last step again.",
     ),
     errors.SolverFailed: Row(
-        500, "solver-failed", "The method's solver raised an exception",
+        500, "solver-failed", "The algorithm's solver raised an exception",
         hint="Nothing was lost; POST .../resume tries again, or fork the study with another algorithm.",
     ),
     errors.SolverStalled: Row(
-        500, "solver-stalled", "The method's solver does not answer", True,
+        500, "solver-stalled", "The algorithm's solver does not answer", True,
         hint="Ask again; if it stays so fork the study with another algorithm.",
     ),
     errors.CodecError: Row(500, "codec-error", "A stored state cannot be read", hint="Report it with the request_id."),
@@ -230,6 +237,18 @@ def row_of(error: BaseException) -> Row:
     return next((TABLE[cls] for cls in type(error).__mro__ if cls in TABLE), INTERNAL)
 
 
+def hint(row: Row, said: str = "") -> str:
+    """What to do: what the error said, else the row's own words; then the request that helps.
+
+    >>> hint(TABLE[errors.UnknownAlgorithm], 'did you mean "cbo"?')
+    'did you mean "cbo"? GET /v1/algorithms lists them.'
+    """
+    words = said or row.hint
+    if not words or not row.over_http:
+        return words or row.over_http
+    return f"{words}{' ' if words[-1] in '.?!' else '; '}{row.over_http}"
+
+
 def problem(error: BaseException, request_id: str, prefix: str = "") -> Problem:
     """The problem document of an error.
 
@@ -245,7 +264,7 @@ def problem(error: BaseException, request_id: str, prefix: str = "") -> Problem:
         "status": row.status,
         "code": row.code,
         "detail": error.detail if known else "an unexpected error; the server's log has it under the request_id",  # type: ignore[attr-defined]
-        "hint": (error.hint if known else "") or row.hint,  # type: ignore[attr-defined]
+        "hint": hint(row, error.hint if known else ""),  # type: ignore[attr-defined]
         "errors": [
             {"pointer": prefix + fault.pointer, "code": fault.code, "message": fault.message}
             for fault in (error.errors if known else ())  # type: ignore[attr-defined]

@@ -305,7 +305,7 @@ class Service:
         else:
             self._studies.move_to_end(study)
         if found.study.head.project != project:
-            raise StudyNotFound(f"there is no study {study}", hint="GET /v1/studies lists yours")
+            raise StudyNotFound(f"there is no study {study}")
         return found
 
     async def _follow_rounds(self, opened: OpenStudy) -> None:
@@ -371,7 +371,7 @@ class Service:
     async def ask(
         self,
         opened: OpenStudy,
-        wish: AskRequest,
+        request: AskRequest,
         *,
         wait_seconds: float = 0.0,
         gone: Callable[[], Awaitable[None]] | None = None,
@@ -394,11 +394,11 @@ class Service:
                     asked = await self.drive(
                         as_kind(opened.study, TrialStudy).ask(
                             now=self.clock(),
-                            worker=wish.worker,
-                            count=wish.count,
-                            lease_seconds=wish.lease_seconds,
-                            key=wish.key,
-                            resume=wish.resume,
+                            worker=request.worker,
+                            count=request.count,
+                            lease_seconds=request.lease_seconds,
+                            key=request.key,
+                            resume=request.resume,
                         )
                     )
                 remaining = until - loop.time()
@@ -429,11 +429,11 @@ class Service:
         return row
 
     async def tell(
-        self, opened: OpenStudy, reports: Sequence[Report], worker: str, wish: AskRequest | None = None
+        self, opened: OpenStudy, reports: Sequence[Report], worker: str, ask: AskRequest | None = None
     ) -> tuple[TellAnswer, StudyRow]:
         """Apply results, ask in the same transaction where that can be, and close steps; durable when it returns."""
         study = as_kind(opened.study, TrialStudy)
-        told = await self.drive(study.tell(reports, now=self.clock(), worker=worker, ask=wish))
+        told = await self.drive(study.tell(reports, now=self.clock(), worker=worker, ask=ask))
         return told, await self.told(opened, told)
 
     async def row(self, opened: OpenStudy) -> StudyRow:
@@ -441,7 +441,7 @@ class Service:
         row = await self.read(lambda tx: tx.study(opened.study.id))
         if row is None:
             self.forget(opened.study.id)
-            raise StudyNotFound(f"there is no study {opened.study.id}", hint="GET /v1/studies lists yours")
+            raise StudyNotFound(f"there is no study {opened.study.id}")
         return row
 
 
@@ -474,7 +474,7 @@ def delete(study: str) -> Steps[None]:
 
     def work(tx: Tx) -> None:
         if tx.study(study) is None:
-            raise StudyNotFound(f"there is no study {study}", hint="GET /v1/studies lists yours")
+            raise StudyNotFound(f"there is no study {study}")
         tx.delete_study(study)
 
     yield Write(work, long=True)

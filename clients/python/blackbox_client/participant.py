@@ -1,7 +1,7 @@
 """Taking part in federated rounds: a private objective that never leaves, and updates that do.
 
-Needs the extra `federated` (`pip install 'blackbox-zoo-client[federated]'`): a participant runs its half of the method.
-Nothing else of this package imports this module.
+Needs the extra `federated` (`pip install 'blackbox-zoo-client[federated]'`), because a participant runs its half of the
+algorithm. Nothing else of this package imports this module.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ Federated rounds (objectives that only their owners may evaluate): POST .../roun
 blackbox participant $S my_job:evaluate --client me
 
 GET /v1/studies/$S/brief says how it goes in 2 kB and ends with the next command to run.
-GET /v1/algorithms lists the methods and their options; "auto" (the default) chooses. GET /v1/limits lists the limits.
+GET /v1/algorithms lists the algorithms and their options; "auto" (the default) chooses. GET /v1/limits lists the limits.
 Reference: /openapi.json
 """
 
@@ -135,7 +135,7 @@ async def problem_page(call: Call) -> Response:
     return answer(
         {
             "code": code, "status": row.status, "title": row.title, "retryable": row.retryable,
-            "hint": row.hint, "about": cls.__doc__,
+            "hint": problems.hint(row), "about": cls.__doc__,
         }
     )  # fmt: skip
 
@@ -168,13 +168,13 @@ async def limits(call: Call) -> Response:
 
 @routes("GET /v1/algorithms", "", {200: answers.Algorithms, 304: None})
 async def algorithms(call: Call) -> Response:
-    """Every method: what it treats, its options as JSON schema, what it needs in memory."""
+    """Every algorithm: what it treats, its options as JSON schema, what it needs in memory."""
     return tagged(call, {"algorithms": _algorithms(), "federated": _federated()})
 
 
 @lru_cache(maxsize=1)
 def _federated() -> list[dict[str, Any]]:
-    """Methods that work in rounds of participants; a study names them like any other."""
+    """Algorithms that work in rounds of participants; a study names them like any other."""
     shapes = []
     for name, cls in federation.registry().items():
         about = (cls.__doc__ or "").strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import UnionType
 from typing import Any, ClassVar
 
 from fastapi.routing import APIRoute
@@ -28,7 +29,7 @@ class Route(APIRoute):
     action : the endpoint.
     needs : scope of the key; "" for any key, None for no key at all.
     answers : by status, the type of a JSON answer, the media type of another one, or None for one without a body.
-    body : model of the body.
+    body : model of the body, or the union of several.
     required : whether there must be one.
     kinds : media types, other than JSON, in which the body may come.
     vectors : whether it may be as large as points are.
@@ -41,7 +42,7 @@ class Route(APIRoute):
         "study": "Id of a study.",
         "trial": "A trial, as t_41 or 41.",
         "round": "Number of a round; `current` for the open one.",
-        "version": "A generation, or the sha256 of a vector.",
+        "version": "A step, or the sha256 of a vector.",
         "worker": "Name of a worker.",
         "key": "Id of an API key.",
         "code": "Last part of a problem's `type`.",
@@ -56,7 +57,7 @@ class Route(APIRoute):
         answers: Mapping[int, Any],
         endpoint: Endpoint,
         *,
-        body: type[BaseModel] | None = None,
+        body: type[BaseModel] | UnionType | None = None,
         required: bool = True,
         kinds: Sequence[str] = (),
         vectors: bool = False,

@@ -68,25 +68,19 @@ def _below(base: str, names: Sequence[str]) -> dict[str, str]:
     return {name: f"{base}/{name}" for name in names}
 
 
-def population(resolved: Resolved) -> int | None:
-    """Results per generation, where the method's options say it."""
-    for name in ("popsize", "population", "members"):
-        if isinstance(found := resolved.options.get(name), int):
-            return found
-    return None
-
-
 def study_json(head: StudyHead, row: StudyRow) -> answers.StudyInfo:
     """A study."""
     resolved = resolved_of(head.resolved)
-    spec, size = resolved.spec, population(resolved)
+    spec = resolved.spec
+    stored = stored_algorithm(resolved, Space.from_json(spec.space))
+    size = None if stored.cls is None or stored.options is None else stored.cls.results_per_step(stored.options)
     budget = spec.budget
     remaining = None if budget.evaluations is None else max(0, budget.evaluations - row.used)
     affordable = remaining // size if remaining is not None and size else None
     warnings = []
     if affordable is not None and affordable < 5 and row.step == 0:
-        warnings.append(f"the budget pays for {affordable} generations of {size}; adaptive methods need more")
-    warnings += stored_algorithm(resolved, Space.from_json(spec.space)).notes(resolved.algorithm)
+        warnings.append(f"the budget pays for {affordable} steps of {size}; adaptive algorithms need more")
+    warnings += stored.notes(resolved.algorithm)
     return {
         "id": head.id,
         "name": head.name,
@@ -104,7 +98,7 @@ def study_json(head: StudyHead, row: StudyRow) -> answers.StudyInfo:
             "resolved": resolved.algorithm,
             "reason": resolved.reason or None,
             "options": resolved.options,
-            "population": size,
+            "popsize": size,
         },
         "budget": {
             "evaluations": budget.evaluations,
@@ -114,7 +108,7 @@ def study_json(head: StudyHead, row: StudyRow) -> answers.StudyInfo:
             "cost": row.cost,
             "leased": row.leased,
             "remaining": remaining,
-            "generations_affordable": affordable,
+            "steps_affordable": affordable,
         },
         "target": spec.target,
         "lease": spec.lease.model_dump(mode="json"),
@@ -123,7 +117,7 @@ def study_json(head: StudyHead, row: StudyRow) -> answers.StudyInfo:
         "non_finite": spec.non_finite,
         "require_lease": spec.require_lease,
         "labels": spec.labels,
-        "generation": row.step,
+        "step": row.step,
         "epoch": row.epoch,
         "seq": str(row.seq),
         "trials": {"made": row.trials, "queued": row.queued, "leased": row.leased},
@@ -159,7 +153,7 @@ def progress(study: BaseStudy, row: StudyRow, with_best: bool) -> answers.Progre
     evaluations = study.spec.budget.evaluations
     words: answers.Progress = {
         "state": row.state,
-        "generation": row.step,
+        "step": row.step,
         "used": row.used,
         "leased": row.leased,
         "remaining": None if evaluations is None else max(0, evaluations - row.used),
@@ -222,7 +216,7 @@ def _leased(
     return {
         "id": f"t_{trial.number}",
         "number": trial.number,
-        "generation": trial.step,
+        "step": trial.step,
         "replicate": trial.replicate,
         **point,  # type: ignore[typeddict-item]
         "eval_seed": seed,
@@ -288,7 +282,7 @@ def trial_json(trial: TrialRow, now: float) -> answers.TrialInfo:
         "id": f"t_{trial.number}",
         "number": trial.number,
         "state": trial.state,
-        "generation": trial.step,
+        "step": trial.step,
         "lane": trial.lane if trial.lane >= 0 else None,
         "replicate": trial.replicate,
         "source": trial.source,
@@ -372,7 +366,7 @@ def _told_event(trial: TrialRow) -> answers.Event:
         "trial": f"t_{trial.number}",
         "value": trial.value,
         "worker": trial.worker,
-        "generation": trial.step,
+        "step": trial.step,
         "attempt": trial.attempt,
     }
     if trial.source is not None:
@@ -384,10 +378,10 @@ def _told_event(trial: TrialRow) -> answers.Event:
 
 def _step_event(step: StepRow) -> answers.Event:
     data = {
-        "generation": step.step, "upto_seq": str(step.upto_seq), "results": step.told, "why": step.why,
+        "step": step.step, "upto_seq": str(step.upto_seq), "results": step.told, "why": step.why,
         "digest": step.digest,
     }  # fmt: skip
-    return _event(step.seq, "generation.closed", step.at, data)
+    return _event(step.seq, "step.closed", step.at, data)
 
 
 def _study_event(event: EventRow) -> answers.Event:

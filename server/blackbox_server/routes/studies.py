@@ -153,7 +153,7 @@ async def cancel(call: Call) -> Response:
 
 @routes("POST /v1/studies/{study}/fork", "study:admin", {201: StudyInfo}, body=Fork, required=False)
 async def fork(call: Call) -> Response:
-    """A study that shares this one's past up to a generation."""
+    """A study that shares this one's past up to a step."""
     body = await call.body(Fork)
     study, now = as_kind((await call.opened()).study, Study), call.now
     name = body.name or f"{study.spec.name[:150]}-fork-{int(now * 1000):x}"
@@ -168,9 +168,9 @@ async def fork(call: Call) -> Response:
 
 @routes("POST /v1/studies/{study}/snapshots", "study:admin", {201: SnapshotTaken}, body=Nothing, required=False)
 async def snapshot(call: Call) -> Response:
-    """Store the state of the open generation now."""
+    """Store the state of the open step now."""
     await call.body(Nothing)
     opened = await call.opened()
     await call.service.advance(opened)
     step, size = await call.service.drive(services.snapshot(opened.study))
-    return answer({"generation": step, "step": step, "bytes": size}, 201)
+    return answer({"step": step, "bytes": size}, 201)

@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from blackbox.errors import FieldError, InvalidInput, LeaseUnknown, TrialNotFound, nearest
+from blackbox.errors import FieldError, IncompatibleProblem, InvalidInput, LeaseUnknown, TrialNotFound, nearest
 from blackbox.study import leases
 from blackbox.study.editing import Study
 from blackbox.study.effects import Steps
@@ -180,20 +180,29 @@ def _studies(tx: Tx, project: str, after: str) -> list[tuple[StudyHead, StudyRow
 
 @routes("POST /v1/workers/{worker}/quarantine", "study:admin", {200: answers.Quarantined}, body=Reason, required=False)
 async def quarantine(call: Call) -> Response:
-    """Take back all results of a worker, in every study of the project."""
+    """Take back all results of a worker, in every study of the project that has results to take back.
+
+    Of federated studies and their hosted participants nothing is taken; the answer says so for each.
+    """
     await call.body(Reason)
     service, project, worker = call.service, call.principal.project, call.path["worker"]
     taken: dict[str, int] = {}
+    skipped: dict[str, str] = {}
     after = ""
     while found := await service.read(partial(_studies, project=project, after=after), long=True):
         after = found[-1][0].id
         for head, _ in found:
             opened = await service.open(head.id, project)
-            count = await service.drive(as_kind(opened.study, Study).invalidate(worker=worker, now=call.now))
+            try:
+                study = as_kind(opened.study, Study)
+            except IncompatibleProblem as error:
+                skipped[head.id] = error.detail
+                continue
+            count = await service.drive(study.invalidate(worker=worker, now=call.now))
             if count:
                 taken[head.id] = count
                 opened.changed()
-    return answer({"worker": worker, "invalidated": taken})
+    return answer({"worker": worker, "invalidated": taken, "skipped": skipped})
 
 
 @routes(

@@ -60,7 +60,7 @@ class Progress(TypedDict):
     """How a study stands; it comes with every ask and tell."""
 
     state: StudyState
-    generation: int
+    step: int
     used: int
     """Results that count against the budget."""
     leased: int
@@ -88,8 +88,8 @@ class ResolvedAlgorithm(TypedDict):
     reason: str | None
     """Why `auto` chose it."""
     options: dict[str, Any]
-    population: int | None
-    """Results per generation, where the options say it."""
+    popsize: int | None
+    """Results per step, where the options say it."""
 
 
 @documented
@@ -101,7 +101,7 @@ class BudgetUse(TypedDict):
     cost: float
     leased: int
     remaining: int | None
-    generations_affordable: int | None
+    steps_affordable: int | None
 
 
 @documented
@@ -136,7 +136,7 @@ class StudyInfo(TypedDict):
     non_finite: Literal["reject", "infeasible"]
     require_lease: bool
     labels: dict[str, str]
-    generation: int
+    step: int
     epoch: int
     """Grows when history is rewritten."""
     seq: str
@@ -156,7 +156,6 @@ class StudiesPage(TypedDict):
 
 @documented
 class SnapshotTaken(TypedDict):
-    generation: int
     step: int
     bytes: int
 
@@ -194,7 +193,7 @@ class LeasedTrial(TypedDict):
 
     id: str
     number: int
-    generation: int
+    step: int
     replicate: int
     params: NotRequired[Params]
     encoding: NotRequired[Literal["seed/1"]]
@@ -312,7 +311,7 @@ class TrialInfo(TypedDict):
     id: str
     number: int
     state: TrialState
-    generation: int
+    step: int
     lane: int | None
     """null: a point that the study did not choose."""
     replicate: int
@@ -371,6 +370,8 @@ class Quarantined(TypedDict):
     worker: str
     invalidated: dict[str, int]
     """Results taken back, by study."""
+    skipped: dict[str, str]
+    """Studies that have no results to take back, with the reason."""
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
@@ -392,7 +393,7 @@ class EstimatedPoint(TypedDict):
 
 @documented
 class RecommendedPoint(TypedDict):
-    generation: int
+    step: int
     params: Params
     value: None
     payload: NotRequired[Any]
@@ -608,7 +609,7 @@ class Limits(TypedDict):
 
 @documented
 class AlgorithmInfo(TypedDict):
-    """A method of optimization."""
+    """An optimization algorithm."""
 
     name: str
     summary: str
@@ -630,7 +631,7 @@ class AlgorithmInfo(TypedDict):
 
 @documented
 class FederatedAlgorithmInfo(TypedDict):
-    """A method that works in rounds of participants."""
+    """An algorithm that works in rounds of participants."""
 
     name: str
     summary: str

@@ -211,12 +211,8 @@ def fit_query(model: type[Q], text: bytes) -> Q:
         raise InvalidInput(detail, errors=faults) from None
 
 
-def fit(model: type[M], raw: Any, shorten: str = "") -> M:
+def fit(model: type[M], raw: Any) -> M:
     """`raw` as the model.
-
-    Parameters
-    ----------
-    shorten : a prefix to leave out of the pointers, where the client sent a shorter form than the model's.
 
     Raises
     ------
@@ -226,15 +222,15 @@ def fit(model: type[M], raw: Any, shorten: str = "") -> M:
     try:
         return model.model_validate(raw)
     except pydantic.ValidationError as error:
-        raise _unfit(error, model, shorten) from None
+        raise _unfit(error, model) from None
 
 
-def _unfit(error: pydantic.ValidationError, model: type[BaseModel], shorten: str) -> InvalidInput:
+def _unfit(error: pydantic.ValidationError, model: type[BaseModel]) -> InvalidInput:
     faults = []
     spelled_out = False
     for item in error.errors(include_url=False)[:100]:
         place = [str(part) for part in item["loc"] if not _is_branch(part)]
-        pointer = "".join(f"/{escape(part)}" for part in place).removeprefix(shorten)
+        pointer = "".join(f"/{escape(part)}" for part in place)
         if item["type"] == "extra_forbidden":
             message = f"unknown field; {nearest(place[-1], _names_at(model, place[:-1]))}"
         elif item["type"] == "missing":

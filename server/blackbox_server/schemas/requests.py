@@ -45,7 +45,7 @@ class Ask(Wire):
     resume: bool = False
     """First give the worker the leases it still has."""
     encoding: Literal["values", "seed"] = "values"
-    """seed: vectors as a base and noise addresses, where the method works on those."""
+    """seed: vectors as a base and noise addresses, where the algorithm works on those."""
 
 
 class Failure(Wire):
@@ -106,12 +106,26 @@ class Tell(Wire):
     """Lease the next trials in the same answer."""
 
 
+class ShortTell(Result):
+    """One result, without a list around it."""
+
+    worker: Name | None = None
+    ask: Ask | None = None
+    """Lease the next trials in the same answer."""
+
+    def written_out(self) -> Tell:
+        """The same with `results`."""
+        told = {name: getattr(self, name) for name in self.model_fields_set & Result.model_fields.keys()}
+        return Tell(results=[Result(**told)], worker=self.worker, ask=self.ask)
+
+
 class Heartbeat(Wire):
     """Renew leases."""
 
     leases: list[Annotated[str, Field(max_length=200)]]
-    worker: Name | None = None
+    """The `lease.token` of each trial."""
     extend_seconds: Seconds | None = None
+    """How long from now; by default as long as the lease was given for."""
 
 
 class Enqueued(Wire):
@@ -121,7 +135,6 @@ class Enqueued(Wire):
     value: float | None = None
     status: Literal["completed", "infeasible"] = "completed"
     source: Name | None = None
-    key: Name | None = None
     info: dict[str, Any] | None = None
 
 
@@ -174,7 +187,7 @@ class Fork(Wire):
 
     name: Name | None = None
     step: int | None = Field(None, ge=0)
-    """Generation to branch at; now by default."""
+    """Step to branch at; now by default."""
     algorithm: dict[str, Any] | str | None = None
     """Another algorithm starts fresh, with the parent's results as points it did not choose."""
 
@@ -223,7 +236,7 @@ class BestQuery(Query):
     """Which points, and how many."""
 
     view: Literal["observed", "recommended"] = "observed"
-    """observed: the best of what was told. recommended: the point that the method would deploy."""
+    """observed: the best of what was told. recommended: the point that the algorithm would deploy."""
     k: int = Field(1, ge=1, le=100)
     """How many of the observed ones."""
 

@@ -239,13 +239,11 @@ class StudyHandle:
         body = protocol.ask_body(ask) if isinstance(ask, int) else ask
         return self.client.send(protocol.tell(self.id, batch, worker=worker, ask=body, idempotency_key=idempotency_key))
 
-    def heartbeat(
-        self, leases: Iterable[str | Trial], *, worker: str | None = None, extend_seconds: float | None = None
-    ) -> HeartbeatAnswer:
+    def heartbeat(self, leases: Iterable[str | Trial], *, extend_seconds: float | None = None) -> HeartbeatAnswer:
         """Extend leases (tokens, or trials that carry one) and read what to do about each."""
         held = (lease.lease if isinstance(lease, Trial) else lease for lease in leases)
         tokens = [lease if isinstance(lease, str) else lease.token for lease in held if lease is not None]
-        return self.client.send(protocol.heartbeat(self.id, tokens, worker=worker, extend_seconds=extend_seconds))
+        return self.client.send(protocol.heartbeat(self.id, tokens, extend_seconds=extend_seconds))
 
     # ---- trials
 
@@ -255,8 +253,8 @@ class StudyHandle:
         Parameters
         ----------
         trials : ``{"params": {...}}`` each, to be handed out before the algorithm's own points; or, all of them, with
-            a `value` (or ``"status": "infeasible"``) besides, to be taken as told. `source`, `info` and `key` may say
-            where such a result comes from.
+            a `value` (or ``"status": "infeasible"``) besides, to be taken as told. `source` and `info` may say where
+            such a result comes from.
 
         Raises
         ------
@@ -416,7 +414,7 @@ class StudyHandle:
     def ingredients(self, candidate: SeedCandidate) -> tuple[recipes.Blob | None, dict[str, recipes.Blob]]:
         """The vectors that a candidate is made of: its base and, by digest, the factors of its noise."""
         digest, dtype = candidate.base_sha256, candidate.dtype
-        # by digest: several generations may share a base, and a number only names the newest of them
+        # by digest: several steps may share a base, and a number only names the newest of them
         base = self.base(digest, dtype=dtype, sha256=digest) if digest else None
         weights = {op["weight"] for op in candidate.ops if isinstance(op.get("weight"), str)}
         return base, {weight: self.base(weight, dtype=dtype, sha256=weight) for weight in weights}

@@ -117,7 +117,14 @@ class Invalidated(Model):
 
 @dataclass(frozen=True, slots=True)
 class Quarantined(Model):
-    """A worker whose results were taken back; `invalidated` says how many, by study."""
+    """A worker whose results were taken back.
+
+    Attributes
+    ----------
+    invalidated : how many results were taken back, by study.
+    skipped : why nothing could be taken back, by study: federated ones and their hosted participants.
+    """
 
     worker: str = ""
     invalidated: Json = field(default_factory=dict)
+    skipped: Json = field(default_factory=dict)

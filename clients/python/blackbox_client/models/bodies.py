@@ -131,7 +131,6 @@ class Heartbeat(TypedDict, total=False):
     """Leases to renew."""
 
     leases: Required[Sequence[str]]
-    worker: str
     extend_seconds: float
 
 
@@ -150,7 +149,6 @@ class Enqueued(TypedDict, total=False):
     value: Any
     status: Literal["completed", "infeasible"]
     source: str
-    key: str
     info: Mapping[str, Any]
 
 

@@ -44,7 +44,7 @@ class Lease(Model):
 
 @dataclass(frozen=True, slots=True)
 class Base(Model):
-    """The base vector of a recipe: its digest, the generation it belongs to, and where its bytes are."""
+    """The base vector of a recipe: its digest, the step it belongs to, and where its bytes are."""
 
     sha256: str
     version: int | None = None
@@ -105,9 +105,9 @@ class Trial(Tagged):
     Attributes
     ----------
     params : by name; empty where the point comes as a recipe (`candidate`, or `recipe` where it is past).
-    generation, lane, replicate : the step that asked for it, its place there (None for a point that was given), and
+    step, lane, replicate : the step that asked for it, its place there (None for a point that was given), and
         the number of the evaluation where a point is evaluated again.
-    eval_seed : for common random numbers: the same for all points of a generation and replicate.
+    eval_seed : for common random numbers: the same for all points of a step and replicate.
     lease : while it is yours.
     payload : what the algorithm says beside the point.
     source : where a point that was given comes from.
@@ -122,7 +122,7 @@ class Trial(Tagged):
     number: int
     params: Json = field(default_factory=dict)
     state: str = ""
-    generation: int | None = None
+    step: int | None = None
     lane: int | None = None
     replicate: int = 0
     eval_seed: int | None = None

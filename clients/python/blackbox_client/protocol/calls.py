@@ -307,12 +307,11 @@ def heartbeat(
     study: str,
     leases: Iterable[str],
     *,
-    worker: str | None = None,
     extend_seconds: float | None = None,
     idempotency_key: str | None = None,
 ) -> Call[HeartbeatAnswer]:
     """Renew leases, by their tokens."""
-    body = _given(worker=worker, leases=list(leases), extend_seconds=extend_seconds)
+    body = _given(leases=list(leases), extend_seconds=extend_seconds)
     return _post(routes.HEARTBEAT, body, study=study, idempotency_key=idempotency_key)
 
 

@@ -123,7 +123,7 @@ class Leases:
         by_token = {held.token: held for held in renewable if held.token}
         interval = min(held.interval for held in renewable)
         extend = self._lease_seconds if isinstance(self._lease_seconds, int | float) else None
-        call = protocol.heartbeat(self._study.id, by_token, worker=self._worker, extend_seconds=extend)
+        call = protocol.heartbeat(self._study.id, by_token, extend_seconds=extend)
         try:
             answer = self._study.client.send(call, give_up_seconds=interval)
         except (BlackboxClientError, RuntimeError) as error:  # RuntimeError: the client was closed after the run
@@ -149,7 +149,7 @@ class Evaluation:
 
     Attributes
     ----------
-    trial : the leased trial, with its seed for common random numbers in `trial.eval_seed`, and what the method says
+    trial : the leased trial, with its seed for common random numbers in `trial.eval_seed`, and what the algorithm says
         beside the point, if it says anything, in `trial.payload`.
     """
 
