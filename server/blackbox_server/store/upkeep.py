@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from blackbox.errors import InvalidInput, StoreUnavailable
 from blackbox.study.spec import Resolved
 from blackbox_server.store import migrations
-from blackbox_server.store.sql import BEST, BUSY_SECONDS, database_path, lock
+from blackbox_server.store.sql import BUSY_SECONDS, database_path, lock
+from blackbox_server.store.verbs.trials import BEST
 
 
 @dataclass(frozen=True, slots=True)
