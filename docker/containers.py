@@ -23,14 +23,14 @@ class Failure(Exception):
 
 
 def check(condition: object, promise: str) -> None:
-    """Say that a promise is kept, or stop."""
+    """Print that a promise is kept, or raise `Failure`."""
     if not condition:
         raise Failure(f"this is not so: {promise}")
     print(f"  ok  {promise}", flush=True)
 
 
 def call(*command: str | Path, timeout: float = PATIENCE, may_fail: bool = False, **more: Any) -> str:
-    """Run a program to its end; what it printed, or an empty text where it may fail and did."""
+    """Run a program to its end; returns what it printed, or an empty text if it may fail and did."""
     words = [str(word) for word in command]
     try:
         done = subprocess.run(words, capture_output=True, stdin=subprocess.DEVNULL, text=True, timeout=timeout, **more)
@@ -42,7 +42,7 @@ def call(*command: str | Path, timeout: float = PATIENCE, may_fail: bool = False
 
 
 def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for something."""
+    """Wait until a condition holds; raise `Failure` if it does not within `PATIENCE` seconds."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:
@@ -75,12 +75,15 @@ class Engine:
         self._environment = {**os.environ, "CONTAINERS_CONF": str(store / "containers.conf")}
 
     def buildah(self, *arguments: str | Path, timeout: float = PATIENCE) -> str:
+        """Run buildah; see `call`."""
         return call("buildah", *self._at, *arguments, timeout=timeout)
 
     def podman(self, *arguments: str | Path, timeout: float = PATIENCE, may_fail: bool = False) -> str:
+        """Run podman; see `call`."""
         return call("podman", *self._at, *arguments, timeout=timeout, may_fail=may_fail, env=self._environment)
 
     def inspect(self, kind: str, name: str) -> dict[str, Any]:
+        """The description of a container, an image, ..."""
         found: dict[str, Any] = json.loads(self.podman(kind, "inspect", name))[0]
         return found
 
@@ -92,7 +95,7 @@ class Engine:
 
 
 class Stack:
-    """A compose file, run by podman. A key of the file that is not understood here is an error.
+    """A compose file, run by podman. A key of the file that this class does not understand is an error.
 
     Parameters
     ----------
@@ -112,10 +115,11 @@ class Stack:
         self.restarted: dict[str, int] = {}
 
     def containers(self, service: str) -> list[str]:
+        """The names of the containers of a service."""
         return [f"try-{service}-{number}" for number in range(1, self.scale.get(service, 1) + 1)]
 
     def up(self) -> None:
-        """Start every service once what it depends on has come as far as it has to."""
+        """Start the services in the order of their dependencies, each once the conditions on these hold."""
         for name, network in (self.spec.get("networks") or {"default": {}}).items():
             internal = ["--internal"] if (network or {}).get("internal") else []
             # Docker keeps its networks apart; podman does when told to.
@@ -162,15 +166,16 @@ class Stack:
         return "ok" in self.engine.podman("exec", container, "sh", "-c", script, "-", *test, may_fail=True)
 
     def ended(self, container: str) -> int:
-        """Wait for a container's end; its exit code."""
+        """Wait until a container has ended; returns its exit code."""
         return int(self.engine.podman("wait", container))
 
     def logs(self, container: str) -> str:
+        """The end of what a container has printed."""
         path = self.engine.inspect("container", container)["HostConfig"]["LogConfig"]["Path"]
         return Path(path).read_text()[-4000:] if path and Path(path).is_file() else ""
 
     def _arguments(self, name: str) -> list[str]:
-        """What `podman run` is told about a service."""
+        """The arguments of `podman run` for a service."""
         service = dict(self.services[name])
         for done in ("build", "depends_on", "healthcheck", "restart"):
             service.pop(done, None)

@@ -27,7 +27,7 @@ from containers import Engine, Failure, Stack, call, check
 
 ROOT = Path(__file__).parents[1]
 COMPOSE = {"service": ROOT / "docker" / "compose.yaml", "ray": ROOT / "docker" / "compose.cluster.yaml"}
-"""What is run once the image of that target is there."""
+"""The compose file that is run once the image of its target is built."""
 NEEDED = {
     "buildah": "buildah",
     "podman": "podman",
@@ -51,7 +51,7 @@ BUILD_SECONDS = 1500.0
 
 
 def bootstrap(engine: Engine, suite: str) -> str:
-    """A base image of Debian packages, from where this machine gets its own; made once."""
+    """Make a base image of Debian packages, once, from the package sources of this machine; returns its name."""
     name = f"{BASE}:{suite}"
     if engine.podman("image", "ls", "--quiet", name):
         return name
@@ -70,7 +70,7 @@ def bootstrap(engine: Engine, suite: str) -> str:
 
 
 def build(engine: Engine, target: str, base: str, secrets: Mapping[str, Path]) -> None:
-    """One target of the Dockerfile."""
+    """Build one target of the Dockerfile."""
     engine.buildah(
         "bud", "--isolation=chroot", "--format=docker", "--layers", "--pull-never", f"--build-arg=BASE={base}",
         *(f"--secret=id={name},src={path}" for name, path in secrets.items()),
@@ -80,7 +80,7 @@ def build(engine: Engine, target: str, base: str, secrets: Mapping[str, Path]) -
 
 @contextmanager
 def pip_secrets(folder: Path) -> Iterator[dict[str, Path]]:
-    """How this machine's pip reaches its index, as secrets of a build. Folders of this machine are left out."""
+    """The configuration of this machine's pip as secrets of a build, without folders of this machine."""
     given: dict[str, str] = {}
     for line in call(sys.executable, "-m", "pip", "config", "list").splitlines():
         name, _, value = line.partition("=")
@@ -102,7 +102,7 @@ def pip_secrets(folder: Path) -> Iterator[dict[str, Path]]:
 
 
 def check_image(engine: Engine, target: str) -> None:
-    """What can be seen without running it."""
+    """Check an image as far as possible without running it."""
     image = f"localhost/blackbox:{target}"
     config = json.loads(engine.buildah("inspect", "--type=image", image))["Docker"]["config"]
     check(config["User"] == "10001:10001", "its user is 10001, without rights")
@@ -117,7 +117,7 @@ def check_image(engine: Engine, target: str) -> None:
 
 
 def check_container(stack: Stack, container: str) -> None:
-    """What a program that broke out of Python would find."""
+    """Check what a program that broke out of Python could do in a container."""
     inside = (
         "import json, os\n"
         "status = dict(line.split(':', 1) for line in open('/proc/self/status'))\n"
@@ -145,7 +145,7 @@ def get(url: str, key: str | None = None, body: Mapping[str, Any] | None = None)
 
 
 def try_service(stack: Stack, url: str, workers: list[str]) -> None:
-    """A study from its creation to its end, with the compose file's own containers."""
+    """Check a study from its creation to its end, with the containers of the compose file."""
     engine, (service,) = stack.engine, stack.containers("service")
     for container in (service, *workers):
         if engine.inspect("container", container)["State"]["Running"]:
@@ -197,7 +197,7 @@ def taken_by_others() -> set[int]:
 
 
 def try_cluster(stack: Stack) -> None:
-    """Who can reach Ray."""
+    """Check who can reach Ray."""
     engine, (head,), (service,) = stack.engine, stack.containers("head"), stack.containers("service")
     address = engine.inspect("container", head)["NetworkSettings"]["Networks"]["try-ray"]["IPAddress"]
     look = (
@@ -240,6 +240,7 @@ def published(engine: Engine) -> list[str]:
 
 
 def main() -> int:
+    """The command: build, try, clean up; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", help="service, ray; default: both")
     parser.add_argument(

@@ -52,7 +52,7 @@ def renamed(parameter: typer.CallbackParam, value: str | None) -> None:
 
 @contextmanager
 def failing_politely_over_http() -> Iterator[None]:
-    """The same for what the service answers."""
+    """Print errors of the service and its client, with their hints, and exit with code 2."""
     from blackbox_client import BlackboxClientError
 
     try:

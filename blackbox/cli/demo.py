@@ -35,7 +35,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THRE
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one algorithm reached."""
+    """The result of one algorithm."""
 
     algorithm: str
     returns: list[float]
@@ -75,7 +75,7 @@ def run(console: Console, episodes: int, seed: int, *, ray: bool = False) -> Non
 
 
 def _table(outcomes: list[Outcome]) -> Table:
-    """What was reached. The best episode flatters a blind search; the last ones show what was learned."""
+    """The comparison. The best episode flatters a blind search; the last ones show what was learned."""
     table = Table("algorithm", "best return", "median of the last 50", "325 passed after", "seconds", "episodes/s")
     for outcome in outcomes:
         passed = next((i + 1 for i, value in enumerate(outcome.returns) if value >= swimmer.THRESHOLD), None)

@@ -39,7 +39,7 @@ CLIPS = {"fzoos": {"delta": 2.0, "weights": 2.0}, "fedzo": {"delta": 2.0}}
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one way of optimizing reached.
+    """The result of one way of optimizing.
 
     Attributes
     ----------

@@ -1,7 +1,7 @@
-"""From exceptions to problem+json (RFC 9457): one table.
+"""The mapping of exceptions to problem documents (RFC 9457): one table.
 
-Every problem has type, title, status, code, detail, hint, errors, retryable and request_id. `code` is stable: clients
-decide by it, people read `detail` and `hint`.
+Every problem has type, title, status, code, detail, hint, errors, retryable and request_id. `code` is stable and for
+programs, `detail` and `hint` are for people.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from blackbox import errors
 from blackbox.errors import BlackboxError
 
 documented = with_config(ConfigDict(extra="forbid", use_attribute_docstrings=True))
-"""For the typed dictionaries of answers: no other members, and their docstrings go into `/openapi.json`."""
+"""Decorates the typed dictionaries of answers: they are closed, and their docstrings go into `/openapi.json`."""
 
 
 class MalformedJson(errors.InvalidInput):
@@ -25,11 +25,11 @@ class MalformedJson(errors.InvalidInput):
 
 
 class UnsupportedMediaType(BlackboxError):
-    """The body is not said to be JSON."""
+    """The content type of the body is not JSON."""
 
 
 class BodyTooLarge(BlackboxError):
-    """The body is over the limit of its route."""
+    """The body exceeds the limit of its route."""
 
 
 class BodyTimeout(BlackboxError):
@@ -37,7 +37,7 @@ class BodyTimeout(BlackboxError):
 
 
 class Unauthorized(BlackboxError):
-    """No key, or none that is known."""
+    """No key, or an unknown one."""
 
 
 class Forbidden(BlackboxError):
@@ -53,7 +53,7 @@ class KeyNotFound(errors.NotFound):
 
 
 class MethodNotAllowed(BlackboxError):
-    """The address exists, the verb does not."""
+    """The address does not take this HTTP method."""
 
 
 class PreconditionFailed(BlackboxError):
@@ -77,16 +77,16 @@ class IdempotencyKeyReused(errors.InvalidInput):
 
 
 class Row(NamedTuple):
-    """How a class of error looks on the wire."""
+    """The wire form of a class of errors."""
 
     status: int
     code: str
     title: str
     retryable: bool = False
     hint: str = ""
-    """What to do, where the error itself does not say."""
+    """Advice for errors that bring none."""
     over_http: str = ""
-    """The request that helps; added to any hint. The engine knows no addresses, so its own hints speak of Python."""
+    """The request that helps, appended to any hint: the engine knows no addresses, so its own hints speak of Python."""
 
 
 SCHEMA_HINT = "See /openapi.json for the fields and their ranges."
@@ -205,10 +205,10 @@ INTERNAL = Row(
 
 @documented
 class ProblemField(TypedDict):
-    """One place of a request that is at fault."""
+    """One faulty place of a request."""
 
     pointer: str
-    """JSON pointer into the body; of a query parameter, its name."""
+    """JSON pointer into the body; for a query parameter, a slash and its name."""
     code: str
     message: str
 
@@ -218,27 +218,27 @@ class Problem(TypedDict):
     """An error (RFC 9457)."""
 
     type: str
-    """Address of what it means."""
+    """Path of the page that explains it."""
     title: str
     status: int
     code: str
-    """Stable: programs decide by this."""
+    """Stable, for programs."""
     detail: str
     hint: str
-    """What to do."""
+    """Advice to people."""
     errors: list[ProblemField]
     retryable: bool
-    """Whether the same request may succeed later."""
+    """Whether the same request may succeed later, unchanged."""
     request_id: str
 
 
 def row_of(error: BaseException) -> Row:
-    """The table's row of an error: that of its nearest class."""
+    """The row of an error in the table: that of its most specific class there."""
     return next((TABLE[cls] for cls in type(error).__mro__ if cls in TABLE), INTERNAL)
 
 
 def hint(row: Row, said: str = "") -> str:
-    """What to do: what the error said, else the row's own words; then the request that helps.
+    """Advice to the client: the hint of the error, or else of its row, followed by the request that helps.
 
     >>> hint(TABLE[errors.UnknownAlgorithm], 'did you mean "cbo"?')
     'did you mean "cbo"? GET /v1/algorithms lists them.'
@@ -254,7 +254,7 @@ def problem(error: BaseException, request_id: str, prefix: str = "") -> Problem:
 
     Parameters
     ----------
-    prefix : JSON pointer of the item that the error's own pointers are relative to.
+    prefix : JSON pointer of the item to which the error's own pointers are relative.
     """
     row = row_of(error)
     known = isinstance(error, BlackboxError)
@@ -275,7 +275,7 @@ def problem(error: BaseException, request_id: str, prefix: str = "") -> Problem:
 
 
 def encode(document: Problem) -> bytes:
-    """The bytes of a problem document. What people wrote may hold half a surrogate pair, which UTF-8 cannot."""
+    """The bytes of a problem document. Quoted input may contain lone surrogates, which UTF-8 cannot encode."""
     try:
         return orjson.dumps(document)
     except TypeError:

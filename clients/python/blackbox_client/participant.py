@@ -38,7 +38,7 @@ WAIT_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a participant did.
+    """The work that a participant has done.
 
     Attributes
     ----------
@@ -254,7 +254,7 @@ class Participant:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """What the file `state` holds: in one file, so that a crash leaves both of the old or both of the new."""
+    """The content of the file `state`: one file, so that a crash leaves both old or both new values."""
 
     settled: int
     state: NDArray[np.uint8]

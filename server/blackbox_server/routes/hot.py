@@ -1,4 +1,4 @@
-"""The hot path: ask, tell, heartbeat. Bytes in, bytes out, nothing in between that is not needed."""
+"""The hot path: ask, tell, heartbeat. Only what is needed happens between the bytes that come in and go out."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def tell(call: Call) -> Response:
 
 @routes("POST /v1/studies/{study}/heartbeat", "study:evaluate", {200: answers.HeartbeatAnswer}, body=Heartbeat)
 async def heartbeat(call: Call) -> Response:
-    """Renew leases; the answer says what to do with each."""
+    """Renew leases; the answer says for each whether to continue."""
     body = await call.body(Heartbeat)
     limits.within_count(call.settings, body.leases, "/leases")
     study = as_kind((await call.opened()).study, TrialStudy)
@@ -132,7 +132,7 @@ def _check_seed_encodable(study: BaseStudy) -> None:
 
 
 def _is_short(value: Any) -> bool:
-    """Whether a body is a `ShortTell`: one that lacks `results` and says which trial or point it is about."""
+    """Whether a body is a `ShortTell`: it has no `results`, and names a trial, a lease or a point itself."""
     return type(value) is dict and "results" not in value and not value.keys().isdisjoint(("trial", "params", "lease"))
 
 
@@ -153,15 +153,15 @@ class _Telling:
     async def trials(
         self, items: Sequence[Result], ask: AskRequest | None
     ) -> tuple[list[answers.OutcomeInfo], StudyRow, AskAnswer | None]:
-        """Tell results of trials that were asked."""
+        """Tell results of trials that were leased."""
         reports, refused = self._reports(items)
         told, row = await self.call.service.tell(self.opened, reports, self.worker, ask)
         return self._shape(items, refused, told.outcomes), row, told.asked
 
     async def injected(self, items: Sequence[Result]) -> list[answers.OutcomeInfo]:
-        """Tell results among which are points that nobody asked for: each must be recognised when it is told again.
+        """Tell results some of which are of points that the study did not choose; a retry must not count them twice.
 
-        With the header the whole tell is remembered; with keys on the items each of those is.
+        With an Idempotency-Key header the answer to the whole tell is remembered, otherwise that to each keyed item.
         """
         call = self.call
         if call.idempotency_key is not None:
@@ -203,7 +203,7 @@ class _Telling:
         return outcomes
 
     def _reports(self, items: Sequence[Result]) -> tuple[list[Report], dict[int, BlackboxError]]:
-        """What the engine is told, and by their places the results that are refused before that."""
+        """The results as the engine takes them, and by index the errors of those that it does not get to see."""
         reports: list[Report] = []
         refused: dict[int, BlackboxError] = {}
         for i, item in enumerate(items):
@@ -231,14 +231,14 @@ _TOLD = frozenset(TOLD)
 
 
 def report(study: BaseStudy, item: Result, max_info_bytes: int) -> Report:
-    """One told result as the engine takes it.
+    """One result as the engine takes it.
 
     Raises
     ------
     InvalidInput
         If it names no trial, or its point does not fit the space.
     TooLarge
-        If what it tells beside the value is.
+        If a field beside the value exceeds `max_info_bytes` as JSON.
     """
     extra: dict[str, Any] = {}
     for name in item.model_fields_set & _TOLD:

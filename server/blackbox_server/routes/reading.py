@@ -87,7 +87,7 @@ async def _best_trial(call: Call, study: BaseStudy) -> tuple[list[answers.TrialW
 
 @routes("GET /v1/studies/{study}/events", "study:read", {200: answers.EventsPage}, query=EventsQuery)
 async def events(call: Call) -> Response:
-    """The log after a sequence number; with `wait_seconds`, held until there is something."""
+    """The log after a sequence number; with `wait_seconds`, held until there is something to show."""
     wanted = call.query(EventsQuery)
     opened, service = await call.opened(), call.service
     types = _types(wanted.types)
@@ -126,7 +126,7 @@ def _types(text: str) -> set[str]:
 
 @routes("GET /v1/studies/{study}/export", "study:read", {200: "application/x-ndjson"}, query=ExportQuery)
 async def export(call: Call) -> Response:
-    """The whole log, one JSON document a line: the study, then its events by number; results with their parameters."""
+    """The whole log as lines of JSON: the study, then its events by number, results with their parameters."""
     wanted = call.query(ExportQuery)
     opened, service = await call.opened(), call.service
     row = await service.row(opened)
@@ -172,7 +172,7 @@ async def brief(call: Call) -> Response:
 
 
 async def brief_of(service: Service, opened: OpenStudy, origin: str) -> str:
-    """The words of a brief."""
+    """The text of a brief, of at most 2 kB."""
     study, row = opened.study, await service.row(opened)
     spec, evaluations = study.spec, study.spec.budget.evaluations
     used = f"{row.used}" if evaluations is None else f"{row.used} of {evaluations}"
@@ -183,7 +183,7 @@ async def brief_of(service: Service, opened: OpenStudy, origin: str) -> str:
     ]
     try:
         seen = await service.drive(study.metrics())
-    except AlgorithmChanged:  # what follows from its log only another release can say
+    except AlgorithmChanged:  # only another release can compute them from the log
         seen = {}
     lines += [f"release: {note}" for note in study.stored.notes(study.resolved.algorithm)]
     if isinstance(study, HostedStudy):
@@ -213,7 +213,7 @@ async def brief_of(service: Service, opened: OpenStudy, origin: str) -> str:
 
 
 def _following(study: BaseStudy, row: StudyRow, origin: str) -> str:
-    """The command that most probably comes next."""
+    """The shell command that is most likely to be needed next."""
     url = f"{origin}/v1/studies/{study.id}"
     in_rounds = isinstance(study, FederatedStudy | HostedStudy)
     if row.state in ("COMPLETED", "CANCELLED"):
@@ -231,7 +231,7 @@ def _following(study: BaseStudy, row: StudyRow, origin: str) -> str:
 
 
 def _standing(study: FederatedStudy, phase: OpenPhase, metrics: dict[str, float]) -> list[str]:
-    """Where the rounds stand: the values are with the participants, so there is no best one to show."""
+    """Lines about the rounds. The values stay with the participants, so there is no best one to show."""
     options, row = study.federation.options, phase.row
     n = len(study.federation.phases)
     rounds = f"{row.step // n}" + ("" if options.rounds is None else f" of {options.rounds}")

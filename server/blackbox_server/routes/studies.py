@@ -1,4 +1,4 @@
-"""Studies: create, list, read, change, end, branch."""
+"""Studies: create, list, read, edit, end, fork."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _location(head: StudyHead | None) -> list[tuple[bytes, bytes]]:
 
 @routes("POST /v1/studies", "study:admin", {200: StudyInfo, 201: StudyInfo}, body=StudySpec, vectors=True)
 async def create(call: Call) -> Response:
-    """Create a study, or get the one of the same name and spec."""
+    """Create a study, or get the existing one of the same name and spec."""
     value, finite = await call.json()
     if not finite:
         parsing.refuse_not_finite(value)
@@ -80,7 +80,7 @@ async def read(call: Call) -> Response:
     body=Edit, headers={"If-Match": "ETag of the study; only the part before the dot counts: the spec's version."},
 )  # fmt: skip
 async def edit(call: Call) -> Response:
-    """Change budget, labels, lease defaults or parallelism.
+    """Edit budget, labels, lease defaults or parallelism.
 
     If-Match is compared with the part of the ETag before the dot: the spec's version.
     """
@@ -126,7 +126,7 @@ async def _transition(call: Call, change: Callable[[BaseStudy, str | None], Step
 
 @routes("POST /v1/studies/{study}/pause", "study:admin", {200: StudyInfo}, body=Reason, required=False)
 async def pause(call: Call) -> Response:
-    """Hand out nothing; take every result."""
+    """Hand out no trials; results are still taken."""
     return await _transition(call, lambda study, reason: study.pause(now=call.now, reason=reason or "by request"))
 
 
@@ -138,13 +138,13 @@ async def resume(call: Call) -> Response:
 
 @routes("POST /v1/studies/{study}/complete", "study:admin", {200: StudyInfo}, body=Reason, required=False)
 async def complete(call: Call) -> Response:
-    """End the study; results that are out are still taken."""
+    """End the study; results of leased trials are still taken."""
     return await _transition(call, lambda study, _: study.complete(now=call.now))
 
 
 @routes("POST /v1/studies/{study}/cancel", "study:admin", {200: StudyInfo}, body=Reason, required=False)
 async def cancel(call: Call) -> Response:
-    """End the study and cancel what is out."""
+    """End the study and cancel its open trials."""
     return await _transition(call, lambda study, _: study.cancel(now=call.now))
 
 

@@ -1,4 +1,4 @@
-"""Trials: enqueue, import, read, cancel, run again, take back."""
+"""Trials: enqueue, import, read, cancel, requeue, invalidate."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ routes = Routes()
 
 @routes("POST /v1/studies/{study}/trials", "study:admin", {201: answers.Enqueued}, body=Enqueue, vectors=True)
 async def enqueue(call: Call) -> Response:
-    """Put given points in the queue, or import finished ones (with a value, or infeasible)."""
+    """Enqueue points to evaluate, or import finished ones (with a value, or infeasible)."""
     body = await call.body(Enqueue)
     limits.within_count(call.settings, body.trials, "/trials")
     finished = [item.value is not None or item.status == "infeasible" for item in body.trials]
@@ -77,7 +77,7 @@ async def _import(call: Call, opened: OpenStudy, body: Enqueue) -> Response:
 
 @routes("GET /v1/studies/{study}/trials", "study:read", {200: answers.TrialsPage}, query=TrialsQuery)
 async def page(call: Call) -> Response:
-    """Trials by number, with their parameters; a recipe whose base is no longer kept is shown as the recipe."""
+    """Trials by number, with their parameters, or as a recipe if its base vector is no longer kept."""
     wanted = call.query(TrialsQuery)
     states = _states(wanted.state)
     study = (await call.opened()).study
@@ -153,7 +153,7 @@ async def cancel(call: Call) -> Response:
     body=Reason, required=False,
 )  # fmt: skip
 async def requeue(call: Call) -> Response:
-    """Run a trial again that has no value."""
+    """Queue a trial that has no value once more."""
     return await _change(call, lambda study, number: study.requeue_trial(number, now=call.now))
 
 
@@ -210,8 +210,8 @@ async def quarantine(call: Call) -> Response:
     body=InterimReport,
 )  # fmt: skip
 async def interim(call: Call) -> Response:
-    """An interim value: kept with the trial, of which the newest 100 stay. It extends the lease; the answer says
-    whether to go on."""
+    """Report an interim value, of which the newest 100 stay with the trial. It extends the lease; the answer says
+    whether to continue."""
     body = await call.body(InterimReport)
     study, number = as_kind((await call.opened()).study, TrialStudy), call.trial
     token = body.lease

@@ -50,7 +50,7 @@ class SqlStore:
     InvalidInput
         If the address cannot be a store of this kind.
     StoreUnavailable
-        If another server has this database, a newer version wrote it, or it cannot be made durable.
+        If another server uses this database, a newer release wrote it, or it cannot be made durable.
     """
 
     def __init__(self, path_or_url: str | Path, *, synchronous: str = "FULL") -> None:
@@ -59,13 +59,13 @@ class SqlStore:
         self.path = database_path(path_or_url)
         self._synchronous = synchronous.upper()
         self._writing = threading.Lock()
-        """Held from BEGIN to the end of the transaction, by whoever writes; a commit may end it in another thread."""
+        """Held from BEGIN to the end of a transaction; a commit may release it in another thread."""
         self._working: int | None = None
-        """The thread that is running a work just now."""
+        """The thread that is running a work at the moment."""
         self._closed = False
         self._connection: sqlite3.Connection | None = None
         self._idle: list[sqlite3.Connection] = []
-        """Reading connections that nobody uses; a reader takes one for itself."""
+        """Reading connections that are not in use; a reader takes one for itself."""
         self._lock_file = lock(self.path)
         try:
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
@@ -76,15 +76,15 @@ class SqlStore:
             raise
 
     def write(self, work: Callable[[Tx], T]) -> T:
-        """Run a work in a transaction of its own; what it did is durable when this returns, and undone if it raises.
+        """Run a work in a transaction of its own: durable when this returns, rolled back if it raises.
 
         Raises
         ------
         StoreUnavailable
-            If the database cannot take it. Retrying is safe as far as the work is idempotent: of a commit that failed
-            nobody can say whether the disk has it.
+            If the database cannot take it. A retry is safe if the work is idempotent: after a failed commit nobody
+            knows whether the disk has it.
         RuntimeError
-            If a work calls this: it is in a transaction already, and would wait for itself.
+            If a work calls this: it is inside a transaction already, and would wait for itself.
         """
         if self._working == threading.get_ident():
             raise RuntimeError("a work called store.write and would wait for itself; use the transaction it was given")
@@ -96,12 +96,12 @@ class SqlStore:
         return value  # type: ignore[no-any-return]
 
     def begin(self) -> Group:
-        """Begin a transaction, when nobody else writes any more.
+        """Begin a transaction as soon as nobody else writes.
 
         Raises
         ------
         StoreUnavailable
-            If another program holds the database for long, or it cannot be opened.
+            If another program holds the database for more than `BUSY_SECONDS`, or it cannot be opened.
         """
         until = time.monotonic() + BUSY_SECONDS
         while (group := self.try_begin(time.monotonic() < until)) is None:
@@ -156,11 +156,11 @@ class SqlStore:
             self._give_back(connection)
 
     def pragmas(self) -> dict[str, Any]:
-        """What the writing connection runs with, asked of itself."""
+        """The settings of the writing connection, as SQLite reports them."""
         return self.write(lambda tx: _pragmas(tx.connection))  # type: ignore[attr-defined]
 
     def close(self) -> None:
-        """Let go of the database, after the transaction that is open. Later calls are refused."""
+        """Close the database once the open transaction has ended. Later calls are refused."""
         with self._writing:
             if self._closed:
                 return
@@ -228,8 +228,8 @@ class SqlStore:
 class Group:
     """A transaction that several works share. It holds the store's only writing connection until it ends.
 
-    When the database itself fails, the group has ended and nothing of it stands; the connection is not trusted any
-    more, and the next group opens another.
+    If the database itself fails, the whole group is rolled back; the connection is not trusted any more, and the next
+    group opens another one.
     """
 
     def __init__(self, store: SqlStore, connection: sqlite3.Connection) -> None:
@@ -237,7 +237,7 @@ class Group:
         self._connection = connection
         self._tx = SqlTx(connection)
         self._alone = True
-        """No other work has written in this transaction: one that fails may take all of it along."""
+        """No other work has written in this transaction yet: one that fails may roll back all of it."""
 
     def run(self, work: Callable[[Tx], T]) -> tuple[Any, BaseException | None]:
         """Run a work; see `blackbox.study.rows.Group`."""
@@ -279,7 +279,7 @@ def _attempt(
         connection.execute("SAVEPOINT work")
     try:
         value = work(tx)
-    except BaseException as error:  # also an interrupt: it is the work's, and the writer has others to serve
+    except BaseException as error:  # also an interrupt: it belongs to the work, and the writer has others to serve
         if isinstance(error, sqlite3.Error) and _is_of_database(error):
             raise
         if savepoint:
@@ -295,12 +295,12 @@ def _attempt(
 
 
 def _code(error: sqlite3.Error) -> int:
-    """The primary code of an error; 0 if it is the driver's own."""
+    """The primary result code of an error; 0 for errors of the driver itself."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _is_of_database(error: sqlite3.Error) -> bool:
-    """Whether the disk, the file or the engine failed, not what was asked of it."""
+    """Whether the disk, the file or SQLite failed, rather than the statement."""
     blameless = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.NotSupportedError)
     return isinstance(error, sqlite3.DatabaseError) and not isinstance(error, blameless)
 
@@ -317,7 +317,13 @@ def _pragmas(connection: sqlite3.Connection) -> dict[str, Any]:
 
 
 def database_path(path_or_url: str | Path) -> Path:
-    """The file an address names."""
+    """The absolute path of the database that a path or `sqlite:///path` names.
+
+    Raises
+    ------
+    InvalidInput
+        If it is another kind of database, or in memory, or in a folder that does not exist.
+    """
     text = str(path_or_url)
     scheme, is_url, rest = text.partition("://")
     if is_url:
@@ -329,7 +335,7 @@ def database_path(path_or_url: str | Path) -> Path:
     if text in ("", ":memory:"):
         raise InvalidInput(
             "a database in memory is lost with the process and belongs to one connection",
-            hint="use blackbox.study.rows.MemoryStore, or name a file",
+            hint="use blackbox.study.memory.MemoryStore, or name a file",
         )
     path = Path(text).resolve()  # two names of one file have one lock
     if not path.parent.is_dir():
@@ -338,7 +344,13 @@ def database_path(path_or_url: str | Path) -> Path:
 
 
 def lock(path: Path) -> int:
-    """Take the lock file beside a database, or say who has it. Held until the descriptor is closed."""
+    """Lock the lock file beside a database; returns its descriptor, which holds the lock until it is closed.
+
+    Raises
+    ------
+    StoreUnavailable
+        If another process holds it; names that process.
+    """
     descriptor = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -34,7 +34,7 @@ class Chosen(Model):
 
 @dataclass(frozen=True, slots=True)
 class BudgetStatus(Model):
-    """What a study may spend, and has spent.
+    """The limits of a study, and what it has used of them.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class BudgetStatus(Model):
 
 @dataclass(frozen=True, slots=True)
 class LeaseTerms(Model):
-    """How a study leases: lengths in seconds (``default_seconds`` may be ``"auto"``), failures and losses allowed."""
+    """The rules of leases: durations in seconds (``default_seconds`` may be ``"auto"``), and attempts allowed."""
 
     default_seconds: Any = "auto"
     max_seconds: float | None = None
@@ -67,7 +67,7 @@ class LeaseTerms(Model):
 
 @dataclass(frozen=True, slots=True)
 class ParallelismTerms(Model):
-    """How many leases may be out at a time."""
+    """The largest number of leases at a time."""
 
     max_leased: int | None = None
 
@@ -92,7 +92,7 @@ class TrialCounts(Model):
 
 @dataclass(frozen=True, slots=True)
 class BestValue(Model):
-    """The best value told so far, and whose it is."""
+    """The best value told so far, and its trial."""
 
     trial: str = ""
     value: float | None = None
@@ -100,7 +100,7 @@ class BestValue(Model):
 
 @dataclass(frozen=True, slots=True)
 class Progress(Model):
-    """The few words about a study that come with every ask and tell."""
+    """The state of a study in short, which comes with every ask and tell."""
 
     state: str = ""
     reason: str | None = None
@@ -112,7 +112,7 @@ class Progress(Model):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing is handed out any more."""
+        """Whether the study has ended: no more trials are handed out."""
         return self.state in ENDED
 
 
@@ -161,7 +161,7 @@ class Study(Tagged):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing is handed out any more."""
+        """Whether the study has ended: no more trials are handed out."""
         return self.state in ENDED
 
 
@@ -199,7 +199,7 @@ class EventPage(Model):
 
 @dataclass(frozen=True, slots=True)
 class Estimate(Model):
-    """What is known of a point's value: mean and standard error of `n` evaluations."""
+    """An estimate of the value of a point: mean and standard error of `n` evaluations."""
 
     mean: float | None = None
     n: int | None = None

@@ -108,12 +108,13 @@ class Trial(Tagged):
     step, lane, replicate : the step that asked for it, its place there (None for a point that was given), and
         the number of the evaluation where a point is evaluated again.
     eval_seed : for common random numbers: the same for all points of a step and replicate.
-    lease : while it is yours.
-    payload : what the algorithm says beside the point.
-    source : where a point that was given comes from.
-    worker, attempt, failures, lost : who has or had it, for which time, and how attempts before ended.
-    lease_expires_at, lapsed : until when it is somebody's, and whether that is over.
-    value, extra, seq : what was told: the value, what stood beside it, and the number of that event.
+    lease : present while the trial is yours.
+    payload : data of the algorithm for the evaluator, beside the point.
+    source : the origin of a point that was given.
+    worker, attempt, failures, lost : who has or had it, the number of the attempt, and how many earlier ones failed or
+        were lost.
+    lease_expires_at, lapsed : when its lease ends, and whether it has.
+    value, extra, seq : the result: its value, the fields told beside it, and its sequence number in the log.
     invalid : whether the result was taken back.
     interim : what was reported while it was evaluated, where a single trial is read.
     """

@@ -1,4 +1,4 @@
-"""Statements made from row types, and the connection that runs them."""
+"""Statements built from row types, and the base of the classes that run them."""
 
 from __future__ import annotations
 
@@ -14,31 +14,36 @@ from blackbox.errors import Conflict, NonFiniteValue, StudyNotFound
 
 
 def names(row: type) -> list[str]:
+    """The columns of a row type, in the order of its fields."""
     return [field.name for field in fields(row)]
 
 
 def columns(row: type, table: str = "") -> str:
+    """The columns for a SELECT, each behind the prefix `table`."""
     return ", ".join(table + name for name in names(row))
 
 
 def insert(table: str, row: type) -> str:
+    """An INSERT of one row."""
     marks = ", ".join("?" * len(fields(row)))
     return f"INSERT INTO {table} ({columns(row)}) VALUES ({marks})"
 
 
 def upsert(table: str, row: type, key: str) -> str:
+    """An INSERT that replaces the row of the same key, a list of columns with commas."""
     changed = (f"{name} = excluded.{name}" for name in names(row) if name not in key.split(", "))
     return f"{insert(table, row)} ON CONFLICT ({key}) DO UPDATE SET {', '.join(changed)}"
 
 
 def update(table: str, row: type, key: Sequence[str], fixed: Sequence[str]) -> tuple[str, Callable[[Any], Any]]:
-    """An UPDATE of one row by its key, and what takes its arguments from a row; `fixed` fields are not assigned."""
+    """An UPDATE of one row by its key, and the getter of its arguments; `fixed` columns are not assigned."""
     changed = [name for name in names(row) if name not in (*key, *fixed)]
     sets, where = (", ".join(f"{n} = ?" for n in changed), " AND ".join(f"{n} = ?" for n in key))
     return f"UPDATE {table} SET {sets} WHERE {where}", attrgetter(*changed, *key)
 
 
 def arguments(row: type) -> Callable[[Any], Any]:
+    """The getter of the arguments of an INSERT from a row."""
     return attrgetter(*names(row))
 
 
@@ -46,7 +51,12 @@ def arguments(row: type) -> Callable[[Any], Any]:
 
 
 def no_nan(*numbers: float | None) -> None:
-    """Refuse NaN, which SQLite would silently store as NULL."""
+    """Refuse NaN, which SQLite would silently store as NULL.
+
+    Raises
+    ------
+    NonFiniteValue
+    """
     for number in numbers:
         if number != number:
             raise NonFiniteValue(
@@ -55,7 +65,7 @@ def no_nan(*numbers: float | None) -> None:
 
 
 def refused(error: sqlite3.IntegrityError, study: str, what: str) -> Exception:
-    """What a refused row means to the caller. A CHECK that fails is a bug above, and is shown as it is."""
+    """The error for a row that a constraint refused. A failed CHECK is a bug of the caller and stays what it is."""
     if error.sqlite_errorname in ("SQLITE_CONSTRAINT_PRIMARYKEY", "SQLITE_CONSTRAINT_UNIQUE"):
         return Conflict(what)
     if error.sqlite_errorname == "SQLITE_CONSTRAINT_FOREIGNKEY":
@@ -64,7 +74,7 @@ def refused(error: sqlite3.IntegrityError, study: str, what: str) -> Exception:
 
 
 class Verbs:
-    """Base of the row verbs: a connection, inside a transaction that is the caller's."""
+    """Base of the row verbs: a connection inside a transaction that the caller has begun."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
@@ -80,7 +90,7 @@ class Verbs:
             try:
                 self.connection.executemany(sql, rows)
             except BaseException:
-                if self.connection.in_transaction:  # a failing disk may have ended it
+                if self.connection.in_transaction:  # a failing disk may have ended the transaction
                     self._execute("ROLLBACK TO rows")
                     self._execute("RELEASE rows")
                 raise
