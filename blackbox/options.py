@@ -92,7 +92,7 @@ def parse_options(model: type[M], raw: dict[str, Any]) -> M:
     try:
         return model.model_validate(raw)
     except pydantic.ValidationError as error:
-        hint = "GET /v1/algorithms lists each option with its range"
+        hint = "`blackbox algorithms NAME` lists its options"
         faults = [_explained(fault, _renamed(model)) for fault in field_errors(error, model)]
         raise invalid(InvalidOptions, faults, hint) from None
 

@@ -84,5 +84,5 @@ def _on_region(space: Space) -> str:
             return name
     raise IncompatibleProblem(
         "no registered method treats this convex region together with the other parameters of the space",
-        hint="GET /v1/algorithms says of each method which regions and parameters it takes",
+        hint="the traits of each algorithm in `blackbox.algorithm.registry()` name the regions and parameters it takes",
     )

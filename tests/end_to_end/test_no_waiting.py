@@ -55,10 +55,10 @@ def test_nobody_waits_for_a_slow_worker(server: Service, record_property: Callab
 
     assert empty == []
     history = list(study.history())
-    closed = {row["data"]["generation"]: int(row["seq"]) for row in history if row["type"] == "generation.closed"}
+    closed = {row["data"]["step"]: int(row["seq"]) for row in history if row["type"] == "step.closed"}
     results = [row for row in history if row["type"].startswith("trial.")]
     assert len(results) == N_TRIALS
-    slow_in = {row["data"]["generation"]: int(row["seq"]) for row in results if row["data"]["worker"] == "slow"}
+    slow_in = {row["data"]["step"]: int(row["seq"]) for row in results if row["data"]["worker"] == "slow"}
     assert slow_in
     assert min(slow_in) == 0
     for generation, seq in slow_in.items():  # its generation closed before it was told, and so did others after that

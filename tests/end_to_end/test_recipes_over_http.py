@@ -51,7 +51,7 @@ def test_a_worker_rebuilds_the_engines_vectors_from_a_few_hundred_bytes(server: 
         theta = params["theta"]
         assert theta.dtype == np.float32
         trial = evaluation.trial
-        seen[trial.number] = (trial.generation or 0, theta.copy())
+        seen[trial.number] = (trial.step or 0, theta.copy())
         candidate = {name: value for name, value in trial.raw.items() if name != "lease"}
         sizes.append(len(json.dumps(candidate, separators=(",", ":"))))
         return float(np.square(theta.astype(np.float64)).sum())
@@ -90,7 +90,7 @@ def test_the_same_candidate_as_numbers_is_the_same_vector(server: Service, metho
         asked = study.ask(40, idempotency_key=key, encoding="seed")
         as_numbers = study.ask(40, idempotency_key=key, encoding="values")
         for seeded, plain in zip(asked.trials, as_numbers.trials, strict=True):
-            assert (seeded.id, seeded.generation) == (plain.id, generation)
+            assert (seeded.id, seeded.step) == (plain.id, generation)
             assert study.arguments(seeded)["theta"].tolist() == plain.params["theta"]
         results = [completed(trial, sum(x * x for x in trial.params["theta"])) for trial in as_numbers.trials]
         assert {outcome.outcome for outcome in study.tell(results).outcomes} == {"applied"}
@@ -112,7 +112,7 @@ def test_genomes_travel_over_new_bases_and_a_late_worker_is_still_served(server:
     def look(theirs: StudyHandle, trial: Trial) -> np.ndarray[Any, Any]:
         theta: np.ndarray[Any, Any] = theirs.arguments(trial)["theta"]
         assert trial.candidate is not None
-        seen[trial.number] = (trial.generation or 0, len(trial.candidate.ops), theta)
+        seen[trial.number] = (trial.step or 0, len(trial.candidate.ops), theta)
         return theta
 
     for _ in range(N_GENERATIONS):
@@ -165,7 +165,7 @@ def test_trials_whose_vectors_are_gone_are_listed_as_recipes(server: Service) ->
     listed = list(study.trials())
     assert len(listed) == 16
     past = listed[5]
-    assert past.generation == 1
+    assert past.step == 1
     assert past.params == {}
     assert past.raw["recipe"]["ops"][0]["lane"] == 0
     assert study.trial(past.id).raw["recipe"] == past.raw["recipe"]

@@ -210,7 +210,7 @@ def says(server: Server, study: dict[str, Any]) -> dict[str, Any]:
     found = server.http.get(f"{at}/best", params={"view": "recommended"}).json()["items"][0]
     seen = server.http.get(at).json()
     return {
-        "id": seen["id"], "state": seen["state"], "reason": seen["reason"], "step": seen["generation"],
+        "id": seen["id"], "state": seen["state"], "reason": seen["reason"], "step": seen["step"],
         "epoch": seen["epoch"], "seq": int(seen["seq"]), "used": seen["budget"]["used"], "made": seen["trials"]["made"],
         "queued": seen["trials"]["queued"], "leased": seen["trials"]["leased"], "best": seen["best"],
         "recommended": found["params"],
