@@ -14,7 +14,7 @@ With `novelty` w > 0 points are ordered by (1 - w) rank(value) + w rank(-novelty
 of a point's behaviour to the k nearest ones in the archive and among the other points of the step (`toolbox.novelty`).
 
 Genomes stay short by *re-basing* (`toolbox.genomes`): first terms that all parents share become the new base vector.
-Where lineages stay apart, `max_terms` is kept by giving some of them up; their share is a metric.
+Where lineages stay apart, some of them are given up to keep `max_terms`; their number is a metric.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Malladi, Gao, Nichani, Damian, Lee, Chen, Arora (2023), Fine-Tuning Language Models with Just Forward Passes,
 arXiv:2305.17333, an SPSA (Spall 1992) whose direction is a seed. With z_i the noise of its address (stream, step, i)::
 
-    lanes 2i, 2i + 1:  theta + c z_i,  theta - c z_i                        what travels is a recipe
+    lanes 2i, 2i + 1:  theta + c z_i,  theta - c z_i                        a point travels as a recipe
     p_i = (F(theta + c z_i) - F(theta - c z_i)) / (2 c)                     one number per direction
     theta <- theta - a (1 / |R| sum_{i in R} p_i z_i + weight_decay theta)
 

@@ -9,7 +9,7 @@ arXiv:1703.03864, and the authors' code (openai/evolution-strategies-starter). L
     g   = 1/(k sigma) sum_l u_l s_l eps_i                            sgd, momentum: a gradient of the smoothed ranks
     theta <- theta + stepper(g + weight_decay theta)                 the decay is inside, as in the authors' code
 
-What travels is a recipe: the digest of theta, one noise address and +-sigma. A half pair, whose other lane was lost,
+A point travels as a recipe: the digest of theta, one noise address and +-sigma. A half pair, whose other lane was lost,
 counts one-sided: its u_l s_l eps_i alone has the right mean too, and where 30 % of lanes are lost, dropping half pairs
 would throw away 30 % of the results as well.
 

@@ -11,7 +11,7 @@ the authors' EvoTorch. Lanes 2i and 2i + 1 share noise z_i::
     v   <- momentum v - rate g / ||g||,   v <- v min(1, max_speed / ||v||),   mu <- mu + v              ClipUp
     s   <- s clipped to (1 +- max_change) of itself after  s - stdev_rate h,  then to [stdev_min, stdev_max]
 
-What travels is a recipe: digests of mu and of s, one noise address and +-1. A half pair, whose other lane was lost,
+A point travels as a recipe: digests of mu and of s, one noise address and +-1. A half pair, whose other lane was lost,
 counts one-sided, as in `openai_es`: both sums run over lanes.
 """
 

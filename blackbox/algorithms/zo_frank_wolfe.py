@@ -78,9 +78,9 @@ class ZoFrankWolfeOptions(Options):
     best in up to about a hundred dimensions and long runs; kwsa: every coordinate in every step; rdsa: one direction;
     vertices: along chords to vertices. None: irdsa, or vertices where no inner point of the region is known."""
     popsize: int | None = Field(None, ge=2)
-    """Results that make a gradient, as in the table above for m directions (irdsa), chords (vertices) or B coordinates
-    (jaguar); the other schemes have no choice. With step_rule=monotone or search one fewer, where the value of the
-    iterate is known. None: those of m = 6, or B = 25; at most d."""
+    """Results that make a gradient: m + 1, with central differences 2 m, for m directions (irdsa) or chords (vertices);
+    2 B for B coordinates (jaguar, whose first step takes all). rdsa and kwsa leave no choice. With step_rule monotone
+    or search one fewer is needed where the value of the iterate is known. None: that of m = 6 or B = 25, at most d."""
     directions: Family | None = None
     """Family of random directions (rdsa, irdsa). None: orthonormal frames, which have the least variance; the paper has
     normal numbers."""

@@ -19,6 +19,8 @@ from blackbox.algorithm import ALGORITHMS, lookup, registry
 from blackbox.cli.commands import app
 from blackbox.federation.method import FEDERATED
 from blackbox.options import Field, known_options
+from blackbox.study.effects import perform
+from blackbox.study.kinds import open_study
 from tests.server.conftest import assert_problem
 from tests.upgrades.releases import renamed, revised, stricter, without_option
 from tests.upgrades.test_upgrades import Left, close, left_by
@@ -88,6 +90,30 @@ def everything_is_read(left: Left, name: str) -> None:
     assert left.get(name, "/events", limit=1000).json()["events"]
     if expected["best"] is not None:
         assert left.get(name, "/best").json()["items"][0]["value"] == expected["best"]["value"]
+
+
+# Options by other names -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "popsize"),
+    [("members", "members", 5), ("recipes", "population", 8), ("finished", "population", 6), ("region", "count", 5)],
+)
+def test_options_stay_as_they_were_stored_and_are_read_by_todays_names(
+    left: Left, name: str, old: str, popsize: int
+) -> None:
+    shown = left.get(name).json()
+    stored = shown["algorithm"]["options"]
+    assert old in stored
+    assert "popsize" not in stored
+    opened = perform(left.server.store, open_study(left.id(name)))
+    assert opened.stored.options.popsize == popsize
+    assert notes(left, name) == []
+    again = {"name": shown["algorithm"]["resolved"], "options": {old: stored[old]}}
+    body = {"name": "again", "space": shown["space"], "algorithm": again}
+    problem = assert_problem(left.server.http.post("/v1/studies", json=body), 422, "invalid-options")
+    assert f"{old} is called popsize since 0.2" in problem["detail"]
+    assert [fault["pointer"].rpartition("/")[2] for fault in problem["errors"]] == [old]
 
 
 # What changes no results ----------------------------------------------------------------------------------------------
