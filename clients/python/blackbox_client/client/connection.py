@@ -20,7 +20,7 @@ from blackbox_client import protocol
 from blackbox_client.client.bases import BaseCache
 from blackbox_client.errors import CallInterrupted
 from blackbox_client.models import Page
-from blackbox_client.protocol import Call, Exchange, NoAnswer, Outcome, Raise, Reply, RetryPolicy
+from blackbox_client.protocol import Call, NoAnswer, Outcome, Raise, Reply, RetryPolicy, RetryState
 from blackbox_client.recipes import PrefixCache
 
 log = logging.getLogger("blackbox_client")
@@ -145,22 +145,22 @@ class Connection:
         policy = self.retry
         if give_up_seconds is not None:
             policy = RetryPolicy(policy.base_seconds, policy.max_seconds, give_up_seconds, policy.n_server_errors)
-        exchange = Exchange(call, policy)
+        state = RetryState(call, policy)
         start = time.monotonic()
         while True:
             outcome: Outcome
             cause: Exception | None = None
             try:
                 outcome, extra = attempt()
-                if isinstance(outcome, Reply) and exchange.succeeded(outcome):
+                if isinstance(outcome, Reply) and state.succeeded(outcome):
                     return outcome, extra
             except httpx.RequestError as error:
                 outcome, cause = _no_answer(error, self.url), error
-            decision = exchange.after(outcome, time.monotonic() - start, random_module.random())
+            decision = state.after(outcome, time.monotonic() - start, random_module.random())
             if isinstance(decision, Raise):
                 raise decision.error from cause
             log.log(
-                logging.WARNING if exchange.attempt == 1 else logging.DEBUG,
+                logging.WARNING if state.attempt == 1 else logging.DEBUG,
                 "%s %s: %s; trying again in %.1f s (giving up after %.0f s)",
                 call.method,
                 call.path,
