@@ -1,4 +1,4 @@
-"""The protocol over httpx: how a call is sent, and sent again."""
+"""The protocol over httpx: sends calls, and repeats them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Connection:
         ``BLACKBOX_KEY_FILE`` names, else none is sent.
     timeout : seconds without a byte after which an attempt counts as lost; long polls get their wait on top.
     retry : when failed attempts are repeated; see `RetryPolicy`.
-    transport : what httpx sends through, for tests and special networks.
+    transport : the transport of httpx, for tests and special networks.
     prefix_bytes : most bytes of points kept to build their children from; see `recipes.PrefixCache`.
 
     Attributes
@@ -104,13 +104,13 @@ class Connection:
     def send(
         self, call: Call[T], *, interrupt: threading.Event | None = None, give_up_seconds: float | None = None
     ) -> T:
-        """Send a call and read its answer, repeating it as the contract says.
+        """Send a call and read its answer; repeats it as the retry policy says.
 
         Parameters
         ----------
         call : from `blackbox_client.protocol`.
-        interrupt : once set, a call waiting to be repeated is given up; a request under way is not cut off.
-        give_up_seconds : instead of the policy's.
+        interrupt : once set, a call that waits to be repeated is given up; a request under way is not cut off.
+        give_up_seconds : replaces that of the policy.
 
         Raises
         ------
@@ -180,7 +180,7 @@ class Connection:
         Raises
         ------
         BlackboxClientError
-            Where no answer begins, as in `send`.
+            If no answer begins, as in `send`.
         """
 
         def attempt() -> tuple[Outcome, httpx.Response]:
