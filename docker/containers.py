@@ -88,7 +88,7 @@ class Engine:
         return found
 
     def sweep(self) -> None:
-        """Remove what a run may have left."""
+        """Remove all containers, volumes and networks of earlier runs."""
         self.podman("rm", "--all", "--force", "--time", "2", may_fail=True)
         self.podman("volume", "rm", "--all", "--force", may_fail=True)
         self.podman("network", "prune", "--force", may_fail=True)
@@ -102,7 +102,7 @@ class Stack:
     engine : where the images are.
     file : path of the compose file.
     environ : what its variables are replaced by.
-    scale : how many containers a service has, where it is not one.
+    scale : number of containers of a service, if it is not one.
     """
 
     def __init__(self, engine: Engine, file: Path, environ: Mapping[str, str], scale: Mapping[str, int]) -> None:

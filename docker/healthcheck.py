@@ -1,4 +1,4 @@
-"""The images' health check: is the service ready, ours or the one that a worker works for (BLACKBOX_URL)?"""
+"""The health check of the images: is the service ready, this one or that of a worker (BLACKBOX_URL)?"""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""The job of the compose files: what is optimized, and what has to be there before workers start. Replace it by yours.
+"""The job of the compose files: an objective, and the preparation before workers start. Replace it by yours.
 
 Workers run `blackbox worker rosenbrock job:evaluate`. Before them `python job.py FILE` runs once, with the first key:
 it makes the study, and a key for the workers, which can do nothing but evaluate and read. Run again it changes nothing.

@@ -1,4 +1,4 @@
-"""`blackbox db`: what operators do to the file that `blackbox serve` keeps its studies in."""
+"""`blackbox db`: maintenance of the database of `blackbox serve`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _database(given: str | None) -> str:
 
 
 def _report(health: Health) -> None:
-    """A line for each study; exit code 1 where something is wrong."""
+    """Print a line for each study; exit with code 1 if something is wrong."""
     for study in health.studies:
         found = "; ".join(study.faults) or "sound"
         line = f"{study.id} {study.name!r}: {study.n_trials} trials, {study.n_steps} steps: {found}"

@@ -122,7 +122,7 @@ def _optimize(
 
 @contextmanager
 def server(folder: Path) -> Iterator[str]:
-    """A server process of its own on a free port; yields its address."""
+    """A server in a process of its own on a free port; yields its address."""
     process = start("serve", "--port", "0", "--database", str(folder / "demo.db"), "--insecure-local", stdout=True)
     try:
         assert process.stdout is not None
@@ -152,7 +152,7 @@ def _workers(url: str, study: str, ray: bool) -> Iterator[list[subprocess.Popen[
 
 
 def start(*arguments: str, stdout: bool = False, variables: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """A command of this command line in a process of its own."""
+    """Start a command of this command line in a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "blackbox.cli", *arguments],
         stdout=subprocess.PIPE if stdout else subprocess.DEVNULL,

@@ -15,7 +15,7 @@ errors = Console(stderr=True)
 
 @contextmanager
 def failing_politely() -> Iterator[None]:
-    """Errors that say what to do are printed as they are; everything else keeps its traceback."""
+    """Print errors of ours with their hints and exit with code 2; all others keep their tracebacks."""
     try:
         yield
     except BlackboxError as error:

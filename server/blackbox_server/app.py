@@ -256,7 +256,7 @@ class _Server(uvicorn.Server):
         if state is not None:
             state.service.let_go()
         await super().shutdown(sockets)
-        await asyncio.to_thread(self._store.close)  # here: after this, uvicorn lets the signal end the process
+        await asyncio.to_thread(self._store.close)  # here, because uvicorn lets the signal end the process after this
 
 
 def _state(app: Any) -> Any:
@@ -284,7 +284,7 @@ def run(settings: Settings) -> None:
     sys.setswitchinterval(0.0005)
     opened = open_store(settings)
     if settings.first_key_file is not None and not settings.insecure_local:
-        try:  # here and not when the application starts, where an error is a traceback
+        try:  # not when the application starts, where an error would become a traceback
             perform(opened, _first_key(settings, time.time))
         except BlackboxError:
             opened.close()

@@ -96,7 +96,7 @@ def key_of_file(path: Path) -> str:
                 file.write(f"{text}\n")
                 file.flush()
                 os.fsync(file.fileno())
-            draft.rename(path)  # whoever waits for the file never sees half of it
+            draft.rename(path)  # so that nobody reads half of the file
             return text
         text = path.read_text(encoding="ascii", errors="replace").strip()
     except OSError as error:

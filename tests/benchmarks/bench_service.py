@@ -294,7 +294,7 @@ def main() -> list[str]:
             pairs = [asyncio.run(_empty_and(port, study, turn)) for turn in range(TURNS)]
         optuna = optuna_rate(folder)
     ratios = [full / empty for empty, full in pairs]
-    commits = 2 + 1 / 8  # ask, tell, and a swap for each generation of 8
+    commits = 2 + 1 / 8  # ask, tell, and a swap for each step of 8
     median = {load: {who: statistics.median(turn[load][who] for turn in turns) for who in ports} for load in LOADS}
     bound = 2e3 * (1 / median["1, two"]["plain"] + commits * commit)
 

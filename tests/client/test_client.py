@@ -366,7 +366,7 @@ def test_a_base_that_is_not_the_promised_one_is_fetched_again_and_then_refused(
     server.on("GET", f"{PATH}/bases/413", answer(bytes(12)), answer(bytes(11)))
     with pytest.raises(errors.BaseMismatch, match="no whole number"):
         client.study("st_1").base(413, sha256=recipes.Blob.of(VECTOR + 1).sha256)
-    client.study("st_1").base(414, sha256=wanted)  # another generation of the same base
+    client.study("st_1").base(414, sha256=wanted)  # another step with the same base
     assert not server.requests("GET", f"{PATH}/bases/414")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from blackbox_client import errors, models, protocol
-from blackbox_client.protocol import Exchange, NoAnswer, Raise, Reply, Retry, RetryPolicy
+from blackbox_client.protocol import NoAnswer, Raise, Reply, Retry, RetryPolicy, RetryState
 
 from tests.client.conftest import RealServer
 
@@ -84,21 +84,21 @@ def test_giving_up_says_how_often_and_how_long_it_was_tried() -> None:
 
 
 def test_500_is_repeated_three_times_and_then_raised_with_its_request_id() -> None:
-    exchange = Exchange(protocol.service(), POLICY)
+    state = RetryState(protocol.service(), POLICY)
     reply = problem(500, {"x-request-id": "01J"}, detail="boom")
     for _ in range(3):
-        assert isinstance(exchange.after(reply, 0.0, 0.5), Retry)
-    decision = exchange.after(reply, 0.0, 0.5)
+        assert isinstance(state.after(reply, 0.0, 0.5), Retry)
+    decision = state.after(reply, 0.0, 0.5)
     assert isinstance(decision, Raise)
     assert isinstance(decision.error, errors.ServerError)
     assert "01J" in str(decision.error)
 
 
 def test_other_troubles_do_not_use_up_the_patience_for_500() -> None:
-    exchange = Exchange(protocol.service(), POLICY)
+    state = RetryState(protocol.service(), POLICY)
     for _ in range(9):
-        exchange.after(Reply(503), 0.0, 0.5)
-    assert isinstance(exchange.after(Reply(500), 0.0, 0.5), Retry)
+        state.after(Reply(503), 0.0, 0.5)
+    assert isinstance(state.after(Reply(500), 0.0, 0.5), Retry)
 
 
 def test_a_call_still_being_worked_on_is_awaited() -> None:
@@ -107,15 +107,15 @@ def test_a_call_still_being_worked_on_is_awaited() -> None:
 
 
 def test_deleting_what_a_lost_attempt_deleted_is_a_success() -> None:
-    exchange = Exchange(protocol.delete_study("st_1"), POLICY)
-    assert not exchange.succeeded(Reply(404))
-    exchange.after(NoAnswer("ReadError"), 0.0, 0.0)
-    assert exchange.succeeded(Reply(404))
+    state = RetryState(protocol.delete_study("st_1"), POLICY)
+    assert not state.succeeded(Reply(404))
+    state.after(NoAnswer("ReadError"), 0.0, 0.0)
+    assert state.succeeded(Reply(404))
 
 
 def test_redirects_are_not_followed_because_they_would_carry_the_key_elsewhere() -> None:
-    exchange = Exchange(protocol.service(), POLICY)
-    decision = exchange.after(Reply(308, {"location": "https://elsewhere"}), 0.0, 0.0)
+    state = RetryState(protocol.service(), POLICY)
+    decision = state.after(Reply(308, {"location": "https://elsewhere"}), 0.0, 0.0)
     assert isinstance(decision, Raise)
     assert "https://elsewhere" in str(decision.error)
 

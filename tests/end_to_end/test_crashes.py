@@ -46,7 +46,7 @@ def sphere(params: dict[str, Any]) -> float:
 
 
 def line(client: Client, **more: Any) -> StudyHandle:
-    """A study of one number whose first generation stays open for long."""
+    """A study of one number whose first step stays open for long."""
     given = {"name": "line", "algorithm": {"name": "cma_es", "options": {"popsize": 50}}, **more}
     return client.create_study(space=LINE, **given)
 

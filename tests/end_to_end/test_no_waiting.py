@@ -1,4 +1,4 @@
-"""No worker waits for a slow one: all lanes of a generation being out, the next worker gets one more of the same."""
+"""No worker waits for a slow one: all lanes of a step being out, the next worker gets one more of the same."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def test_nobody_waits_for_a_slow_worker(server: Service, record_property: Callab
     slow_in = {row["data"]["step"]: int(row["seq"]) for row in results if row["data"]["worker"] == "slow"}
     assert slow_in
     assert min(slow_in) == 0
-    for generation, seq in slow_in.items():  # its generation closed before it was told, and so did others after that
-        if generation < len(closed) - 2:  # not one that it began when the run was all but over
-            assert max(closed[generation + i] for i in range(3)) < seq
-    assert len(closed) >= N_TRIALS // POPSIZE // 2
+    for step, seq in slow_in.items():  # its step closed before it was told, and so did others after that
+        if step < len(closed) - 2:  # not one that it began when the run was all but over
+            assert max(closed[step + i] for i in range(3)) < seq
+    assert len(closed) >= N_TRIALS // POPULATION // 2
     p95 = sorted(asks)[int(0.95 * len(asks))]
     figures = (
-        f"{N_TRIALS} trials in {seconds:.1f} s, {len(slow_in)} by the slow worker, {len(closed)} generations closed, "
+        f"{N_TRIALS} trials in {seconds:.1f} s, {len(slow_in)} by the slow worker, {len(closed)} steps closed, "
         f"ask median {1e3 * sorted(asks)[len(asks) // 2]:.1f} ms, 95th percentile {1e3 * p95:.1f} ms"
     )
     record_property("figures", figures)

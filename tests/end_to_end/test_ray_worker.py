@@ -62,7 +62,7 @@ def test_a_fleet_evaluates_recipes_on_its_actors_and_drains_on_sigterm(server: S
     with Command(folder, *job, "--encoding", "seed", script=True) as worker:
         until(lambda: len({name.rpartition("-")[2] for name in started()}) == 2, "evaluations on both actors", worker)
         n = len(started())
-        until(lambda: len(started()) > n + 8, "a generation", worker)
+        until(lambda: len(started()) > n + 8, "a step", worker)
         worker.signal(signal.SIGTERM)
         assert worker.ended() == 0, worker.err
     (counts,) = re.findall(r"(\d+) applied, (\d+) late, 0 failed, .*ended: stopped", worker.out)

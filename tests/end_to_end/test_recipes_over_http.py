@@ -21,7 +21,7 @@ from tests.end_to_end.service import Service
 DIM = 20_000
 POPSIZE = 8
 N_STEPS = 5
-N_GENERATIONS = 30
+N_GENOME_STEPS = 30
 
 
 class Listening(httpx.HTTPTransport):
@@ -69,8 +69,8 @@ def test_a_worker_rebuilds_the_engines_vectors_from_a_few_hundred_bytes(server: 
         engine = perform(store, Study.open(study.id))
         for step in range(N_STEPS):
             _, state = perform(store, engine.state(step))
-            numbers = [number for number, (generation, _) in seen.items() if generation == step]
-            assert len(numbers) == POPSIZE
+            numbers = [number for number, (asked_at, _) in seen.items() if asked_at == step]
+            assert len(numbers) == POPULATION
             for number, (point, _) in perform(store, engine.points(numbers)).items():
                 assert point.vector is None
                 built = engine.vector(point, {state.digest: state.theta.astype("<f4").tobytes()})
@@ -85,12 +85,12 @@ def test_the_same_candidate_as_numbers_is_the_same_vector(server: Service, metho
     study = server.client(transport=listening).create_study(
         name="both", space={"theta": {"type": "vector", "dim": 1000, "init": 0.5}}, algorithm=method
     )
-    for generation in range(3):
-        key = f"k{generation}"
+    for step in range(3):
+        key = f"k{step}"
         asked = study.ask(40, idempotency_key=key, encoding="seed")
         as_numbers = study.ask(40, idempotency_key=key, encoding="values")
         for seeded, plain in zip(asked.trials, as_numbers.trials, strict=True):
-            assert (seeded.id, seeded.step) == (plain.id, generation)
+            assert (seeded.id, seeded.step) == (plain.id, step)
             assert study.arguments(seeded)["theta"].tolist() == plain.params["theta"]
         results = [completed(trial, sum(x * x for x in trial.params["theta"])) for trial in as_numbers.trials]
         assert {outcome.outcome for outcome in study.tell(results).outcomes} == {"applied"}
@@ -99,7 +99,7 @@ def test_the_same_candidate_as_numbers_is_the_same_vector(server: Service, metho
 
 
 def test_genomes_travel_over_new_bases_and_a_late_worker_is_still_served(server: Service) -> None:
-    """deep_ga: a base serves several generations and is fetched once, also by a worker whose lease is one step old."""
+    """deep_ga: a base serves several steps and is fetched once, also by a worker whose lease is one step old."""
     listening = Listening()
     study = server.client(transport=listening).create_study(
         name="genomes",
@@ -115,7 +115,7 @@ def test_genomes_travel_over_new_bases_and_a_late_worker_is_still_served(server:
         seen[trial.number] = (trial.step or 0, len(trial.candidate.ops), theta)
         return theta
 
-    for _ in range(N_GENERATIONS):
+    for _ in range(N_GENOME_STEPS):
         (held,) = study.ask(1, worker="late", encoding="seed").trials
         told = []
         for trial in study.ask(6, encoding="seed").trials:
@@ -130,10 +130,10 @@ def test_genomes_travel_over_new_bases_and_a_late_worker_is_still_served(server:
         with server.client() as another:  # it has nothing yet, and the base of its lease may not be the newest any more
             look(another.study(study.id), held)
         study.tell([released(held), released(newest)])
-    steps = {generation for generation, _, _ in seen.values()}
+    steps = {step for step, _, _ in seen.values()}
     fetched = [path for path in listening.paths if "/bases/" in path]
     assert len(fetched) == len(set(fetched)), "a base is fetched once"
-    assert 3 <= len(fetched) < N_GENERATIONS / 2, "a base serves several generations"
+    assert 3 <= len(fetched) < N_GENOME_STEPS / 2, "a base serves several steps"
     assert n_late >= 3
 
     server.terminate()
@@ -141,17 +141,15 @@ def test_genomes_travel_over_new_bases_and_a_late_worker_is_still_served(server:
         engine = perform(store, Study.open(study.id))
         bases = {step: perform(store, engine.state(step))[1] for step in sorted(steps)}
         for number, (point, _) in perform(store, engine.points(list(seen))).items():
-            generation, _, theta = seen[number]
-            base = bases[generation].base.astype("<f4")
+            step, _, theta = seen[number]
+            base = bases[step].base.astype("<f4")
             built = engine.vector(point, {digest(base): base.tobytes()})
             assert built.astype(np.float32).tobytes() == theta.tobytes()
         trial = store.read(lambda tx: tx.trial(study.id, 2))
         assert trial is not None
         extra = json.loads(trial.extra or "{}")
         assert (len(extra["behaviour"]), extra["sums"]) == (2, {"count": 1})
-    print(
-        f"\n{len(steps)} generations on {len(fetched)} bases, at most {max(ops for _, ops, _ in seen.values())} terms"
-    )
+    print(f"\n{len(steps)} steps on {len(fetched)} bases, at most {max(ops for _, ops, _ in seen.values())} terms")
 
 
 def test_trials_whose_vectors_are_gone_are_listed_as_recipes(server: Service) -> None:
@@ -160,8 +158,8 @@ def test_trials_whose_vectors_are_gone_are_listed_as_recipes(server: Service) ->
         space={"theta": {"type": "vector", "dim": 5}},
         algorithm={"name": "openai_es", "options": {"popsize": 4}},
     )
-    for generation in range(4):
-        study.tell([completed(trial, float(generation + i)) for i, trial in enumerate(study.ask(4).trials)])
+    for step in range(4):
+        study.tell([completed(trial, float(step + i)) for i, trial in enumerate(study.ask(4).trials)])
     listed = list(study.trials())
     assert len(listed) == 16
     past = listed[5]

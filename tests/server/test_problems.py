@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+import blackbox
 from blackbox import errors
 from tests.server.conftest import NON_FINITE_HINT, SPACE, Server, assert_problem
 
@@ -343,6 +346,13 @@ def test_what_does_nothing_is_not_accepted(server: Server, name: str) -> None:
         trials = [{"params": {"x": 1.0, "y": 1.0}, "key": "k"}]
         answer = server.http.post(f"/v1/studies/{study}/trials", json={"trials": trials})
     assert assert_problem(answer, 422, "invalid-input")["errors"][0]["pointer"].endswith(f"/{name}")
+
+
+def test_the_engine_names_no_addresses_of_the_service() -> None:
+    folder = Path(blackbox.__file__).parent
+    files = [path for path in folder.rglob("*.py") if path.relative_to(folder).parts[0] != "cli"]
+    named = re.compile(r"/v1/|\b(GET|POST|PATCH|DELETE) (/|\.\.\.|the study)|openapi\.json")
+    assert [path.name for path in files if named.search(path.read_text())] == []
 
 
 def test_the_hint_of_the_engine_is_followed_by_the_request_that_helps(server: Server) -> None:

@@ -37,7 +37,7 @@ WAIT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class Participation:
     """The work that a participant has done.
 
     Attributes
@@ -91,7 +91,7 @@ class Participant:
     ) -> None:
         self.study = study
         self.client = client
-        self.taken = Taken()
+        self.participation = Participation()
         self._objective = objective
         self._batched = batched
         self._stop = threading.Event() if stop is None else stop
@@ -114,7 +114,7 @@ class Participant:
         """Tell the coordinator that rounds need not wait for this participant any more."""
         self.study.client.send(protocol.leave(self.study.id, self._token))
 
-    def run(self, phases: int | None = None) -> Taken:
+    def run(self, phases: int | None = None) -> Participation:
         """Take part until the study ends, `stop` is called, or so many phases were contributed to."""
         step, sent = -1, 0
         self._finish()  # what a crash left between the contribution and its answer
@@ -124,7 +124,7 @@ class Participant:
                 phase = self.study.client.send(call, interrupt=self._stop)
             except CallInterrupted:
                 break
-            self.taken = replace(self.taken, state=phase.state)
+            self.participation = replace(self.participation, state=phase.state)
             if phase.state in ENDED:
                 break
             if phase.broadcast is None or phase.broadcast.step <= step:
@@ -132,7 +132,7 @@ class Participant:
             step = phase.broadcast.step
             if phase.invited and not phase.contributed:
                 sent += self._take_part(phase.broadcast.raw)
-        return self.taken
+        return self.participation
 
     # One phase
 
@@ -147,7 +147,7 @@ class Participant:
             if self._stop.is_set():
                 return False
             own = self._machine.tell(own, self._values(points))
-            self.taken = replace(self.taken, evaluations=self.taken.evaluations + len(points))
+            self.participation = replace(self.participation, evaluations=self.participation.evaluations + len(points))
         self._keep(own)
         self._finish()
         return True
@@ -168,8 +168,8 @@ class Participant:
             log.info("the contribution of %s to round %d was not taken: %s", self.client, own.work.round, error)
             counted = False
         self._keep(self._machine.settle(own, counted), settled=True)
-        done = self.taken
-        self.taken = replace(
+        done = self.participation
+        self.participation = replace(
             done,
             contributions=done.contributions + counted,
             late=done.late + (not counted),
@@ -207,7 +207,7 @@ class Participant:
         return x if at == version and len(x) == length and digest(x) == sha256 else None
 
     def _count(self, n_bytes: int) -> None:
-        self.taken = replace(self.taken, received_bytes=self.taken.received_bytes + n_bytes)
+        self.participation = replace(self.participation, received_bytes=self.participation.received_bytes + n_bytes)
 
     def _values(self, points: Any) -> list[float]:
         params = [self.space.decode(point) for point in points]
@@ -270,4 +270,4 @@ def _write(path: Path, content: bytes) -> None:
     os.replace(name, path)
 
 
-__all__ = ["Participant", "Taken"]
+__all__ = ["Participant", "Participation"]

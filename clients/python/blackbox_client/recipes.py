@@ -110,7 +110,7 @@ def rebuild(
     out: NDArray[np.float32] | None = None,
     cache: PrefixCache | None = None,
 ) -> NDArray[np.float32]:
-    """The point of a seed-encoded trial, byte for byte as the server means it.
+    """The point of a seed-encoded trial, byte for byte equal to the server's.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def rebuild(
     Raises
     ------
     UnknownEncoding, UnknownOp
-        If the trial needs something this client does not know.
+        If the trial needs something that this client does not know.
     WrongBlob
         If base or factors are missing, or not those the trial names.
     CheckMismatch

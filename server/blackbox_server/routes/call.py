@@ -59,7 +59,7 @@ class Call(ServerTiming):
         self.state = state
         self.settings: Settings = state.settings
         self.request_id = f"req_{_run}{next(_count):x}"
-        self.headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # of a name that comes twice, the first
+        self.headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # of equal names the first counts
         self.route = "unmatched"
         self.principal = NOBODY
         self.left = 0

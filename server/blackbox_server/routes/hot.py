@@ -36,8 +36,8 @@ async def ask(call: Call) -> Response:
     """Lease up to `count` trials."""
     wanted = await call.body(Ask)
     opened = await call.opened()
-    request = _ask_request(call, opened.study, wanted, wanted.worker)
-    asked = await call.service.ask(opened, request, wait_seconds=wanted.wait_seconds, gone=call.gone)
+    ask_request = _ask_request(call, opened.study, wanted, wanted.worker)
+    asked = await call.service.ask(opened, ask_request, wait_seconds=wanted.wait_seconds, gone=call.gone)
     granted = await shapes.granted_json(call.service, opened.study, asked, wanted.encoding)
     return answer({**granted, "study": shapes.progress(opened.study, asked.row, call.may_read)})
 
@@ -54,30 +54,30 @@ async def tell(call: Call) -> Response:
     if not finite:
         parsing.refuse_not_finite(value, tolerant=opened.study.spec.non_finite == "infeasible")
     limits.within_count(call.settings, body.results, "/results")
-    telling = _Telling(call, opened, body.worker or call.principal.name, short)
-    request = None
+    tell_request = _TellRequest(call, opened, body.worker or call.principal.name, short)
+    ask_request = None
     if body.ask is not None:
-        request = _ask_request(call, opened.study, body.ask, body.ask.worker or body.worker)
+        ask_request = _ask_request(call, opened.study, body.ask, body.ask.worker or body.worker)
     asked: AskAnswer | None = None
     if any(item.params is not None for item in body.results):
-        outcomes = await telling.injected(body.results)
+        outcomes = await tell_request.injected(body.results)
         row = await call.service.row(opened)
     else:
-        outcomes, row, asked = await telling.trials(body.results, request)
+        outcomes, row, asked = await tell_request.trials(body.results, ask_request)
     shape: answers.TellAnswer = {
         "applied": sum(outcome["outcome"] == "applied" for outcome in outcomes),
         "results": outcomes,
         "study": shapes.progress(opened.study, row, call.may_read),
     }
-    if body.ask is not None and request is not None:
+    if body.ask is not None and ask_request is not None:
         try:
             asked = await call.service.ask(
-                opened, request, wait_seconds=body.ask.wait_seconds, gone=call.gone, asked=asked
+                opened, ask_request, wait_seconds=body.ask.wait_seconds, gone=call.gone, asked=asked
             )
             shape["ask"] = await shapes.granted_json(call.service, opened.study, asked, body.ask.encoding)
             shape["study"] = shapes.progress(opened.study, asked.row, call.may_read)
         except AlgorithmChanged as error:  # what was told is stored, so this request has not failed
-            shape["ask"] = shapes.nothing_granted(request.count, error, call.request_id)
+            shape["ask"] = shapes.nothing_granted(ask_request.count, error, call.request_id)
     return answer(shape)
 
 
@@ -137,7 +137,7 @@ def _is_short(value: Any) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Telling:
+class _TellRequest:
     """Tells the results of one request.
 
     Attributes
@@ -227,7 +227,7 @@ class _Telling:
         ]
 
 
-_TOLD = frozenset(TOLD)
+_SIDE_DATA = frozenset(TOLD)
 
 
 def report(study: BaseStudy, item: Result, max_info_bytes: int) -> Report:
@@ -241,7 +241,7 @@ def report(study: BaseStudy, item: Result, max_info_bytes: int) -> Report:
         If a field beside the value exceeds `max_info_bytes` as JSON.
     """
     extra: dict[str, Any] = {}
-    for name in item.model_fields_set & _TOLD:
+    for name in item.model_fields_set & _SIDE_DATA:
         if (value := getattr(item, name)) is None:
             continue
         if (hint := TOLD[name].too_large) is not None and len(dumps(value)) > max_info_bytes:

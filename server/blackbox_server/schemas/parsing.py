@@ -47,7 +47,7 @@ def read_json(body: bytes) -> tuple[Any, bool]:
     except ValueError as error:
         raise _malformed(body, str(error)) from None
     members, finite = _survey(value)
-    if members != body.count(b":"):  # each member has a colon, so a surplus is in a string or of a name given twice
+    if members != body.count(b":"):  # each member has one colon; further ones are in strings, or of a name given twice
         json.loads(body, object_pairs_hook=_once)
     return value, finite
 

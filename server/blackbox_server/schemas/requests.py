@@ -59,7 +59,7 @@ class Failure(Wire):
     """Whether another attempt may help."""
 
 
-class _Settled(Wire):
+class _TrialResult(Wire):
     """The trial of a result, and its value or failure."""
 
     trial: TrialNumber | None = None
@@ -72,16 +72,16 @@ class _Settled(Wire):
 
 
 if TYPE_CHECKING:
-    _Told = _Settled
+    _ResultWithSideData = _TrialResult
 else:
-    _Told = create_model(
-        "_Told",
-        __base__=_Settled,
+    _ResultWithSideData = create_model(
+        "_ResultWithSideData",
+        __base__=_TrialResult,
         **{name: (told.type | None, Field(None, description=told.about)) for name, told in TOLD.items()},
     )
 
 
-class Result(_Told):
+class Result(_ResultWithSideData):
     """One result: of a leased trial, or, with `params`, of a point that the study did not choose.
 
     Besides its own fields it has those of `blackbox.study.side_data.TOLD`.

@@ -239,7 +239,7 @@ blobs = Table(
     _of_study(),
     Column("digest", Text, nullable=False),
     Column("step", BigInteger, nullable=False),
-    Column("content", LargeBinary, nullable=False),  # last: what stands behind a long value is slow to reach
+    Column("content", LargeBinary, nullable=False),  # last, because columns behind a long value are slow to reach
     PrimaryKeyConstraint("study", "digest"),
     Index("blobs_step", "study", "step"),
 )

@@ -69,7 +69,7 @@ def check(path_or_url: str | Path) -> Health:
     """
     path = _existing(path_or_url)
     with closing(_reader(path)) as connection:
-        if damage := _damage(connection):  # what its rows say means nothing
+        if damage := _damage(connection):  # then its rows mean nothing
             return Health(path, None, damage, ())
         if (schema := migrations.revision(path)) != migrations.HEAD:
             raise StoreUnavailable(
@@ -86,7 +86,7 @@ def _damage(connection: sqlite3.Connection) -> tuple[str, ...]:
         return tuple(row[0] for row in connection.execute("PRAGMA integrity_check(20)") if row[0] != "ok")
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorname == "SQLITE_NOTADB":
-            return ()  # whose file it is says `migrations.revision`
+            return ()  # `migrations.revision` reports that
         return (f"it cannot be read: {error}",)
 
 
@@ -230,7 +230,7 @@ def backup(path_or_url: str | Path, target: str | Path) -> Health:
     InvalidInput
         If there is no database of ours, or the target exists, or its folder does not.
     StoreUnavailable
-        If the database cannot be read, or the copy not be written.
+        If the database cannot be read, or the copy cannot be written.
     """
     path, target = _existing(path_or_url), Path(target).absolute()
     if target.exists():

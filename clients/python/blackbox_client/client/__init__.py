@@ -1,4 +1,4 @@
-"""The client: connection, service and studies, one on top of the other."""
+"""The client: a connection, the calls about the service on top of it, and handles of studies."""
 
 from blackbox_client.client.client import Client
 from blackbox_client.client.connection import DEFAULT_URL, Connection

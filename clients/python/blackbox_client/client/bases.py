@@ -1,4 +1,4 @@
-"""The base vectors used last, so that a step's recipes costs one download."""
+"""A cache of base vectors, so that all recipes of a step cost one download."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class BaseCache:
 
     Parameters
     ----------
-    n_kept : how many; the least recently used one goes first.
+    n_kept : how many are kept; the least recently used one is dropped first.
     """
 
     def __init__(self, n_kept: int = 4) -> None:
@@ -26,20 +26,20 @@ class BaseCache:
         self._lock = threading.Lock()
 
     def get(self, study: str, version: str, dtype: str, sha256: str | None, fetch: Callable[[], bytes]) -> Blob:
-        """A vector, fetched where it is not kept or not the promised one.
+        """A vector, fetched if it is not in the cache.
 
         Parameters
         ----------
-        study, version : whose it is, and its name there.
-        dtype : ``"f32"`` or ``"f64"``: what the raw bytes are.
+        study, version : the study and the name of the vector there.
+        dtype : ``"f32"`` or ``"f64"``: type of the raw numbers.
         sha256 : digest it must have, if one is promised; it then names the vector, whatever `version` says, because
             several steps may share one.
-        fetch : gives its little-endian bytes.
+        fetch : downloads its little-endian bytes.
 
         Raises
         ------
         BaseMismatch
-            If what is fetched twice is not what was promised.
+            If its bytes do not have the digest, also when they are fetched again.
         """
         name = (study, sha256 or version, dtype)
         with self._lock:

@@ -1,4 +1,4 @@
-"""The protocol over httpx: how a call is sent, and sent again."""
+"""The protocol over httpx: sends calls, and repeats them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from blackbox_client import protocol
 from blackbox_client.client.bases import BaseCache
 from blackbox_client.errors import CallInterrupted
 from blackbox_client.models import Page
-from blackbox_client.protocol import Call, Exchange, NoAnswer, Outcome, Raise, Reply, RetryPolicy
+from blackbox_client.protocol import Call, NoAnswer, Outcome, Raise, Reply, RetryPolicy, RetryState
 from blackbox_client.recipes import PrefixCache
 
 log = logging.getLogger("blackbox_client")
@@ -40,7 +40,7 @@ class Connection:
         ``BLACKBOX_KEY_FILE`` names, else none is sent.
     timeout : seconds without a byte after which an attempt counts as lost; long polls get their wait on top.
     retry : when failed attempts are repeated; see `RetryPolicy`.
-    transport : what httpx sends through, for tests and special networks.
+    transport : the transport of httpx, for tests and special networks.
     prefix_bytes : most bytes of points kept to build their children from; see `recipes.PrefixCache`.
 
     Attributes
@@ -104,13 +104,13 @@ class Connection:
     def send(
         self, call: Call[T], *, interrupt: threading.Event | None = None, give_up_seconds: float | None = None
     ) -> T:
-        """Send a call and read its answer, repeating it as the contract says.
+        """Send a call and read its answer; repeats it as the retry policy says.
 
         Parameters
         ----------
         call : from `blackbox_client.protocol`.
-        interrupt : once set, a call waiting to be repeated is given up; a request under way is not cut off.
-        give_up_seconds : instead of the policy's.
+        interrupt : once set, a call that waits to be repeated is given up; a request under way is not cut off.
+        give_up_seconds : replaces that of the policy.
 
         Raises
         ------
@@ -145,22 +145,22 @@ class Connection:
         policy = self.retry
         if give_up_seconds is not None:
             policy = RetryPolicy(policy.base_seconds, policy.max_seconds, give_up_seconds, policy.n_server_errors)
-        exchange = Exchange(call, policy)
+        state = RetryState(call, policy)
         start = time.monotonic()
         while True:
             outcome: Outcome
             cause: Exception | None = None
             try:
                 outcome, extra = attempt()
-                if isinstance(outcome, Reply) and exchange.succeeded(outcome):
+                if isinstance(outcome, Reply) and state.succeeded(outcome):
                     return outcome, extra
             except httpx.RequestError as error:
                 outcome, cause = _no_answer(error, self.url), error
-            decision = exchange.after(outcome, time.monotonic() - start, random_module.random())
+            decision = state.after(outcome, time.monotonic() - start, random_module.random())
             if isinstance(decision, Raise):
                 raise decision.error from cause
             log.log(
-                logging.WARNING if exchange.attempt == 1 else logging.DEBUG,
+                logging.WARNING if state.attempt == 1 else logging.DEBUG,
                 "%s %s: %s; trying again in %.1f s (giving up after %.0f s)",
                 call.method,
                 call.path,
@@ -180,7 +180,7 @@ class Connection:
         Raises
         ------
         BlackboxClientError
-            Where no answer begins, as in `send`.
+            If no answer begins, as in `send`.
         """
 
         def attempt() -> tuple[Outcome, httpx.Response]:

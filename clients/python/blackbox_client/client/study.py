@@ -46,9 +46,9 @@ class StudyHandle:
 
     Parameters
     ----------
-    client : where it lives.
+    client : of the server where it is.
     id : ``st_...``
-    info : what the server said about it last, if anything.
+    info : the study as the server described it last, if it did.
     """
 
     def __init__(self, client: Connection, id: str, info: Study | None = None) -> None:
@@ -68,7 +68,7 @@ class StudyHandle:
         return self._info or self.refresh()
 
     def refresh(self) -> Study:
-        """Read the study."""
+        """Read the study again."""
         return self._keep(self.client.send(protocol.get_study(self.id)))
 
     def update(
@@ -80,7 +80,7 @@ class StudyHandle:
         parallelism: int | bodies.Parallelism | None = None,
         if_match: str | None = None,
     ) -> Study:
-        """Change the study while it runs. What is given replaces the whole part of the same name; None leaves it.
+        """Edit the study while it runs. Each argument replaces the whole part of that name; None leaves it unchanged.
 
         Parameters
         ----------
@@ -90,7 +90,7 @@ class StudyHandle:
         Raises
         ------
         PreconditionFailed
-            If somebody has; `refresh` and decide again.
+            If somebody has changed it; `refresh` and decide again.
         """
         call = protocol.update_study(
             self.id, budget=budget, labels=labels, lease=lease, parallelism=parallelism, if_match=if_match
@@ -102,7 +102,7 @@ class StudyHandle:
         self.client.send(protocol.delete_study(self.id))
 
     def host(self, client: str, weight: float | None = None) -> StudyHandle:
-        """Take part in this federated study by evaluating only: the server runs the participant's machine.
+        """Take part in this federated study by evaluating only: the server runs the participant's half.
 
         Parameters
         ----------
@@ -135,15 +135,15 @@ class StudyHandle:
         return self._keep(self.client.send(protocol.change_state(self.id, "resume", reason=reason)))
 
     def complete(self, reason: str | None = None) -> Study:
-        """End the study: it is good enough."""
+        """End the study as completed."""
         return self._keep(self.client.send(protocol.change_state(self.id, "complete", reason=reason)))
 
     def cancel(self, reason: str | None = None) -> Study:
-        """End the study: it is not wanted any more."""
+        """End the study and cancel its open trials."""
         return self._keep(self.client.send(protocol.change_state(self.id, "cancel", reason=reason)))
 
     def snapshot(self) -> Snapshot:
-        """Store the state now."""
+        """Store the state of the open step now."""
         return self.client.send(protocol.snapshot(self.id))
 
     def fork(
@@ -186,9 +186,9 @@ class StudyHandle:
         Parameters
         ----------
         count : how many.
-        worker : who evaluates; a name of your own.
-        wait_seconds : how long the server may wait for something to give out, at most 30.
-        lease_seconds : how long the lease lasts, or ``"auto"``; None: as the study has it.
+        worker : name of the evaluator, of your own choice.
+        wait_seconds : how long the server may wait until it can lease something, at most 30.
+        lease_seconds : length of the lease, or ``"auto"``; None: as the study says.
         resume : first return the trials that this worker holds already.
         encoding : ``"seed"`` for recipes instead of numbers; see `materialise`.
         idempotency_key : to repeat an ask of an earlier process.
@@ -223,7 +223,7 @@ class StudyHandle:
         results : a trial (or its id) with its `value` beside, a `Result`, or several of them.
         value : the value, where `results` is a trial.
         worker : who evaluated.
-        ask : so many trials more in the same answer, or the body of an ask.
+        ask : number of trials to lease in the same answer, or the body of an ask.
         idempotency_key : to repeat a tell of an earlier process.
 
         Raises
@@ -240,7 +240,7 @@ class StudyHandle:
         return self.client.send(protocol.tell(self.id, batch, worker=worker, ask=body, idempotency_key=idempotency_key))
 
     def heartbeat(self, leases: Iterable[str | Trial], *, extend_seconds: float | None = None) -> HeartbeatAnswer:
-        """Extend leases (tokens, or trials that carry one) and read what to do about each."""
+        """Renew leases, given as tokens or as trials that carry one; the answer says for each whether to continue."""
         held = (lease.lease if isinstance(lease, Trial) else lease for lease in leases)
         tokens = [lease if isinstance(lease, str) else lease.token for lease in held if lease is not None]
         return self.client.send(protocol.heartbeat(self.id, tokens, extend_seconds=extend_seconds))
@@ -286,7 +286,7 @@ class StudyHandle:
     def report(
         self, trial: TrialRef, step: int | None = None, value: Any = None, *, lease: str | None = None
     ) -> ReportAnswer:
-        """Send an interim value; the answer says whether to go on, and until when the lease lasts now."""
+        """Send an interim value; the answer says whether to continue, and until when the lease lasts now."""
         return self.client.send(protocol.report(self.id, trial, step, value, lease=lease))
 
     # ---- reading
@@ -296,7 +296,7 @@ class StudyHandle:
 
         Parameters
         ----------
-        k : so many; from 2 on points are compared by the mean of their values, and come with an `estimate`.
+        k : how many; from 2 on points are compared by the mean of their values, and come with an `estimate`.
         view : ``"observed"`` (the default), or ``"recommended"``: the point that the algorithm would deploy, which need
             not have been evaluated.
         """
@@ -319,8 +319,8 @@ class StudyHandle:
         Parameters
         ----------
         after : sequence number of the last event already seen.
-        types : only these.
-        follow : wait for more instead of ending; the caller breaks off.
+        types : show only events of these types.
+        follow : wait for more at the end, until the caller stops iterating.
         wait_seconds : how long one request waits while following, at most 30.
         """
         types = list(types) if types else None
@@ -379,12 +379,12 @@ class StudyHandle:
     # ---- big vectors
 
     def base(self, version: int | str, *, dtype: str = "f32", sha256: str | None = None) -> recipes.Blob:
-        """A base vector, fetched once and remembered while it is among the few used last.
+        """A base vector, from the cache or fetched.
 
         Parameters
         ----------
         version : as a seed-encoded trial names it.
-        dtype : ``"f32"`` or ``"f64"``: what the raw bytes are.
+        dtype : ``"f32"`` or ``"f64"``: type of the raw numbers.
         sha256 : digest it must have, see `recipes.blob_sha256`.
 
         Raises

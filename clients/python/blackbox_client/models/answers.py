@@ -13,7 +13,7 @@ from blackbox_client.models.trials import Trial
 
 @dataclass(frozen=True, slots=True)
 class AskAnswer(Model):
-    """Leased trials, and when there are fewer than asked for, why (`reason`) and when to come back.
+    """Leased trials and, if there are fewer than asked for, why (`reason`) and when to ask again.
 
     With the reason ``algorithm_changed``, which only comes along with a tell, `problem` says what to do.
     """
@@ -69,7 +69,7 @@ class TellAnswer(Model):
 
     @property
     def rejected(self) -> tuple[Outcome, ...]:
-        """The items the server did not take."""
+        """The outcomes of the items that the server rejected."""
         return tuple(outcome for outcome in self.outcomes if outcome.outcome == "rejected")
 
 

@@ -23,14 +23,14 @@ View: TypeAlias = Literal["observed", "recommended"]
 
 
 class AlgorithmChoice(TypedDict, total=False):
-    """An algorithm by name, ``"auto"`` among them, and options of it that are not to have their defaults."""
+    """The name of an algorithm, or ``"auto"``, and those of its options that shall not have their defaults."""
 
     name: str
     options: Mapping[str, Any]
 
 
 class Budget(TypedDict, total=False):
-    """When a study ends by itself: so many results, so many USD told as cost, a time with its zone."""
+    """Limits at which a study ends: results, cost in USD as it was told, a time with its zone."""
 
     evaluations: int | None
     max_cost: float | None
@@ -47,7 +47,7 @@ class LeaseDefaults(TypedDict, total=False):
 
 
 class Parallelism(TypedDict, total=False):
-    """Most leases at a time."""
+    """The largest number of leases at a time."""
 
     max_leased: int
 

@@ -1,4 +1,4 @@
-"""The one thing that goes to the server from an evaluation: its result."""
+"""The result of an evaluation, as it is told to the server."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class Result:
     ----------
     value : of the objective; a finite number.
     stderr, n : standard error of the value and the number of samples behind it.
-    cost : what it took, such as ``{"seconds": 61.2, "usd": 0.03}``.
-    behaviour : what the point did, at most 256 finite numbers; novelty search needs it.
+    cost : of the evaluation, such as ``{"seconds": 61.2, "usd": 0.03}``.
+    behaviour : of the point, as 1 to 256 finite numbers; novelty search needs it.
     sums : finite numbers, and lists of them, to add up over results: ``{"count": n, "total": [...]}``.
     info : anything small worth keeping.
-    status : ``"completed"`` is not written on the wire: a value says it.
+    status : ``"completed"`` is left out on the wire, where a value implies it.
     reason : why a point is infeasible.
     error : why the evaluation failed.
     fidelity : how far a stopped evaluation got.
-    trial, lease : whose result it is.
-    params, source, key : for an injected point: where, from whom, and the idempotency key of the item.
+    trial, lease : the trial of the result, and the token of its lease.
+    params, source, key : of an injected point: its parameters, its origin, and the idempotency key of the item.
     """
 
     value: Any = None
@@ -60,7 +60,7 @@ class Result:
     sums: Mapping[str, Any] | None = None
 
     def item(self) -> dict[str, Any]:
-        """The item as the wire wants it: only what is set."""
+        """The item in its wire form, with only those fields that are set."""
         item = {name: value for name in _MEMBERS if (value := getattr(self, name)) is not None}
         if self.status == "completed":
             del item["status"]
@@ -114,7 +114,7 @@ def infeasible(
 def failed(
     trial: TrialRef, message: str = "", *, error_type: str = "EvaluationError", retryable: bool = True
 ) -> Result:
-    """An evaluator that broke: the algorithm ignores it; with `retryable` somebody tries again."""
+    """A failure of the evaluator, which the algorithm ignores; with `retryable` the trial is tried again."""
     error: Failure = {"type": error_type, "message": message, "retryable": retryable}
     return Result(status="failed", error=error, **_address(trial))
 
@@ -133,12 +133,12 @@ def stopped(
 
 
 def released(trial: TrialRef) -> Result:
-    """A trial given back unevaluated; counts against nothing."""
+    """A trial that is given back without an evaluation; it counts against no limit."""
     return Result(status="released", **_address(trial))
 
 
 def injected(
     params: Mapping[str, Any], value: Any = None, *, source: str | None = None, key: str | None = None, **more: Any
 ) -> Result:
-    """The value of a point nobody asked for. `more` is what `Result` takes besides."""
+    """The value of a point that the study did not choose. `more` are further parameters of `Result`."""
     return Result(value, params=params, source=source, key=key, **more)

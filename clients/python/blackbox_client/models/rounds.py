@@ -1,6 +1,6 @@
 """Federated rounds, as a participant sees them.
 
-What an invitation, a broadcast or an update means is known where the participant's half of an algorithm runs
+Invitations, broadcasts and updates are interpreted where the participant's half of an algorithm runs
 (`blackbox_client.participant`, which reads their `raw`).
 """
 
@@ -15,7 +15,7 @@ from blackbox_client.models.studies import Progress
 
 @dataclass(frozen=True, slots=True)
 class HostedPlace(Model):
-    """The study where a hosted participant's points are asked and told."""
+    """The study in which the trials of a hosted participant are asked and told."""
 
     study: str
     links: Json = field(default_factory=dict)
@@ -23,7 +23,7 @@ class HostedPlace(Model):
 
 @dataclass(frozen=True, slots=True)
 class Invitation(Model):
-    """All that a participant's half of an algorithm is made from: name, options, space, key and name of its noise."""
+    """All that a participant's half of an algorithm is made from: its name (`method`), options, space, noise."""
 
     method: str = ""
     options: Json = field(default_factory=dict)

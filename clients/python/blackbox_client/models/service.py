@@ -40,8 +40,8 @@ class Limits(Model):
     values_bytes : largest answer that lists points as numbers.
     algorithm_bytes : most memory that a study's state may take.
     info_bytes : largest `info`, and largest `sums`, of a result, as JSON.
-    wait_seconds : longest that an answer is held back.
-    requests_per_second, requests_left : the rate that is kept up, and how many may be sent at once now.
+    wait_seconds : longest time that an answer is held back.
+    requests_per_second, requests_left : average rate that is allowed, and how many may be sent at once now.
     """
 
     body_bytes: int | None = None
@@ -67,7 +67,7 @@ class AlgorithmInfo(Model):
     options : JSON schema of its options.
     parameters, regions : types of parameters and of regions that it treats.
     projects : whether it keeps its points in a region by projecting them.
-    tells : what it can be told: ``scalar``, ...
+    tells : kinds of results that it takes: ``scalar``, ...
     max_dim : most dimensions; None: no limit of its own.
     kind : how its steps close: ``group``, ``members`` or ``sequential``.
     asynchronous : whether several workers can evaluate for it at a time.

@@ -19,10 +19,10 @@ class Chosen(Model):
 
     Attributes
     ----------
-    requested, resolved : its name as it was asked for, perhaps ``auto``, and the one that works.
+    requested, resolved : its name as it was requested, perhaps ``auto``, and the one that runs.
     reason : why ``auto`` chose it; None where it was named.
-    options : all of them, with the defaults that fit the problem filled in.
-    popsize : results per step, where the options say it.
+    options : all options, with defaults filled in.
+    popsize : results per step, if the options determine it.
     """
 
     requested: str = ""
@@ -42,7 +42,7 @@ class BudgetStatus(Model):
     used, cost : evaluations and cost (in USD) so far.
     leased : evaluations under way.
     remaining : evaluations left.
-    steps_affordable : whole steps that these pay for.
+    steps_affordable : whole steps that the remaining evaluations suffice for.
     """
 
     evaluations: int | None = None
@@ -74,7 +74,7 @@ class ParallelismTerms(Model):
 
 @dataclass(frozen=True, slots=True)
 class HostedAs(Model):
-    """Of which federated study a hosted participant is, its name there, and its share in means."""
+    """The federated study of a hosted participant, its name there, and its share in means."""
 
     study: str
     client: str = ""
@@ -83,7 +83,7 @@ class HostedAs(Model):
 
 @dataclass(frozen=True, slots=True)
 class TrialCounts(Model):
-    """Trials of a study: all there ever were, those that wait, those that are out."""
+    """Trials of a study: how many were ever made, are queued, are leased."""
 
     made: int = 0
     queued: int = 0
@@ -122,13 +122,13 @@ class Study(Tagged):
 
     Attributes
     ----------
-    reason : why it is in this state, where there is something to say.
+    reason : why it is in this state, if there is a reason.
     parent : the study it was forked from.
     hosted : set where it is a hosted participant of a federated study.
     step : how many steps of the algorithm have closed.
     epoch : how often its past was changed (by `invalidate`).
     seq : number of the last event.
-    warnings : what looks unwise about the spec.
+    warnings : about the spec, or about a change of release.
     """
 
     id: str
@@ -216,8 +216,8 @@ class BestItem(Model):
     value : as it was told, of one evaluation.
     estimate : where several points are compared by their mean values.
     step : in which its trial was asked; of a recommended point, the step that recommends it.
-    payload : what the algorithm says beside a recommended point.
-    trial : all about the trial, where there is a single best one.
+    payload : data of the algorithm beside a recommended point.
+    trial : the trial with all its fields, if there is a single best one.
     """
 
     id: str = ""

@@ -1,6 +1,6 @@
 """The protocol without input and output: what to send, how to read what comes, when to repeat.
 
-`routes` is the table of all routes, `calls` has a function per call, `exchange` says when a call is sent again,
+`routes` is the table of all routes, `calls` has a function per call, `retrying` says when a call is sent again,
 `encoding` writes JSON. Nothing here opens a socket, sleeps or reads a clock, so a client with threads, one with
 coroutines and one in a test share all of it.
 """
@@ -49,15 +49,15 @@ from blackbox_client.protocol.calls import (
     updates,
 )
 from blackbox_client.protocol.encoding import encode, plain
-from blackbox_client.protocol.exchange import (
+from blackbox_client.protocol.retrying import (
     Call,
-    Exchange,
     NoAnswer,
     Outcome,
     Raise,
     Reply,
     Retry,
     RetryPolicy,
+    RetryState,
     new_key,
 )
 from blackbox_client.protocol.routes import ROUTES, Route
@@ -66,7 +66,6 @@ __all__ = [
     "ROUTES",
     "Call",
     "Encoding",
-    "Exchange",
     "ExportFormat",
     "NoAnswer",
     "Outcome",
@@ -74,6 +73,7 @@ __all__ = [
     "Reply",
     "Retry",
     "RetryPolicy",
+    "RetryState",
     "Route",
     "TrialRef",
     "View",

@@ -43,7 +43,7 @@ from blackbox_client.models import (
 from blackbox_client.models import bodies as send
 from blackbox_client.protocol import routes
 from blackbox_client.protocol.encoding import encode
-from blackbox_client.protocol.exchange import Call, Reply, new_key
+from blackbox_client.protocol.retrying import Call, Reply, new_key
 from blackbox_client.protocol.routes import Route
 
 T = TypeVar("T")

@@ -39,7 +39,7 @@ from blackbox_client.models import (
 )
 from blackbox_client.models import bodies as send
 from blackbox_client.models.model import Model, Tagged
-from blackbox_client.protocol.exchange import Reply
+from blackbox_client.protocol.retrying import Reply
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Model)

@@ -1,6 +1,6 @@
-"""The worker: `evaluation` calls the objective, `leases` keeps what is held, `lanes` run side by side, `worker` loops.
+"""The worker: `evaluation` calls the objective, `leases` renews leases, `lanes` run in parallel, `worker` is the loop.
 
-`summary` counts what came of it all.
+`summary` counts the results.
 """
 
 from blackbox_client.worker.evaluation import Infeasible, evaluate

@@ -1,4 +1,4 @@
-"""One evaluation: what an objective returns or raises becomes a result."""
+"""One evaluation: turns what an objective returns or raises into a result."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _OF_A_MAPPING = ("value", "behaviour", "sums")  # members of a mapping that an o
 
 
 class Infeasible(Exception):
-    """Raise it in an objective: this point cannot be evaluated, and the algorithm shall learn from it."""
+    """Raise this in an objective if a point cannot be evaluated and the algorithm should learn that."""
 
 
 def evaluate(objective: Objective, arguments: Sequence[Any], non_finite: NonFinite = "failed") -> Result:
-    """Call an objective and say in a `Result` what came of it; never raises an `Exception`.
+    """Call an objective and describe the outcome in a `Result`; never raises an `Exception`.
 
     Parameters
     ----------
     objective : returns a number, a mapping with ``"value"`` and perhaps ``"behaviour"`` and ``"sums"`` (as in
         ``blackbox.minimize``), or a `Result`; may raise `Infeasible`.
-    arguments : what it is called with.
-    non_finite : what NaN and infinity mean.
+    arguments : of the objective.
+    non_finite : status of a result that is NaN or infinite.
 
     Returns
     -------
@@ -85,7 +85,7 @@ def _result_of(returned: Any, non_finite: NonFinite) -> Result:
 
 
 def unusable(message: str, kind: str = "UnusableResult") -> Result:
-    """The result of an objective whose answer cannot be told: a failure that is not tried again."""
+    """The result of an objective whose return value cannot be told: a failure that is not tried again."""
     log.warning("%s", message)
     return failure(kind, message, retryable=False)
 

@@ -1,4 +1,4 @@
-"""Lanes of evaluations beside the caller's thread: a thread each, with a process behind it where asked for."""
+"""Lanes of evaluations beside the caller's thread: one thread each, backed by a process if asked for."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ log = logging.getLogger("blackbox_client.worker")
 
 
 class Lane(threading.Thread):
-    """One evaluation at a time, of what is put into `jobs`.
+    """A thread that evaluates the trials in its queue `jobs`, one at a time.
 
     Parameters
     ----------
     number : of the lane, for people.
-    work : evaluates a trial; None where the evaluation was cut off.
-    done : called with what came of each, in this thread.
-    child : the process behind the lane, if there is one.
+    work : evaluates a trial; returns None if the evaluation was cut off.
+    done : called with the end of each evaluation, in this thread.
+    child : the process that evaluates, if there is one.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Lane(threading.Thread):
                 self._done(Done(held, result))
 
     def abandon(self) -> None:
-        """Stop the evaluation, where it runs in a process."""
+        """Stop the evaluation if it runs in a process."""
         if self._child is not None:
             self._child.kill()
 
@@ -75,7 +75,7 @@ class Done:
 
 
 class Child:
-    """A process that evaluates, started when first needed and again after it died.
+    """A process that evaluates, started when it is first needed, and again after it has died.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class Child:
         self._closed = False
 
     def evaluate(self, params: dict[str, Any]) -> Result | None:
-        """The result, or None if the process was killed on purpose."""
+        """Evaluate in the process; returns the result, or None if the process was killed on purpose."""
         with self._lock:
             if self._closed:
                 return None
@@ -141,7 +141,7 @@ class Child:
 
 
 def _serve(pipe: Connection[Any, Any], objective: Objective, non_finite: NonFinite) -> None:
-    """The main function of an evaluating process. Signals to the group are for the worker, which lets us finish."""
+    """The main function of an evaluating process. It ignores signals to its group: the worker lets it finish."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)  # not SIG_IGN: programs that the objective starts would inherit that
     while True:

@@ -16,12 +16,12 @@ from blackbox_client.models import AskAnswer, Trial, released
 
 log = logging.getLogger("blackbox_client.worker")
 
-_RENEWED_SECONDS = 60.0  # at least so often: the answer also says which trials nobody waits for any more
+_RENEWED_SECONDS = 60.0  # longest interval: the answer also says which trials nobody needs any more
 
 
 @dataclass(eq=False)
 class Held:
-    """A trial in our hands, from ask until its result is told."""
+    """A trial that the worker holds, from the ask until its result is told."""
 
     trial: Trial
     interval: float  # seconds between renewals
@@ -39,8 +39,8 @@ class Leases:
 
     Parameters
     ----------
-    study, worker : whose trials, and who holds them.
-    lease_seconds : how long a renewal is to last; ``"auto"`` or None: as the study has it.
+    study, worker : whose trials they are, and the name under which they are held.
+    lease_seconds : length of a renewal; ``"auto"`` or None: as the study says.
     on_change : called in the renewing thread after each renewal, because a trial may have been abandoned.
     """
 
@@ -61,7 +61,7 @@ class Leases:
         self._closed = False
 
     def start(self) -> None:
-        """Begin to renew."""
+        """Start renewing."""
         threading.Thread(target=self._renew, name="blackbox-leases", daemon=True).start()
 
     def take(self, answer: AskAnswer | None) -> list[Held]:
@@ -109,7 +109,7 @@ class Leases:
         return sum(outcome.outcome == "released" for outcome in answer.outcomes)
 
     def _renew(self) -> None:
-        """Renew what is held, each lease at a third of its length, all of them when the first is due."""
+        """Renew the leases after a third of their length, all of them once the first is due."""
         while not self._closed:
             with self._lock:
                 renewable = [held for held in self._held.values() if held.token and held.directive != "abandon"]
@@ -145,7 +145,7 @@ class Leases:
 
 
 class Evaluation:
-    """The trial under evaluation, for objectives that want more than its parameters (``with_trial=True``).
+    """The trial under evaluation, for objectives that need more than its parameters (``with_trial=True``).
 
     Attributes
     ----------

@@ -14,13 +14,13 @@ class Summary:
 
     Attributes
     ----------
-    evaluated : evaluations that came to an end, well or not.
-    applied, duplicates, late, requeued, rejected, released : what the server made of what was told.
-    failed, infeasible : evaluations that ended so.
-    abandoned : evaluations the server did not want any more and that were cut off.
+    evaluated : evaluations that ended, successfully or not.
+    applied, duplicates, late, requeued, rejected, released : outcomes of results, as the server answered them.
+    failed, infeasible : evaluations that ended with this status.
+    abandoned : evaluations that the server no longer needed and that were cut off.
     seconds : how long `Worker.run` took.
     ended : why it ended: ``"study"``, ``"stopped"`` or ``"max_trials"``.
-    study : what the server said about the study last.
+    study : the study as the server described it last.
     """
 
     evaluated: int = 0
@@ -39,31 +39,31 @@ class Summary:
 
 
 class Tally:
-    """Counts what a `Summary` says."""
+    """Counts for a `Summary`."""
 
     def __init__(self) -> None:
         self.n_failed_in_a_row = 0
         self._counts: Counter[str] = Counter()
 
     def evaluated(self, result: Result) -> None:
-        """An evaluation came to its end."""
+        """Count an evaluation that has ended."""
         self._counts["evaluated"] += 1
         if result.status in ("failed", "infeasible"):
             self._counts[result.status] += 1
         self.n_failed_in_a_row = self.n_failed_in_a_row + 1 if result.status == "failed" else 0
 
     def told(self, outcome: Outcome) -> None:
-        """The server said what it made of a result."""
+        """Count the outcome of a result."""
         name = _NAMES.get(outcome.outcome)
         if name is not None:
             self._counts[name] += 1
 
     def released(self, n: int) -> None:
-        """Trials were given back when the worker left."""
+        """Count trials that were released at the end."""
         self._counts["released"] += n
 
     def abandoned(self) -> None:
-        """An evaluation was cut off."""
+        """Count an evaluation that was cut off."""
         self._counts["abandoned"] += 1
 
     def summary(self, seconds: float, ended: str, study: Progress) -> Summary:

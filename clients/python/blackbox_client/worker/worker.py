@@ -1,11 +1,11 @@
 """The loop: lease, evaluate, tell, until the study ends.
 
 The caller's thread talks to the server; a daemon thread renews leases; evaluations run in the caller's thread
-(`executor=None` with one lane), in threads, or in processes of their own. What the threads say to each other goes
-through one inbox, so the book-keeping needs no locks but the one around the leases held.
+(`executor=None` with one lane), in threads, or in processes of their own. All messages between the threads go through
+one inbox, so the bookkeeping needs no locks except the one around the leases.
 
 A finished result is never dropped silently: it is told until the retry policy gives up, and then `run` raises
-`ResultsUndelivered` with the results in it. A trial that was leased and not evaluated is given back as ``released``.
+`ResultsUndelivered` with the results in it. A trial that was leased and not evaluated is told as ``released``.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class _Asked:
 
 
 class _Wake:
-    """Look around: something was set."""
+    """Wakes the loop, because a flag was set."""
 
 
 class _LeaveNow(BaseException):
-    """Thrown by the second signal out of an evaluation or an ask in the caller's thread."""
+    """Raised by the second signal inside an evaluation or an ask in the caller's thread."""
 
 
 _Message: TypeAlias = "Done | _Asked | _Wake"
@@ -81,8 +81,8 @@ class Worker:
         abandons is killed; objective, parameters and result must be picklable, and a script needs
         ``if __name__ == "__main__":``), or None: the caller's thread for one lane, threads for several.
     wait_seconds : how long the server may hold back an ask, at most 30.
-    non_finite : what a NaN or infinity of the objective is told as.
-    resume : begin with what a worker of this name still holds. Only for names that are never used twice at a time.
+    non_finite : status with which a NaN or infinity of the objective is told.
+    resume : begin with the trials that a worker of this name still holds. Only one worker at a time may use the name.
     with_trial : call ``objective(params, evaluation)``; see `Evaluation`. Not for processes.
     max_trials : leave after so many evaluations.
     handle_signals : drain at the first SIGTERM or SIGINT, release everything and leave at the second. Needs the main
@@ -91,8 +91,8 @@ class Worker:
     Notes
     -----
     Several evaluations on one machine: have numerical libraries use one thread each (``OMP_NUM_THREADS=1``,
-    ``OPENBLAS_NUM_THREADS=1``, ``MKL_NUM_THREADS=1``, set before the first import of NumPy), or they fight for the
-    cores.
+    ``OPENBLAS_NUM_THREADS=1``, ``MKL_NUM_THREADS=1``, set before the first import of NumPy), or they compete
+    for the cores.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Worker:
     # ---- from outside
 
     def stop(self, *, now: bool = False) -> None:
-        """Ask the worker to leave, from any thread: finish and tell what it has; with `now` release it instead."""
+        """Stop the worker once its current trials are told, or, with `now`, released. Any thread may call this."""
         self._end("stopped")
         if now:
             self._leaving.set()
@@ -270,7 +270,7 @@ class Worker:
         threading.Thread(target=self._asker, args=(asks,), name="blackbox-ask", daemon=True).start()
 
         def room() -> int:
-            """Evaluations that may begin now; there are as many lanes as were ever wanted."""
+            """The number of evaluations that may begin now; lanes are only added, never removed."""
             n = self.concurrency() if callable(self.concurrency) else self.concurrency
             while len(lanes) < n:
                 lanes.append(self._lane(len(lanes)))
@@ -409,7 +409,7 @@ class Worker:
         return answer
 
     def _hold(self, answer: AskAnswer | None) -> list[Held]:
-        """Take note of leased trials, so that they are renewed, and released if they are not evaluated."""
+        """Record leased trials, so that they are renewed, and released if they are not evaluated."""
         taken = self._leases.take(answer)
         self._n_started += len(taken)
         return taken
@@ -418,7 +418,7 @@ class Worker:
         return replace(result, trial=held.trial.id, lease=held.token)
 
     def _tell(self, results: list[Result], n_wanted: int) -> TellAnswer:
-        """Tell until it is told; a batch that the server refuses is told one by one."""
+        """Tell results until they are accepted; a batch that the server refuses is told one by one."""
         body = None
         if n_wanted:
             body = protocol.ask_body(n_wanted, lease_seconds=self.lease_seconds, encoding=self.encoding)

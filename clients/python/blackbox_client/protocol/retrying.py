@@ -1,6 +1,6 @@
 """One call and its attempts: what is sent, what comes back, when it is sent again.
 
-A `Call` is the same at every attempt; an `Exchange` is fed with what came of each and says what to do next;
+A `Call` is the same at every attempt; a `RetryState` gets the outcome of each and decides what to do next;
 `RetryPolicy` is the table of the contract. Nothing here opens a socket, sleeps or reads a clock.
 """
 
@@ -96,7 +96,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
-    """An attempt that ended without an answer. Not `repeatable`: a bad address, an untrusted certificate."""
+    """An attempt that ended without an answer. One with a bad address or certificate is not `repeatable`."""
 
     reason: str
     repeatable: bool = True
@@ -131,7 +131,7 @@ def new_key() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Wait so many seconds, then send the same call again."""
+    """Wait `delay` seconds, then send the same call again."""
 
     delay: float
 
@@ -151,7 +151,7 @@ class RetryPolicy:
     ----------
     base_seconds, max_seconds : attempt n waits a random part of ``base_seconds * 2**n``, at most `max_seconds`.
     give_up_seconds : no repetition is started later than this after the first attempt; 0 never repeats.
-    n_server_errors : so many answers 500 are repeated.
+    n_server_errors : most answers 500 after which the call is repeated.
     """
 
     base_seconds: float = 0.25
@@ -197,13 +197,13 @@ class RetryPolicy:
         return Retry(delay) if elapsed + delay <= self.give_up_seconds else Raise(error)
 
 
-class Exchange(Generic[T]):
-    """One call under way. Feed it what came of each attempt; it says what to do next.
+class RetryState(Generic[T]):
+    """The attempts of one call so far. It takes the outcome of each attempt and decides what to do next.
 
     Parameters
     ----------
-    call : what is being sent.
-    policy : when to repeat.
+    call : the call that is being sent.
+    policy : when to repeat it.
     """
 
     def __init__(self, call: Call[T], policy: RetryPolicy) -> None:
