@@ -425,7 +425,7 @@ N_ASKS = 1000
 
 
 class AlgorithmContract:
-    """What every method keeps.
+    """The promises of every algorithm.
 
     Subclasses give the fixtures `case` (each problem), `bare` (each of `DOMAINS`) and `home` (one per method).
     """
@@ -707,7 +707,7 @@ class AlgorithmContract:
 
 
 def recommends(case: Case, goal: float, seed: int, asks: int = N_ASKS) -> bool:
-    """Whether the recommended point has the value of the goal within so many asks; looks after every hundred."""
+    """Whether the recommended point reaches the goal within so many asks; checked after every hundred."""
     loop = case.loop(seed)
     for so_far in range(100, asks + 1, 100):
         loop.run(so_far, seed=seed)

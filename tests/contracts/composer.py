@@ -27,7 +27,7 @@ STRIDE = 1 << 20  # arm lanes that one step of the composer may use
 
 
 class TwoArmsOptions(Options):
-    """What a user may tune."""
+    """Options of the composer."""
 
     arms: tuple[str, str] = ("cma_es", "random_search")
     """Names of two registered dense methods that work in steps."""
@@ -58,7 +58,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class TwoArmsState:
-    """What changes.
+    """State of the composer.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What every federated method promises, whatever its phases and payloads are. Runs over the registry."""
+"""The promises of every federated method, whatever its phases and payloads are. Runs over the registry."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def participant(coordinator: Federation[Any], client: str, weight: float = 1.0) 
 
 @cache
 def centre(client: str) -> Vector:
-    """Where the client's bowl has its minimum, inside [0.2, 0.8]."""
+    """The minimum of the client's bowl, inside [0.2, 0.8]."""
     return np.random.default_rng(sum(client.encode())).uniform(0.2, 0.8, DIM)
 
 

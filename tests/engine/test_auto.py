@@ -1,4 +1,4 @@
-"""What `auto` chooses, and that it says why."""
+"""The choices of `auto`, and its reasons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a study learns of its evaluators."""
+"""Lease durations and backoff, learned from evaluators."""
 
 import numpy as np
 import pytest

@@ -16,7 +16,7 @@ from blackbox.toolbox.observations import FLOOR, Moments, lack
 
 
 def told(rows: Any) -> dict[str, Any]:
-    """What the evaluator of one result tells of the observations it saw."""
+    """The told fields of an evaluator that saw these observations."""
     seen = np.array(rows, dtype=np.float64)
     return {"sums": {"count": len(seen), "total": seen.sum(axis=0).tolist(), "squares": (seen**2).sum(axis=0).tolist()}}
 

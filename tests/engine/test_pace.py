@@ -1,4 +1,4 @@
-"""How fast a study's method is, and what follows from it. Seconds are told, never measured."""
+"""The speed of a study's algorithm and the decisions based on it. Seconds are reported, never measured."""
 
 from blackbox.study.pace import (
     AT_ONCE_SECONDS,

@@ -401,7 +401,7 @@ def test_a_run_certifies_its_gap_and_stops_on_it() -> None:
 
 
 def test_the_running_gap_is_far_too_small() -> None:
-    """Why it is no bound: the iterates were made to make it small."""
+    """It is no bound, because the iterates were chosen to make it small."""
     f = LeastSquares(50, 0)
     method = make(50, scheme="rdsa")
     state = method.init()
