@@ -24,7 +24,7 @@ class Driver:
     """A study, its store and a clock."""
 
     measures = False
-    """Whether the driver reports, as a service with a clock would, that every computation is fast: then steps are closed
+    """Whether the driver reports, as a service with a clock would, that every computation is fast: then steps close
     in the transaction of the tell."""
 
     def __init__(self, store: Store, study: Study, now: float = 1000.0) -> None:
