@@ -33,7 +33,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -173,12 +173,20 @@ class StoreUnavailable(BlackboxError):
     """The store cannot take writes now. Retrying is safe."""
 
 
+RENAMED: Mapping[str, str] = {"generation": "step", "generation.closed": "step.closed", "method": "algorithm"}
+"""Words of earlier releases, and what they are called now."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint with the nearest known word, or with all of them if none is near.
+    """A hint naming the nearest known word, or all of them when none is near. A word that was renamed is the nearest.
 
     >>> nearest("cma", ["cma_es", "cbo"])
     'did you mean "cma_es"?'
+    >>> nearest("generation", ["name", "step"])
+    'did you mean "step"?'
     """
     names = sorted(known)
+    if RENAMED.get(name) in names:
+        return f'did you mean "{RENAMED[name]}"?'
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f'did you mean "{near[0]}"?' if near else f"known: {', '.join(names)}"

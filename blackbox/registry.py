@@ -1,7 +1,7 @@
-"""Methods by name: what a class needs to be one, and where its kind is found.
+"""Methods by name: the interface of their classes, and the registries that find them.
 
 There are two registries, of algorithms (`blackbox.algorithm`) and of methods that work in rounds of participants
-(`blackbox.federation`). A study, the limits of a service and the documentation ask both the same few things: `Method`.
+(`blackbox.federation`). `Method` is what a study, the limits of a service and the documentation ask of either.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from blackbox.space import Space
 
 O = TypeVar("O", bound=Options)  # noqa: E741 -- O is the letter of the design
 Kind = Literal["group", "members", "sequential", "rounds"]
-"""How steps close and who gets what."""
+"""How steps close and what a worker is given."""
 
 
 class Method(Generic[O]):
-    """The class of a method, as far as it is asked before anything is computed."""
+    """The class of a method: everything that is known of it before anything is computed."""
 
     name: ClassVar[str]
     """Its name in the registry."""
@@ -32,12 +32,12 @@ class Method(Generic[O]):
     revision: ClassVar[int] = 1
     """Raised in the commit that changes what the method computes: see "Adding a method" in the README."""
     Options: ClassVar[type[Options]]
-    """What people write."""
+    """The options as people write them."""
     Resolved: ClassVar[type[Any]]
-    """What `resolve` makes of it and a study stores: O. A subclass of `Options` in which nothing that was filled in is
-    optional; a method that fills in nothing leaves it out, and then it is `Options`."""
+    """The options as `resolve` returns and a study stores them: O. A subclass of `Options` in which the fields that are
+    filled in are not optional. A method that fills in nothing leaves it out; it is then `Options` itself."""
     slicer: Slicer = WHOLE
-    """Who computes the parts of large sums (`recipes.weighted_noise_sum`); whoever builds a method may set another."""
+    """Computes the parts of large sums (`recipes.weighted_noise_sum`); set by whoever builds an instance."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -46,12 +46,12 @@ class Method(Generic[O]):
 
     @classmethod
     def why_not(cls, space: Space, *, maximize: bool = False) -> str | None:
-        """What keeps the method from treating this problem, or None."""
+        """Return why the method cannot treat this problem, or None if it can."""
         return None
 
     @classmethod
     def resolve(cls, options: Any, space: Space) -> O:
-        """What people wrote (`Options`) with every default that depends on the problem filled in (`Resolved`).
+        """Fill in every default that depends on the problem: `Options`, as people wrote them, become `Resolved`.
 
         The result is stored with the study. Resolved options resolve to themselves.
         """
@@ -60,21 +60,26 @@ class Method(Generic[O]):
 
     @classmethod
     def check_options(cls, options: O, space: Space) -> None:
-        """Refuse resolved options that are each fine alone.
+        """Check resolved options against each other and the space; each is valid by itself.
 
         Raises
         ------
         InvalidOptions
+            If they do not fit together.
         """
 
     @classmethod
     def memory(cls, options: O, space: Space) -> int:
-        """Estimate of the bytes that state and one step need; the service refuses what does not fit."""
+        """Estimate the bytes that the state and one step need; the service refuses a study that does not fit."""
         return 64 * space.dim
 
     @classmethod
     def results_per_step(cls, options: O) -> int | None:
-        """How many results a step takes, where the resolved options say it."""
+        """Return the results that a step takes: the option `popsize`; None for a method without it.
+
+        A method whose steps close at every result has one `popsize` too: the number of its members, whose results make
+        one sweep.
+        """
         found = getattr(options, "popsize", None)
         return found if isinstance(found, int) else None
 
@@ -87,8 +92,8 @@ class Registry(Generic[M]):
 
     Parameters
     ----------
-    noun : what they are called in messages.
-    package : its modules are imported when somebody looks a method up; also the group of the entry points.
+    noun : what a method of this kind is called in messages.
+    package : the package whose modules are imported at the first lookup; also the group of the entry points.
     """
 
     def __init__(self, noun: str, package: str) -> None:
@@ -98,7 +103,11 @@ class Registry(Generic[M]):
         self._loading = threading.RLock()
 
     def register(self, name: str, cls: type[M], needs: Sequence[str]) -> None:
-        """Take a class under a name.
+        """Register a class under a name.
+
+        Parameters
+        ----------
+        needs : attributes that the class itself must define.
 
         Raises
         ------
@@ -117,8 +126,8 @@ class Registry(Generic[M]):
         self.classes[name] = cls
 
     def all(self) -> Mapping[str, type[M]]:
-        """Every registered method by name, in alphabetical order."""
-        with self._loading:  # another thread waits until all are there
+        """Return every registered method by name, in alphabetical order."""
+        with self._loading:  # other threads wait until all are imported
             if not self._loaded:
                 self._loaded = True
                 package = importlib.import_module(self.package)
@@ -129,12 +138,12 @@ class Registry(Generic[M]):
         return dict(sorted(self.classes.items()))
 
     def lookup(self, name: str) -> type[M]:
-        """The class of that name.
+        """Return the class registered under a name.
 
         Raises
         ------
         UnknownAlgorithm
-            Naming the nearest known one.
+            With the nearest known name as the hint.
         """
         known = self.all()
         if name not in known:

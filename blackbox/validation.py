@@ -176,7 +176,7 @@ def field_errors(error: pydantic.ValidationError, model: type[pydantic.BaseModel
                 message = f"{message.removeprefix('must be ')} or {found[where].message.removeprefix('must be ')}"
                 found[where] = FieldError(where, found[where].code, f"must be {message}")
             continue
-        else:
+        elif ", got " not in message:
             message = f"{message}, got {reprlib.repr(item['input'])}"
         found[where] = FieldError(where, code, message)
     # If one member of a union fits except for something inside, the errors of the other members are dropped.

@@ -4,7 +4,7 @@ Mania, Guy, Recht (2018), Simple random search provides a competitive approach t
 arXiv:1803.07055, algorithm 2, and the authors' code (modestyachts/ARS). Lanes 2i and 2i + 1 share noise delta_i::
 
     x_l = theta + s_l nu delta_i,   i = floor(l / 2),   s_l = +1 for even l, -1 for odd l             ask
-    keep the b directions with the lowest min(f_i+, f_i-), that is min of what was told; k lanes in all
+    keep the b directions with the lowest min(f_i+, f_i-) of the told values; k lanes in all
     sigma_R = population standard deviation of the k kept values, f_R their mean
     theta <- theta - alpha / ((k / 2) sigma_R) sum_l (f_l - f_R) s_l delta_i                           tell
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pydantic
@@ -25,23 +25,24 @@ from numpy.typing import NDArray
 
 from blackbox.algorithm import Algorithm, Traits, algorithm
 from blackbox.errors import FieldError
-from blackbox.options import Field, Options
+from blackbox.options import Field, Options, Renamed
 from blackbox.recipes import digest, weighted_noise_sum
 from blackbox.records import JSON, Ints, Pending, Points, Results, Term, Vector
 from blackbox.space import Space
 from blackbox.toolbox import observations, perturbations, steppers
 from blackbox.toolbox.observations import Moments
+from blackbox.toolbox.perturbations import paired, twice
 from blackbox.toolbox.schedules import Constant, PositiveSchedule
 from blackbox.toolbox.values import lower
 
 
 class ArsOptions(Options):
-    """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
+    """Options of `ars`. Lengths are in internal units: bounded parameters are the unit interval."""
 
-    directions: int = Field(8, ge=1)
-    """Directions per step (N); a step closes with twice as many results. With W workers choose at least W / 2."""
+    popsize: int = Field(16, ge=2, json_schema_extra={"multipleOf": 2})
+    """Results per step, even: two for each of N = popsize / 2 directions. With W workers choose at least W."""
     top: int | None = Field(None, ge=1)
-    """Directions that count (b), those with the best value; ties at the edge count too. None: all."""
+    """Directions that count (b), those with the best value; ties at the edge count too. None: all N."""
     sigma: PositiveSchedule = Constant(value=0.03)
     """Length of a perturbation per coordinate, by step (the paper's nu). Kept above 1e-8."""
     learning_rate: PositiveSchedule = Constant(value=0.02)
@@ -50,10 +51,15 @@ class ArsOptions(Options):
     """Length of an observation. Evaluators then tell {"value", "sums": {"count", "total", "squares"}} and normalise by
     the mean and standard deviation in their payload (V2). None: no statistics (V1)."""
 
+    renamed: ClassVar[Mapping[str, Renamed]] = {
+        "directions": Renamed("popsize", since="0.2", convert=twice, unit="results, two for each direction")
+    }
+    _paired = pydantic.field_validator("popsize")(paired)
+
     @pydantic.model_validator(mode="after")
     def _top_of_them(self) -> ArsOptions:
-        if self.top is not None and self.top > self.directions:
-            raise ValueError(f"top must be at most directions = {self.directions}, got {self.top}")
+        if self.top is not None and self.top > self.popsize // 2:
+            raise ValueError(f"top must be at most popsize / 2 = {self.popsize // 2}, got {self.top}")
         return self
 
 
@@ -65,7 +71,7 @@ class ArsResolved(ArsOptions):
 
 @dataclass(frozen=True, slots=True)
 class ArsState:
-    """What changes. d is the dimension.
+    """State of `ars` between two steps; d is the dimension.
 
     Attributes
     ----------
@@ -103,11 +109,11 @@ class Ars(Algorithm[ArsResolved, ArsState]):
 
     @classmethod
     def resolve(cls, options: ArsOptions, space: Space) -> ArsResolved:
-        return options.with_defaults(ArsResolved, top=options.directions)
+        return options.with_defaults(ArsResolved, top=options.popsize // 2)
 
     @classmethod
     def memory(cls, options: ArsResolved, space: Space) -> int:
-        return 40 * space.dim + 2048 * options.directions  # theta twice, the sum, the move, and recipes
+        return 40 * space.dim + 1024 * options.popsize  # theta twice, the sum, the move, and recipes
 
     def init(self) -> ArsState:
         theta = perturbations.centre(self.space)
@@ -115,7 +121,7 @@ class Ars(Algorithm[ArsResolved, ArsState]):
         return ArsState(0, theta, digest(theta), None, None, None, 0.0, seen)
 
     def need(self, state: ArsState) -> int:
-        return 2 * self.options.directions
+        return self.options.popsize
 
     def base(self, state: ArsState) -> NDArray[np.float32]:
         return state.theta
@@ -171,12 +177,17 @@ class Ars(Algorithm[ArsResolved, ArsState]):
 
 
 def among_the_best(values: Vector, pair: Ints, top: int) -> NDArray[np.bool_]:
-    """Which rows belong to the `top` directions with the lowest value on either side; ties at the edge all belong.
+    """Select the rows of the `top` directions with the lowest value on either side; ties at the edge are all selected.
 
     Parameters
     ----------
     values : (k,) finite.
     pair : (k,) number of each row's direction.
+    top : directions to select.
+
+    Returns
+    -------
+    (k,) bool.
 
     Notes
     -----
@@ -191,9 +202,17 @@ def among_the_best(values: Vector, pair: Ints, top: int) -> NDArray[np.bool_]:
 
 
 def standardised(values: Vector) -> tuple[Vector, float, float]:
-    """Values less their mean over their population standard deviation (zeros if that is 0), the mean, the deviation.
+    """Subtract the mean of values and divide by their population standard deviation.
 
-    Worked out at the scale of the largest, so that no square overflows or vanishes.
+    Computed at the scale of the largest value, so that no square overflows or vanishes.
+
+    Parameters
+    ----------
+    values : (k,) finite, k >= 1.
+
+    Returns
+    -------
+    The (k,) standardised values (zeros if the deviation is 0), the mean, and the deviation.
     """
     scale = float(np.abs(values).max()) or 1.0
     mean = float((values / scale).mean())

@@ -1,6 +1,6 @@
-"""`auto`: which method for which problem, and why.
+"""`auto`: the choice of an algorithm for a problem, with its reason.
 
-Today it only resolves, when a study is created, to one registered method. It is not a method itself.
+Today `auto` is resolved to one registered algorithm when a study is created. It is no algorithm itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ needs 150 to 1200 to 1e-8 (tests/benchmarks/ACCEPTANCE.md)."""
 
 
 def choose(space: Space, evaluations: int | None) -> tuple[str, str]:
-    """Name of the method for a space and a budget, and the reason in words.
+    """Choose the algorithm for a space and a budget; return its name and the reason in words.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def choose(space: Space, evaluations: int | None) -> tuple[str, str]:
     -----
     A convex region goes to the best method that treats it: Frank-Wolfe, which needs nothing but its linear oracle.
 
-    CMA-ES is the strongest all-round method here. Within its first two generations it has adapted nothing, and uniform
+    CMA-ES is the strongest all-round method here. Within its first two steps it has adapted nothing, and uniform
     sampling is the honest choice. Above a few thousand dimensions the covariance no longer fits, and an evolution
     strategy on noise addresses takes over: on a sphere in 3000 bounded dimensions it reaches a quarter of the start
     value in 5 evaluations per dimension, where sep_cma_es is above the start after 30, because its first step size
@@ -57,19 +57,20 @@ def choose(space: Space, evaluations: int | None) -> tuple[str, str]:
             return "sep_cma_es", f"{words}, not all of them real: a full covariance would not fit, a diagonal one does"
         return "random_search", f"{words}, not all of them real: no method here adapts that many"
     if evaluations is not None and evaluations < 12:
-        return "random_search", f"{words}: fewer than two generations of any adaptive method"
+        return "random_search", f"{words}: fewer than two steps of any adaptive method"
     if options("cma_es", space, evaluations):
         words += ", more than one run uses: restarts spend the rest"
     return "cma_es", words
 
 
 def options(name: str, space: Space, evaluations: int | None) -> dict[str, Any]:
-    """What `auto` sets besides the defaults of the method that it chose.
+    """Return the options that `auto` sets besides the defaults of the algorithm that it chose.
 
     Notes
     -----
-    CMA-ES restarts (BIPOP) where the budget is known and larger than what one run uses: what is left then looks for a
-    better minimum elsewhere. Without a budget a run that converged ends the study, which is what nobody has to pay for.
+    CMA-ES restarts (BIPOP) where the budget is known and larger than what one run uses: the rest is then spent
+    on the search for a better minimum elsewhere. Without a budget a run that has converged ends the study: nobody said
+    that more evaluations may be paid for.
     """
     if name == "cma_es" and evaluations is not None and evaluations >= ONE_RUN * space.dim:
         return {"restarts": "bipop"}
@@ -83,5 +84,5 @@ def _on_region(space: Space) -> str:
             return name
     raise IncompatibleProblem(
         "no registered method treats this convex region together with the other parameters of the space",
-        hint="GET /v1/algorithms says of each method which regions and parameters it takes",
+        hint="the traits of each algorithm in `blackbox.algorithm.registry()` name the regions and parameters it takes",
     )

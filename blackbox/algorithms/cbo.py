@@ -24,13 +24,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from scipy.optimize import brentq
 
 from blackbox.algorithm import Algorithm, Traits, algorithm, idle_members
-from blackbox.options import Field, Options
+from blackbox.options import Field, Options, Renamed
 from blackbox.records import Ints, Matrix, Pending, Points, Results, Stop, Vector, dense
 from blackbox.rng import Key, normal, normals, uniform
 from blackbox.space import Space
@@ -40,10 +40,11 @@ HUGE = float(np.finfo(np.float64).max)
 
 
 class CboOptions(Options):
-    """What a user may tune. Lengths are in internal units: the unit cube for bounded parameters."""
+    """Options of `cbo`. Lengths are in internal units: the unit cube for bounded parameters."""
 
-    members: int | None = Field(None, ge=2)
-    """Members N, and so the largest number of evaluations in flight. None: 20 + d, at most 100."""
+    popsize: int | None = Field(None, ge=2)
+    """Members N, and so the largest number of evaluations in flight. A step closes at every result, so N results are
+    one sweep of all members. None: 20 + d, at most 100."""
     diffusion: Literal["anisotropic", "isotropic"] = "anisotropic"
     """anisotropic: each coordinate diffuses with its own distance from the consensus; for any dimension, but made for
     separable functions. isotropic: all with the norm of the distance; invariant to rotation, for few dimensions."""
@@ -73,17 +74,19 @@ class CboOptions(Options):
     recommends: Literal["best", "consensus"] = "best"
     """best: the best point told. consensus: the weighted mean of the members, which averages out noisy values."""
 
+    renamed: ClassVar[Mapping[str, Renamed]] = {"members": Renamed("popsize", since="0.2")}
+
 
 class CboResolved(CboOptions):
     """The options with every default filled in."""
 
-    members: int
+    popsize: int
     noise: float
 
 
 @dataclass(frozen=True, slots=True)
 class CboState:
-    """What changes. N members, d dimensions.
+    """State of `cbo` between two steps: N members in d dimensions.
 
     Attributes
     ----------
@@ -114,7 +117,7 @@ class CboState:
 
 
 def weights(values: Vector, alpha: float) -> Vector:
-    """Softmin weights exp(-alpha (E_i - min E)), normalised.
+    """Return the softmin weights exp(-alpha (E_i - min E)), normalised.
 
     Parameters
     ----------
@@ -136,12 +139,12 @@ def weights(values: Vector, alpha: float) -> Vector:
 
 
 def effective_size(w: Vector) -> float:
-    """Kish's effective sample size (sum w)^2 / sum w^2, between 1 and n."""
+    """Return Kish's effective sample size (sum w)^2 / sum w^2 of (n,) weights, between 1 and n."""
     return float(w.sum() ** 2 / np.square(w).sum())
 
 
 def alpha_of_size(values: Vector, size: float) -> float:
-    """The alpha whose weights have the given effective sample size.
+    """Find the alpha whose weights have the given effective sample size.
 
     Parameters
     ----------
@@ -195,7 +198,7 @@ def _gaps(values: Vector) -> Vector:
 
 @algorithm("cbo", Traits(members=True, parameters=frozenset({"float", "int", "categorical"})))
 class Cbo(Algorithm[CboResolved, CboState]):
-    """Global search by members that nobody waits for: each moves when its value is in, towards the newest consensus.
+    """Global search by members that wait for none: each moves as soon as its value is in, towards the newest consensus.
 
     Pinnau et al. (2017), arXiv:1604.05648, with anisotropic (arXiv:1909.09249) and truncated noise (arXiv:2310.16610).
     Lanes are members. A batch of all N results is one synchronous sweep of the papers; smaller ones are the
@@ -210,7 +213,7 @@ class Cbo(Algorithm[CboResolved, CboState]):
 
     def __init__(self, space: Space, options: CboResolved, key: Key, stream: int = 0) -> None:
         super().__init__(space, options, key, stream)
-        self.n_members = options.members
+        self.n_members = options.popsize
         self.s = options.noise
         self.starts = self.noise.child("start")  # apart from the moves, so that no draw serves twice
         self.has_bounds, self.has_free = bool(space.bounded.any()), not space.bounded.all()
@@ -218,11 +221,11 @@ class Cbo(Algorithm[CboResolved, CboState]):
     @classmethod
     def resolve(cls, options: CboOptions, space: Space) -> CboResolved:
         d = space.dim
-        return options.with_defaults(CboResolved, members=default_members(d), noise=default_noise(options, d))
+        return options.with_defaults(CboResolved, popsize=default_popsize(d), noise=default_noise(options, d))
 
     @classmethod
     def memory(cls, options: CboResolved, space: Space) -> int:
-        return 8 * options.members * (8 * space.dim + 16)
+        return 8 * options.popsize * (8 * space.dim + 16)
 
     def init(self) -> CboState:
         d, n = self.space.dim, self.n_members
@@ -344,7 +347,7 @@ class Cbo(Algorithm[CboResolved, CboState]):
         return float(away.max(initial=0.0))
 
     def _start(self, member: int, step: int) -> Vector:
-        """(d,) where a member without a value starts: uniform within bounds, else normal around the initial point."""
+        """Draw the (d,) start of a member: uniform within bounds, else normal around the initial point."""
         space, d = self.space, self.space.dim
         in_box = uniform(self.starts, step, member, d) if self.has_bounds else np.zeros(d)
         if not self.has_free:
@@ -360,11 +363,11 @@ class Cbo(Algorithm[CboResolved, CboState]):
         return self.space.fold(x) if self.has_bounds else x
 
 
-def default_members(d: int) -> int:
-    """20 + d, at most 100: fewer collapse too early, more get too few moves each out of some thousand evaluations."""
+def default_popsize(d: int) -> int:
+    """Return 20 + d, at most 100: fewer collapse too early, more get too few moves each from some thousand results."""
     return min(20 + d, 100)
 
 
 def default_noise(options: CboOptions, d: int) -> float:
-    """What did best on sphere, Ackley, Rastrigin and Rosenbrock with d = 2 to 20: most noise that still contracts."""
+    """Return the best noise on sphere, Ackley, Rastrigin and Rosenbrock, d = 2 to 20: the most that still contracts."""
     return 0.85 if options.diffusion == "anisotropic" else 0.8 * math.sqrt(2 * options.drift / d)

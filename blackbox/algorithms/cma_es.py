@@ -30,7 +30,7 @@ SCALE_RANGE = (1e-20, 1e20)  # of the largest eigenvalue; outside, the scale mov
 
 @dataclass(frozen=True, slots=True)
 class CmaEsState:
-    """What changes; d is the dimension.
+    """State of `cma_es` between two steps; d is the dimension.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class CmaEsState:
     axes, D : (d, d) rows are the eigenvectors of C (B^T in the tutorial), and (d,) roots of its eigenvalues, ascending.
     decomposed : the step at which they were computed.
     ps, pc : (d,) evolution paths of step size and covariance.
-    values : what the values of this run were.
+    values : summary of this run's values.
     run : which run this is.
     """
 
@@ -58,7 +58,7 @@ class CmaEsState:
 
 
 def learning(d: int, k: int, mueff: float) -> tuple[float, float, float]:
-    """c1, cmu and cc of a full covariance."""
+    """Return c1, cmu and cc of a full covariance."""
     c1 = min(1.0, k / 6) * 2 / ((d + 1.3) ** 2 + mueff)  # eq. 57, k / 6 as in pycma
     cmu = min(1 - c1, 2 * (1 / 4 + mueff - 2 + 1 / mueff) / ((d + 2) ** 2 + mueff))  # eq. 58, 1 / 4 as in pycma
     return c1, cmu, (4 + mueff / d) / (d + 4 + 2 * mueff / d)  # eq. 56
@@ -158,7 +158,7 @@ class CmaEs(Restarting[CmaEsState]):
 
 
 def tiled(lanes: Sequence[int]) -> tuple[Sequence[int], slice | list[int]]:
-    """The lanes of all tiles that hold the given ones, and where among them these are."""
+    """Return the lanes of all tiles that hold the given ones, and the positions of the given ones among them."""
     if isinstance(lanes, range) and lanes.step == 1 and len(lanes):  # as a study asks
         first = lanes.start // TILE * TILE
         return range(first, -(-lanes.stop // TILE) * TILE), slice(lanes.start - first, lanes.stop - first)
@@ -168,7 +168,7 @@ def tiled(lanes: Sequence[int]) -> tuple[Sequence[int], slice | list[int]]:
 
 
 def decompose(C: Matrix) -> tuple[Matrix, Matrix, Vector, float]:
-    """C = B diag(D^2) B^T, with its condition number and scale kept in range.
+    """Decompose C = B diag(D^2) B^T, keeping its condition number and scale in range.
 
     Returns
     -------

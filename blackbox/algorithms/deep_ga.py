@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pydantic
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from blackbox.algorithm import Algorithm, Traits, algorithm
 from blackbox.errors import FieldError
-from blackbox.options import Field, Options
+from blackbox.options import Field, Options, Renamed
 from blackbox.recipes import digest, materialise
 from blackbox.records import Matrix, Pending, Points, Recipe, Recipes, Results, Term, Vector
 from blackbox.rng import Key, uniform
@@ -43,12 +43,12 @@ from blackbox.toolbox.values import centred_ranks, lower, lowest_and_median, ord
 
 
 class DeepGaOptions(Options):
-    """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
+    """Options of `deep_ga`. Lengths are in internal units: bounded parameters are the unit interval."""
 
-    population: int = Field(50, ge=2)
+    popsize: int = Field(50, ge=2)
     """Children per generation. With W workers choose at least W; the paper has 1000."""
     parents: int | None = Field(None, ge=1)
-    """Genomes that have children. None: a fifth of the population, at most 20 (the paper's number)."""
+    """Genomes that have children. None: a fifth of popsize, at most 20 (the paper's number)."""
     sigma: PositiveSchedule | None = None
     """Mutation power by generation: standard deviation of what a child adds. None: 0.05, above 6400 dimensions
     4 / sqrt(d), which is the paper's 0.002 for its networks of four million weights. Kept above 1e-8."""
@@ -75,10 +75,12 @@ class DeepGaOptions(Options):
     max_terms: int = Field(128, ge=2, le=10_000)
     """Most terms of a recipe. It costs 34 bytes per term; a worker that keeps its parents pays one term a child."""
 
+    renamed: ClassVar[Mapping[str, Renamed]] = {"population": Renamed("popsize", since="0.2")}
+
     @pydantic.model_validator(mode="after")
     def _fits(self) -> DeepGaOptions:
-        if self.parents is not None and self.parents > self.population:
-            raise ValueError(f"parents must be at most population = {self.population}, got {self.parents}")
+        if self.parents is not None and self.parents > self.popsize:
+            raise ValueError(f"parents must be at most popsize = {self.popsize}, got {self.parents}")
         if self.rebase_terms >= self.max_terms:
             raise ValueError(f"rebase_terms must be less than max_terms = {self.max_terms}, got {self.rebase_terms}")
         return self
@@ -93,7 +95,7 @@ class DeepGaResolved(DeepGaOptions):
 
 @dataclass(frozen=True, slots=True)
 class DeepGaState:
-    """What changes. d is the dimension, m the length of a behaviour.
+    """State of `deep_ga` between two steps; d is the dimension, m the length of a behaviour.
 
     Attributes
     ----------
@@ -143,7 +145,7 @@ class DeepGaState:
 class DeepGa(Algorithm[DeepGaResolved, DeepGaState]):
     """Genetic algorithm on noise addresses, and novelty search: no gradient, no distribution, only selection.
 
-    Such et al. (2017), arXiv:1712.06567. A generation closes on the first `population` results, whoever brought them;
+    Such et al. (2017), arXiv:1712.06567. A generation closes on the first `popsize` results, from any worker;
     without validation, results of the step before count too (a child is a child, whenever it is told). Points without a
     value have no children.
     """
@@ -159,13 +161,13 @@ class DeepGa(Algorithm[DeepGaResolved, DeepGaState]):
 
     @classmethod
     def resolve(cls, options: DeepGaOptions, space: Space) -> DeepGaResolved:
-        parents, sigma = default_parents(options.population), default_sigma(space.dim)
+        parents, sigma = default_parents(options.popsize), default_sigma(space.dim)
         return options.with_defaults(DeepGaResolved, parents=parents, sigma=sigma)
 
     @classmethod
     def memory(cls, options: DeepGaResolved, space: Space) -> int:
-        genomes = 512 * options.max_terms * (options.parents + options.candidates + options.population)
-        behaviours = 8 * 64 * (options.archive + 2 * options.population) if options.novelty else 0
+        genomes = 512 * options.max_terms * (options.parents + options.candidates + options.popsize)
+        behaviours = 8 * 64 * (options.archive + 2 * options.popsize) if options.novelty else 0
         return 32 * space.dim + genomes + behaviours  # base and elite as state, its bytes and their copies
 
     def init(self) -> DeepGaState:
@@ -194,7 +196,7 @@ class DeepGa(Algorithm[DeepGaResolved, DeepGaState]):
         )
 
     def need(self, state: DeepGaState) -> int:
-        return len(state.candidates) * self.options.validations if state.validating else self.options.population
+        return len(state.candidates) * self.options.validations if state.validating else self.options.popsize
 
     def oldest(self, state: DeepGaState) -> int:
         # Children and second evaluations must not be mixed, so with validation only the open step counts.
@@ -240,7 +242,7 @@ class DeepGa(Algorithm[DeepGaResolved, DeepGaState]):
         return replace(told, step=state.step + 1)
 
     def _bred(self, state: DeepGaState, results: Results) -> DeepGaState:
-        """After a generation of children."""
+        """Return the state after a generation of children."""
         if not len(results):
             return state
         state, did = self._noted(state, results)
@@ -272,7 +274,7 @@ class DeepGa(Algorithm[DeepGaResolved, DeepGaState]):
         return self._closed(state, best, None)
 
     def _validated(self, state: DeepGaState, results: Results) -> DeepGaState:
-        """After the candidates were evaluated again."""
+        """Return the state after the candidates were evaluated again."""
         if not len(results):
             return state
         candidates = self._genomes(state.candidates)
@@ -291,7 +293,7 @@ class DeepGa(Algorithm[DeepGaResolved, DeepGaState]):
         return self._closed(replace(state, elite_value=mean), best, candidates[first])
 
     def _closed(self, state: DeepGaState, best: list[Genome], elite: Genome | None) -> DeepGaState:
-        """The state of the next generation.
+        """Return the state that opens the next generation.
 
         Parameters
         ----------
@@ -358,14 +360,14 @@ class DeepGa(Algorithm[DeepGaResolved, DeepGaState]):
         return state, did
 
     def _mixed(self, values: Vector, new: Vector) -> Vector:
-        """What children are ordered by: the weighted mean of both ranks."""
+        """Return the weighted mean of the ranks by value and by novelty, by which children are ordered: (n,)."""
         if len(values) < 2:
             return np.zeros(len(values))
         weight = self.options.novelty
         return (1 - weight) * centred_ranks(values) + weight * centred_ranks(-new)
 
     def _remembering(self, state: DeepGaState, results: Results, did: Sequence[Vector | None]) -> DeepGaState:
-        """The state with some behaviours more in the archive."""
+        """Return the state with some of the behaviours added to the archive."""
         most, rate = self.options.archive, self.options.archive_rate
         return replace(state, archive=remembering(state.archive, results, did, self.memories, most, rate))
 
@@ -393,17 +395,17 @@ class DeepGa(Algorithm[DeepGaResolved, DeepGaState]):
 
 
 def _mean(values: list[float]) -> float:
-    """NaN where there is none, or one that is not finite."""
+    """Return the mean; NaN where there is no value, or one is not finite."""
     if not values or not all(map(math.isfinite, values)):
         return math.nan
     return math.fsum(value / len(values) for value in values)
 
 
-def default_parents(population: int) -> int:
-    """A fifth of the population, at most 20."""
-    return min(20, max(1, population // 5))
+def default_parents(popsize: int) -> int:
+    """Return a fifth of the children, at least 1 and at most 20."""
+    return min(20, max(1, popsize // 5))
 
 
 def default_sigma(d: int) -> Constant:
-    """0.05; above 6400 dimensions 4 / sqrt(d), so that a mutation is at most about 4 units long."""
+    """Return 0.05, above 6400 dimensions 4 / sqrt(d), so that a mutation is at most about 4 units long."""
     return Constant(value=min(0.05, 4.0 / math.sqrt(d)))

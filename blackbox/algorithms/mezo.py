@@ -16,28 +16,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
+import pydantic
 from numpy.typing import NDArray
 
 from blackbox.algorithm import Algorithm, Traits, algorithm
-from blackbox.options import Field, Options
+from blackbox.options import Field, Options, Renamed
 from blackbox.recipes import digest, weighted_noise_sum
 from blackbox.records import Pending, Points, Recipe, Recipes, Results, Term, Vector
 from blackbox.rng import CHUNK
 from blackbox.space import Space
 from blackbox.toolbox import perturbations
 from blackbox.toolbox.estimators import differences, roles
-from blackbox.toolbox.perturbations import FARTHEST
+from blackbox.toolbox.perturbations import FARTHEST, paired, twice
 from blackbox.toolbox.schedules import AnySchedule, Constant, PositiveSchedule
 
 
 class MezoOptions(Options):
-    """What a user may tune. Lengths are in internal units."""
+    """Options of `mezo`. Lengths are in internal units."""
 
-    count: int = Field(1, ge=1)
-    """Directions per step, each of two results. With W workers choose at least W / 2."""
+    popsize: int = Field(2, ge=2, json_schema_extra={"multipleOf": 2})
+    """Results per step, even: two for each of q = popsize / 2 directions. With W workers choose at least W."""
     radius: PositiveSchedule = Constant(value=1e-3)
     """c: standard deviation of the perturbation of each coordinate, by step. The authors take 1e-3 for all weights of a
     language model, 1e-2 for LoRA and 1e-1 for prefixes."""
@@ -51,6 +52,11 @@ class MezoOptions(Options):
     clip: float | None = Field(None, gt=0)
     """Limit on |p_i|, in multiples of the median of the step (of several directions). None: no limit."""
 
+    renamed: ClassVar[Mapping[str, Renamed]] = {
+        "count": Renamed("popsize", since="0.2", convert=twice, unit="results, two for each direction")
+    }
+    _paired = pydantic.field_validator("popsize")(paired)
+
 
 class MezoResolved(MezoOptions):
     """The options with every default filled in."""
@@ -60,7 +66,7 @@ class MezoResolved(MezoOptions):
 
 @dataclass(frozen=True, slots=True)
 class MezoState:
-    """What changes. d is the dimension.
+    """State of `mezo` between two steps; d is the dimension.
 
     Attributes
     ----------
@@ -92,18 +98,18 @@ class Mezo(Algorithm[MezoResolved, MezoState]):
 
     @classmethod
     def resolve(cls, options: MezoOptions, space: Space) -> MezoResolved:
-        return options.with_defaults(MezoResolved, learning_rate=0.5 / (1 + (space.dim + 1) / options.count))
+        return options.with_defaults(MezoResolved, learning_rate=0.5 / (1 + (space.dim + 1) / (options.popsize // 2)))
 
     @classmethod
     def memory(cls, options: MezoResolved, space: Space) -> int:
-        return 12 * space.dim + 1024 * options.count  # theta of two states, and one of them as bytes
+        return 12 * space.dim + 512 * options.popsize  # theta of two states, and one of them as bytes
 
     def init(self) -> MezoState:
         theta = perturbations.centre(self.space)
         return MezoState(0, theta, digest(theta), None, 0.0)
 
     def need(self, state: MezoState) -> int:
-        return 2 * self.options.count
+        return self.options.popsize
 
     def base(self, state: MezoState) -> NDArray[np.float32]:
         return state.theta
@@ -149,7 +155,7 @@ class Mezo(Algorithm[MezoResolved, MezoState]):
         }
 
     def _moved(self, theta: NDArray[np.float32], terms: list[Term], decay: float) -> NDArray[np.float32]:
-        """theta - sum of the terms - decay theta, piece by piece: no second vector of float64."""
+        """Return theta - sum of the terms - decay theta, piece by piece: without a second vector of float64."""
         d, moved = len(theta), np.empty_like(theta)
         for a in range(0, d, CHUNK):
             piece = theta[a : a + CHUNK].astype(np.float64)

@@ -1,7 +1,7 @@
 """Nelder-Mead: a simplex that reflects, expands, contracts and shrinks; needs no more than comparisons of values.
 
 Nelder and Mead (1965), doi:10.1093/comjnl/7.4.308; coefficients for many dimensions: Gao and Han (2012),
-doi:10.1007/s10589-010-9329-3. The solver is SciPy's, turned round by `toolbox.inversion`. With the worst vertex x_w
+doi:10.1007/s10589-010-9329-3. The solver is SciPy's, inverted by `toolbox.inversion`. With the worst vertex x_w
 and the centroid x_c of the others::
 
     reflect   x_c + (x_c - x_w)               expand   x_c + chi (x_c - x_w)
@@ -33,7 +33,7 @@ FARTHEST = 1e100
 
 
 class NelderMeadOptions(Options):
-    """What a user may tune. Lengths are in internal units: the unit cube for bounded parameters."""
+    """Options of `nelder_mead`. Lengths are in internal units: the unit cube for bounded parameters."""
 
     size: float = Field(0.25, gt=0)
     """Edge of the first simplex along each coordinate, from the initial point."""
@@ -47,14 +47,14 @@ class NelderMeadOptions(Options):
 
 @dataclass(frozen=True, slots=True)
 class NelderMeadState:
-    """What the solver was told; where it stands follows from that by replay. k points.
+    """State of `nelder_mead`: the log of k points told to the solver, whose own position follows by replay.
 
     Attributes
     ----------
     step : batches of results told.
     points : (k, d) the points the solver asked for, in order, within their bounds.
-    values : (k,) what it was told for them.
-    failed : (k,) bool, whether that was a barrier value because the point had none.
+    values : (k,) the values it was told for them.
+    failed : (k,) bool, whether that was a barrier value, because the point had none of its own.
     """
 
     step: int
@@ -65,11 +65,11 @@ class NelderMeadState:
 
 @algorithm("nelder_mead", Traits(sequential=True))
 class NelderMead(Algorithm[NelderMeadOptions, NelderMeadState]):
-    """Local search with a simplex, one evaluation at a time, for few dimensions and values good only for comparing.
+    """Local search with a simplex, one evaluation at a time, for few dimensions and values that can only be compared.
 
     Nelder and Mead (1965), doi:10.1093/comjnl/7.4.308, as in SciPy. The simplex lives in R^d and bounded coordinates
     are reflected into their bounds, so it never flattens against one. A state holds the whole log, and a `tell` copies
-    it: O(k d), meant for some thousand evaluations. Whoever continues a state without its thread replays the log, at
+    it: O(k d), meant for some thousand evaluations. A state whose thread is gone is continued by replaying the log, at
     about 0.2 ms a point.
     """
 
@@ -101,7 +101,7 @@ class NelderMead(Algorithm[NelderMeadOptions, NelderMeadState]):
         return 1
 
     def ask(self, state: NelderMeadState, lanes: Sequence[int], pending: Pending) -> Points:
-        """The next point of the solver, whatever the lane: there is only one. Once it has finished, the best one."""
+        """Return the solver's next point for every lane, for there is only one; once it has finished, the best one."""
         point = self._next(state)
         return dense(np.tile(self.recommend(state) if point is None else point, (len(lanes), 1)))
 
@@ -129,7 +129,7 @@ class NelderMead(Algorithm[NelderMeadOptions, NelderMeadState]):
         return best
 
     def metrics(self, state: NelderMeadState) -> Mapping[str, float]:
-        """best: lowest value. simplex: largest distance of the last d + 1 points from the best, in any coordinate."""
+        """Return `best`, the lowest value, and `simplex`: how far from it the last d + 1 points are, per coordinate."""
         if state.failed.all():
             return {}
         last = state.points[-(self.space.dim + 1) :]
@@ -145,13 +145,13 @@ class NelderMead(Algorithm[NelderMeadOptions, NelderMeadState]):
         return Stop("converged", str(answer.result.message), {"evaluations": float(len(state.values))})
 
     def _next(self, state: NelderMeadState) -> Vector | None:
-        """(d,) the point whose value the solver waits for, within the bounds; None once it has finished."""
+        """Return the (d,) point within the bounds whose value the solver waits for; None once it has finished."""
         answer = self.solver.point(state.values, state.points)
         return None if isinstance(answer, Finished) else answer
 
 
 def first_simplex(space: Space, size: float) -> Matrix:
-    """(d + 1, d) the initial point and one step of `size` along each coordinate.
+    """Return the (d + 1, d) initial simplex: the initial point and one step of `size` along each coordinate.
 
     Bounded coordinates step to where there is more room, by at most half of it: a vertex that is reflected at a bound
     could fall onto the initial point.
@@ -172,7 +172,7 @@ def solve(
     x_tolerance: float,
     f_tolerance: float,
 ) -> Any:
-    """SciPy's solver, without a limit of its own: the study has the budget.
+    """Run SciPy's solver without a limit of its own: the study has the budget.
 
     The objective gets points within the bounds. Free coordinates end at FARTHEST: an objective that falls for ever
     looks flat there, and the simplex comes to rest instead of overflowing.

@@ -21,30 +21,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+import pydantic
 from numpy.typing import NDArray
 
 from blackbox.algorithm import Algorithm, Traits, algorithm
 from blackbox.errors import FieldError
-from blackbox.options import Field, Options
+from blackbox.options import Field, Options, Renamed
 from blackbox.recipes import digest, weighted_noise_sum
 from blackbox.records import JSON, Pending, Points, Results, Stop, Term, Vector
 from blackbox.rng import Key
 from blackbox.space import Space
 from blackbox.toolbox import observations, perturbations, steppers
 from blackbox.toolbox.observations import Moments
-from blackbox.toolbox.perturbations import default_population
+from blackbox.toolbox.perturbations import default_popsize, paired
 from blackbox.toolbox.schedules import Constant, PositiveSchedule
 from blackbox.toolbox.steppers import Adam, AnyStepper, StepperState
 from blackbox.toolbox.values import centred_ranks, lower, lowest_and_median
 
 
 class OpenAiEsOptions(Options):
-    """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
+    """Options of `openai_es`. Lengths are in internal units: bounded parameters are the unit interval."""
 
-    population: int | None = Field(None, ge=2, multiple_of=2)
+    popsize: int | None = Field(None, ge=2, json_schema_extra={"multipleOf": 2})
     """Results per step, even. None: 4 + floor(3 ln d), rounded up to even. With W workers choose at least W; with noisy
     values, or where theta matters more than evaluations, choose a few hundred."""
     sigma: PositiveSchedule = Constant(value=0.02)
@@ -53,8 +54,8 @@ class OpenAiEsOptions(Options):
     learning_rate: PositiveSchedule = Constant(value=0.01)
     """Step size by step. With adam about the distance every coordinate moves per step, so about sigma / 2."""
     stepper: AnyStepper = Adam()
-    """How a gradient becomes a move. For sgd and momentum the gradient is divided by sigma, for adam and clipup, which
-    normalise it, it is not."""
+    """Stepper that turns a gradient into a move. For sgd and momentum the gradient is divided by sigma, for adam and
+    clipup, which normalise it, it is not."""
     weight_decay: float = Field(0.0, ge=0, le=1)
     """Pull towards the internal origin, added to the gradient as weight_decay * theta. The authors have 0.005 for the
     weights of policies; for bounded parameters, whose origin is the lower bound, leave it at 0."""
@@ -66,16 +67,19 @@ class OpenAiEsOptions(Options):
     stagnation: int | None = Field(None, ge=1)
     """Stop after this many steps without a new lowest median of a step's values. None: never."""
 
+    renamed: ClassVar[Mapping[str, Renamed]] = {"population": Renamed("popsize", since="0.2")}
+    _paired = pydantic.field_validator("popsize")(paired)
+
 
 class OpenAiEsResolved(OpenAiEsOptions):
     """The options with every default filled in."""
 
-    population: int
+    popsize: int
 
 
 @dataclass(frozen=True, slots=True)
 class OpenAiEsState:
-    """What changes. d is the dimension.
+    """State of `openai_es` between two steps; d is the dimension.
 
     Attributes
     ----------
@@ -123,11 +127,11 @@ class OpenAiEs(Algorithm[OpenAiEsResolved, OpenAiEsState]):
 
     @classmethod
     def resolve(cls, options: OpenAiEsOptions, space: Space) -> OpenAiEsResolved:
-        return options.with_defaults(OpenAiEsResolved, population=default_population(space.dim))
+        return options.with_defaults(OpenAiEsResolved, popsize=default_popsize(space.dim))
 
     @classmethod
     def memory(cls, options: OpenAiEsResolved, space: Space) -> int:
-        return 72 * space.dim + 1024 * options.population  # theta and moments twice, g, the stepper's work, recipes
+        return 72 * space.dim + 1024 * options.popsize  # theta and moments twice, g, the stepper's work, recipes
 
     def init(self) -> OpenAiEsState:
         theta = perturbations.centre(self.space)
@@ -136,7 +140,7 @@ class OpenAiEs(Algorithm[OpenAiEsResolved, OpenAiEsState]):
         return OpenAiEsState(0, theta, digest(theta), stepper, None, None, None, 0, 0.0, 0.0, seen)
 
     def need(self, state: OpenAiEsState) -> int:
-        return self.options.population
+        return self.options.popsize
 
     def base(self, state: OpenAiEsState) -> NDArray[np.float32]:
         return state.theta
@@ -200,7 +204,7 @@ class OpenAiEs(Algorithm[OpenAiEsResolved, OpenAiEsState]):
         return perturbations.size(self.options.sigma, step)
 
     def _noted(self, state: OpenAiEsState, results: Results) -> OpenAiEsState:
-        """The state with what is recorded of observations, and of the values themselves: the method sees only ranks."""
+        """Return the state with observations and values recorded; the update itself uses only ranks."""
         state = replace(state, seen=state.seen.plus(results.extra))
         found = lowest_and_median(results.scalar)
         if found is None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pydantic
@@ -28,22 +28,22 @@ from numpy.typing import NDArray
 
 from blackbox.algorithm import Algorithm, Traits, algorithm
 from blackbox.errors import FieldError
-from blackbox.options import Field, Options
+from blackbox.options import Field, Options, Renamed
 from blackbox.recipes import digest, weighted_noise_sum
 from blackbox.records import JSON, Pending, Points, Results, Term, Vector
 from blackbox.rng import Key
 from blackbox.space import Space
 from blackbox.toolbox import observations, perturbations, steppers
 from blackbox.toolbox.observations import Moments
-from blackbox.toolbox.perturbations import default_population
+from blackbox.toolbox.perturbations import default_popsize, paired
 from blackbox.toolbox.steppers import ClipUp, StepperState
 from blackbox.toolbox.values import centred_ranks, lower, lowest_and_median
 
 
 class PgpeOptions(Options):
-    """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
+    """Options of `pgpe`. Lengths are in internal units: bounded parameters are the unit interval."""
 
-    population: int | None = Field(None, ge=4, multiple_of=2)
+    popsize: int | None = Field(None, ge=4, json_schema_extra={"multipleOf": 2})
     """Results per step, even. None: 4 + floor(3 ln d), rounded up to even. With W workers choose at least W; for
     policies the authors have 200 and more."""
     sigma: float = Field(0.1, gt=0, le=1e6)
@@ -54,18 +54,21 @@ class PgpeOptions(Options):
     learning_rate: float | None = Field(None, gt=0, le=1e6)
     """Length of a step without momentum. None: 0.75 max_speed."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Share of the last move that goes on."""
+    """Share of the last move that is kept."""
     stdev_learning_rate: float = Field(0.1, ge=0, le=10)
     """Step size of the standard deviations. 0: they stay as they are."""
     stdev_max_change: float = Field(0.2, gt=0, lt=1)
-    """Most relative change of a standard deviation in one step."""
+    """Largest relative change of a standard deviation in one step."""
     stdev_min: float = Field(1e-6, ge=1e-8, le=1e8)
-    """No standard deviation falls below."""
+    """Smallest standard deviation."""
     stdev_max: float = Field(1e6, ge=1e-8, le=1e8)
-    """No standard deviation grows beyond."""
+    """Largest standard deviation."""
     observations: int | None = Field(None, ge=1, le=100_000)
     """Length of an observation. Evaluators then tell {"value", "sums": {"count", "total", "squares"}} and normalise by
     the mean and standard deviation in their payload. None: no statistics."""
+
+    renamed: ClassVar[Mapping[str, Renamed]] = {"population": Renamed("popsize", since="0.2")}
+    _paired = pydantic.field_validator("popsize")(paired)
 
     @pydantic.model_validator(mode="after")
     def _in_order(self) -> PgpeOptions:
@@ -79,14 +82,14 @@ class PgpeOptions(Options):
 class PgpeResolved(PgpeOptions):
     """The options with every default filled in."""
 
-    population: int
+    popsize: int
     max_speed: float
     learning_rate: float
 
 
 @dataclass(frozen=True, slots=True)
 class PgpeState:
-    """What changes. d is the dimension.
+    """State of `pgpe` between two steps; d is the dimension.
 
     Attributes
     ----------
@@ -134,12 +137,12 @@ class Pgpe(Algorithm[PgpeResolved, PgpeState]):
     def resolve(cls, options: PgpeOptions, space: Space) -> PgpeResolved:
         speed = options.max_speed or options.sigma * math.sqrt(space.dim) / 15
         return options.with_defaults(
-            PgpeResolved, population=default_population(space.dim), max_speed=speed, learning_rate=0.75 * speed
+            PgpeResolved, popsize=default_popsize(space.dim), max_speed=speed, learning_rate=0.75 * speed
         )
 
     @classmethod
     def memory(cls, options: PgpeResolved, space: Space) -> int:
-        return 80 * space.dim + 1024 * options.population  # mu, stdev, velocity twice, two sums, their work, recipes
+        return 80 * space.dim + 1024 * options.popsize  # mu, stdev, velocity twice, two sums, their work, recipes
 
     def init(self) -> PgpeState:
         mu = perturbations.centre(self.space)
@@ -149,7 +152,7 @@ class Pgpe(Algorithm[PgpeResolved, PgpeState]):
         return PgpeState(0, mu, stdev, (digest(mu), digest(stdev)), stepper, None, None, 0.0, 0.0, seen)
 
     def need(self, state: PgpeState) -> int:
-        return self.options.population
+        return self.options.popsize
 
     def base(self, state: PgpeState) -> NDArray[np.float32]:
         return state.mu
@@ -185,7 +188,7 @@ class Pgpe(Algorithm[PgpeResolved, PgpeState]):
         )
 
     def _stdev(self, stdev: NDArray[np.float32], terms: Sequence[Term]) -> NDArray[np.float32]:
-        """The next standard deviations: (d,)."""
+        """Return the next (d,) standard deviations."""
         options = self.options
         if not options.stdev_learning_rate:
             return stdev
@@ -217,7 +220,7 @@ class Pgpe(Algorithm[PgpeResolved, PgpeState]):
         }
 
     def _noted(self, state: PgpeState, results: Results) -> PgpeState:
-        """The state with what is recorded of observations, and of the values themselves: the method sees only ranks."""
+        """Return the state with observations and values recorded; the update itself uses only ranks."""
         state = replace(state, seen=state.seen.plus(results.extra))
         found = lowest_and_median(results.scalar)
         return state if found is None else replace(state, best=lower(state.best, found[0]), median=found[1])

@@ -1,4 +1,4 @@
-"""pycma, the reference implementation of CMA-ES, as a registered method: the peer our own is measured against.
+"""pycma, the reference implementation of CMA-ES, as a registered method: the peer against which ours is measured.
 
 A `cma.CMAEvolutionStrategy` is a large mutable object, so the state is the log of what it was told and the object is a
 cache of the state: an instance keeps a few of them, and what it does not have it rebuilds by telling the log again.
@@ -31,7 +31,7 @@ N_CACHED = 4  # live objects per instance; two replicas of a study and a look ba
 
 
 class PycmaOptions(Options):
-    """What a user may tune."""
+    """Options of `pycma`."""
 
     popsize: int | None = Field(None, ge=4)
     """Results per step. None: 4 + floor(3 ln d), pycma's own default."""
@@ -47,7 +47,7 @@ class PycmaResolved(PycmaOptions):
 
 @dataclass(frozen=True, slots=True)
 class PycmaState:
-    """The log of what pycma was told; grows by a row per result.
+    """State of `pycma`: the log of everything told to it, which grows by a row per result.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class PycmaState:
     opened : the step at which the present generation of pycma began; an earlier one than `step` if rows wait.
     generations : (g, 2) of each generation told, the step at which it began and its number of rows.
     vectors, values : (n, d) and (n,) all rows in the order told, NaN without a value; those that belong to no
-        generation yet come last and wait for company.
+        generation yet come last and wait for more.
     digest, previous : hashes of the generations told, and of those before the last one.
     best, value : (d,) the best point told and its value; the start and None before there is one.
     """
@@ -73,7 +73,7 @@ class PycmaState:
 
 @cache
 def _cma() -> Any:
-    """The package, imported when first needed: it takes a second, and warns where there is no matplotlib."""
+    """Import the package when it is first needed: it takes a second, and warns where there is no matplotlib."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import cma
@@ -112,7 +112,7 @@ class _Live:
         self._open(next_step)
 
     def block(self, step: int, number: int) -> Matrix:
-        """(popsize, d) the points of the lanes [number * popsize, (number + 1) * popsize) of a step."""
+        """Return the (popsize, d) points of the lanes [number * popsize, (number + 1) * popsize) of a step."""
         if (step, number) == (self.opened, 0):
             return self.own
         # Lanes beyond those that pycma asked for come from its distribution behind its back; `tell` takes such points.
@@ -121,7 +121,7 @@ class _Live:
         return self._outside(self.es.mean + self.es.sigma * y)
 
     def favourite(self) -> Vector:
-        """(d,) the mean."""
+        """Return the (d,) mean."""
         mean: Vector = self._outside([self.es.mean])[0]
         return mean
 
@@ -246,7 +246,7 @@ class Pycma(Algorithm[PycmaResolved, PycmaState]):
         return float(live.es.sigma * live.es.D.max())
 
     def _live(self, state: PycmaState) -> _Live:
-        """The object that was told exactly the generations of the state."""
+        """Return the object that was told exactly the generations of the state."""
         live = self._lives.pop(state.digest, None)
         if live is None:
             first = len(state.generations) - 1

@@ -1,7 +1,8 @@
 """Random search: independent points, keep the best. The baseline that every other method has to beat.
 
-Also the file to copy when you write a method: docstring with the source, options (what a user may tune), state (what
-changes), the class that arranges them. Constants that follow from options, space and key belong in `__init__`.
+Copy this file when you write a method: a docstring with the source, options (what a user may tune), state (what
+changes from step to step), the class that arranges them. Constants that follow from options, space and key belong in
+`__init__`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from blackbox.rng import normals, uniforms
 
 
 class RandomSearchOptions(Options):
-    """What a user may tune."""
+    """Options of `random_search`."""
 
     popsize: int = Field(8, ge=1)
     """Results per step. No point depends on a result, so this only sets how often the recommendation is renewed."""
@@ -28,7 +29,7 @@ class RandomSearchOptions(Options):
 
 @dataclass(frozen=True, slots=True)
 class RandomSearchState:
-    """What changes.
+    """State of `random_search` between two steps; d is the dimension.
 
     Attributes
     ----------

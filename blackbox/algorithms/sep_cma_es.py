@@ -8,7 +8,7 @@ z = y / sqrt(v), and equation numbers of Hansen's tutorial (arXiv:1604.00772) fo
     x = mean + sigma sqrt(v) z,   z ~ N(0, I)                                                            eq. 39, 40
     v <- (1 - c1 - cmu sum_i w_i) v + c1 pc^2 + cmu sum_i w_i y_i^2                                      of eq. 47
 
-Rates are those of pycma 4.5 for a diagonal covariance. The worst push as in CMA-ES, of which the paper has nothing.
+Rates are those of pycma 4.5 for a diagonal covariance. Negative weights are those of CMA-ES; the paper has none.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SCALE_RANGE = (1e-20, 1e20)  # of the largest variance; outside, the scale moves
 
 @dataclass(frozen=True, slots=True)
 class SepCmaEsState:
-    """What changes; d is the dimension.
+    """State of `sep_cma_es` between two steps; d is the dimension.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class SepCmaEsState:
     mean, sigma : (d,) centre and step size.
     D : (d,) standard deviations over sigma, the root of the covariance's diagonal.
     ps, pc : (d,) evolution paths of step size and covariance.
-    values : what the values of this run were.
+    values : summary of this run's values.
     run : which run this is.
     """
 
@@ -57,7 +57,7 @@ class SepCmaEsState:
 
 
 def learning(d: int, k: int, mueff: float) -> tuple[float, float, float]:
-    """c1, cmu and cc of a diagonal covariance, as in pycma."""
+    """Return c1, cmu and cc of a diagonal covariance, as in pycma."""
     root = math.sqrt(d)
     c1 = 1 / (d + 2 * root + mueff / d)
     cmu = min(1 - c1, (1 / 4 + mueff + 1 / mueff - 2) / (d + 4 * root + mueff / 2))

@@ -26,7 +26,7 @@ from blackbox.records import Vector
 from blackbox.regions import Box
 from blackbox.space import Space
 from blackbox.toolbox.directions import default_family
-from blackbox.toolbox.estimators import EstimatorOptions, default_count
+from blackbox.toolbox.estimators import EstimatorOptions, default_directions, popsize_of
 from blackbox.toolbox.projected import DescentResolved, ProjectedDescent
 from blackbox.toolbox.schedules import AnySchedule, Constant
 
@@ -35,7 +35,7 @@ SQUARE = 1e-7
 
 
 class ZoAdamOptions(EstimatorOptions):
-    """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
+    """Options of `zo_adam`. Lengths are in internal units: bounded parameters are the unit interval."""
 
     learning_rate: AnySchedule = Constant(value=0.01)
     """Step size by step: about the distance that every coordinate moves per step, whatever the objective's scale."""
@@ -55,7 +55,7 @@ class ZoAdamResolved(DescentResolved, ZoAdamOptions):
 
 @dataclass(frozen=True, slots=True)
 class ZoAdamState:
-    """What changes. d is the dimension.
+    """State of `zo_adam` between two steps; d is the dimension.
 
     Attributes
     ----------
@@ -94,13 +94,12 @@ class ZoAdam(ProjectedDescent[ZoAdamResolved, ZoAdamState]):
 
     @classmethod
     def resolve(cls, options: ZoAdamOptions, space: Space) -> ZoAdamResolved:
-        return options.with_defaults(
-            ZoAdamResolved, directions=default_family(space.dim), count=default_count(space.dim)
-        )
+        popsize = popsize_of(default_directions(space.dim), options.difference)
+        return options.with_defaults(ZoAdamResolved, directions=default_family(space.dim), popsize=popsize)
 
     @classmethod
     def memory(cls, options: ZoAdamResolved, space: Space) -> int:
-        return 8 * space.dim * (14 + 4 * options.count)
+        return 8 * space.dim * (14 + 4 * options.n_directions)
 
     def init(self) -> ZoAdamState:
         d, adamm = self.space.dim, self.options.rule == "adamm"

@@ -1,4 +1,4 @@
-"""Zeroth-order Frank-Wolfe: minimise over a convex set of which only a linear oracle is known, from values alone.
+"""Zeroth-order Frank-Wolfe: minimise over a convex set that is known by its linear oracle only, from values alone.
 
 Sahu, Zaheer, Kar (2019), Towards gradient free and projection free stochastic optimization, arXiv:1810.03233::
 
@@ -22,7 +22,7 @@ vertices   a memory that is corrected, in the least squares sense, to agree with
            along m chords to random vertices: feasible without knowing an inner point
 =========  ===================================================================================  ==================
 
-The step rule says what the oracle's answer becomes: open takes the step as above; monotone looks first whether the
+The step rule says what is done with the oracle's answer: open takes the step as above; monotone first tests whether the
 value grows (Carderera, Besancon, Pokutta 2021, arXiv:2105.13913); search takes the best point along two segments. Those
 two evaluate candidates in a phase of their own, and so does the certificate of the gap. `toolbox.frank_wolfe` has the
 schemes, the rules and the certificate; here one of each is composed.
@@ -35,25 +35,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pydantic
 
 from blackbox.algorithm import Algorithm, Traits, algorithm
-from blackbox.errors import InvalidOptions
-from blackbox.options import Field, Options
+from blackbox.errors import FieldError, InvalidOptions
+from blackbox.options import Field, Options, Renamed
 from blackbox.records import Ints, Pending, Points, Results, Stop, Vector, dense
 from blackbox.regions import Region
 from blackbox.rng import Key
 from blackbox.space import Space
 from blackbox.toolbox.directions import Directions, Family, default_family
-from blackbox.toolbox.estimators import STEEPEST, Difference, Estimator, bounded_radius
+from blackbox.toolbox.estimators import (
+    STEEPEST,
+    Difference,
+    Estimator,
+    bounded_radius,
+    directions_of,
+    popsize_of,
+    renamed_count,
+)
 from blackbox.toolbox.feasible import Room
 from blackbox.toolbox.frank_wolfe import Certificate, ZoFrankWolfeState
 from blackbox.toolbox.frank_wolfe.rules import RULES, RuleName
 from blackbox.toolbox.frank_wolfe.schemes import SCHEMES, SchemeName, Tools
 from blackbox.toolbox.schedules import AnySchedule, Constant, Power
+from blackbox.validation import invalid
 
 __all__ = ["ZoFrankWolfe", "ZoFrankWolfeOptions", "ZoFrankWolfeState"]
 
@@ -62,15 +71,16 @@ PAIRS = 50
 
 
 class ZoFrankWolfeOptions(Options):
-    """What a user may tune. Lengths are in internal units, which in a region are those of the values."""
+    """Options of `zo_frank_wolfe`. Lengths are in internal units, which in a region are those of the values."""
 
     scheme: SchemeName | None = None
     """How the gradient is estimated. irdsa: a few random directions and averaging, the best all-round choice; jaguar:
     best in up to about a hundred dimensions and long runs; kwsa: every coordinate in every step; rdsa: one direction;
     vertices: along chords to vertices. None: irdsa, or vertices where no inner point of the region is known."""
-    count: int | None = Field(None, ge=1)
-    """Directions per step (irdsa, vertices) or coordinates per step (jaguar); the others have no choice. None: 6, or 25
-    for jaguar; at most d."""
+    popsize: int | None = Field(None, ge=2)
+    """Results that make a gradient, as in the table above for m directions (irdsa), chords (vertices) or B coordinates
+    (jaguar); the other schemes have no choice. With step_rule=monotone or search one fewer, where the value of the
+    iterate is known. None: those of m = 6, or B = 25; at most d."""
     directions: Family | None = None
     """Family of random directions (rdsa, irdsa). None: orthonormal frames, which have the least variance; the paper has
     normal numbers."""
@@ -105,14 +115,16 @@ class ZoFrankWolfeOptions(Options):
     """Stop when gap_up plus two standard errors is at most this; for a convex objective no feasible point is better by
     more. Needs certify_every. None: never stop."""
 
+    renamed: ClassVar[Mapping[str, Renamed]] = {
+        "count": renamed_count(lambda stored: SCHEMES[stored.get("scheme") or "irdsa"].difference)
+    }
+
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> ZoFrankWolfeOptions:
         if self.gap_tolerance is not None and self.certify_every is None:
             raise ValueError("gap_tolerance needs certify_every: the running gap is no bound")
         if self.scheme == "jaguar" and self.difference == "forward":
             raise ValueError("jaguar takes central differences; leave difference out")
-        if self.scheme is not None and SCHEMES[self.scheme].own_count and self.count is not None:
-            raise ValueError(f"{self.scheme} has its own count; leave count out, or take irdsa or jaguar")
         return self
 
 
@@ -120,6 +132,7 @@ class ZoFrankWolfeResolved(ZoFrankWolfeOptions):
     """The options with every default filled in."""
 
     scheme: SchemeName
+    popsize: int
     directions: Family
     difference: Difference
     radius: AnySchedule
@@ -144,11 +157,11 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeResolved, ZoFrankWolfeState]):
         super().__init__(space, options, key, stream)
         d, scheme = space.dim, SCHEMES[options.scheme]
         self.region = _region(space)
-        self.count = scheme.count(options.count, d)
-        self.directions = Directions(scheme.family or options.directions, self.noise, d, min(self.count, d))
+        n = directions_of(options.popsize, options.difference)
+        self.directions = Directions(scheme.family or options.directions, self.noise, d, min(n, d))
         self.room = Room(space, self.directions.reach)
         clip, tangent = options.clip, self.room.tangent
-        self.estimator = Estimator(self.directions, options.difference, self.count, clip=clip, tangent=tangent)
+        self.estimator = Estimator(self.directions, options.difference, n, clip=clip, tangent=tangent)
         self.scheme = scheme(Tools(self.estimator, self.room, self.region, self.noise, self._rho))
         self.rule = RULES[options.step_rule](options.step_size, options.slack, isinstance(options.radius, Constant))
         self.certificate = Certificate(self.room, self.region.lmo, self.noise, options.certify_pairs, clip)
@@ -164,23 +177,26 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeResolved, ZoFrankWolfeState]):
                 "no inner point of this region is known, so only chords to vertices can be probed",
                 hint='leave certify_every out, and scheme, or take {"scheme": "vertices"}',
             )
-        count = scheme.count(options.count, d)
+        difference = options.difference or scheme.difference
+        popsize = _popsize(options.popsize, name, difference, d)
         return options.with_defaults(
             ZoFrankWolfeResolved,
             scheme=name,
-            count=None if scheme.own_count else count,
+            popsize=popsize,
             directions=default_family(d),
-            difference=scheme.difference,
+            difference=difference,
             radius=max(scheme.radius_for(inner), 1e-12),
             averaging=scheme.averaging,
-            step_size=Power(scale=2.0, offset=max(rule.offset, scheme.offset(d, count)) - 1).model_dump(),
+            step_size=Power(
+                scale=2.0, offset=max(rule.offset, scheme.offset(d, directions_of(popsize, difference))) - 1
+            ).model_dump(),
             certify_pairs=PAIRS,
         )
 
     @classmethod
     def memory(cls, options: ZoFrankWolfeResolved, space: Space) -> int:
-        count = SCHEMES[options.scheme].count(options.count, space.dim)
-        rows = max(2 * count + 1, 2 * options.certify_pairs if options.certify_every else 0)
+        n = directions_of(options.popsize, options.difference)
+        rows = max(2 * n + 1, 2 * options.certify_pairs if options.certify_every else 0)
         return 8 * space.dim * (16 + 3 * rows + RULES[options.step_rule].vectors(space.dim))
 
     def init(self) -> ZoFrankWolfeState:
@@ -245,7 +261,7 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeResolved, ZoFrankWolfeState]):
     # -- the phases
 
     def _stepped(self, state: ZoFrankWolfeState, note: Ints, values: Vector) -> ZoFrankWolfeState:
-        """gbar_t, v_t, and the step to w_{t+1} or the phase in which the rule looks at it first."""
+        """Return the state with gbar_t, v_t, and w_{t+1} or the phase in which the rule evaluates candidates for it."""
         average = self.scheme.reduce(state, note, values, self._radius(state), self.rule.base(state))
         if average is None:
             return state
@@ -266,7 +282,7 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeResolved, ZoFrankWolfeState]):
         return self._certifying(self.rule.step(after))
 
     def _certifying(self, state: ZoFrankWolfeState) -> ZoFrankWolfeState:
-        """The state, in the phase of the certificate if its step is taken and one is due."""
+        """Return the state, in the phase of the certificate if the step is taken and a certificate is due."""
         every = self.options.certify_every
         due = every is not None and state.t % every == 0
         return replace(state, phase="certify") if due and state.phase == "gradient" else state
@@ -291,8 +307,32 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeResolved, ZoFrankWolfeState]):
         return float(min(max(rho, 0.0), 1.0))
 
 
+def _popsize(asked: int | None, name: SchemeName, difference: Difference, d: int) -> int:
+    """Return the number of results that make a gradient: as asked for, where the scheme leaves a choice.
+
+    Raises
+    ------
+    InvalidOptions
+        If it leaves none and another number was asked for, or the number does not fit the differences.
+    """
+    scheme = SCHEMES[name]
+    default = popsize_of(scheme.directions(d), difference)
+    if asked is None:
+        return default
+    if scheme.fixed and asked != default:
+        fault = (
+            f"is {default} for {name}, which takes {scheme.fixed}, got {asked}; leave it out, or take irdsa or jaguar"
+        )
+        raise invalid(InvalidOptions, [FieldError("/popsize", "out_of_range", fault)])
+    try:
+        directions_of(asked, difference)
+    except ValueError as error:
+        raise invalid(InvalidOptions, [FieldError("/popsize", "out_of_range", str(error))]) from None
+    return asked
+
+
 def _region(space: Space) -> Region:
-    """The region of a space that `why_not` has let in."""
+    """Return the region of a space that `why_not` has accepted."""
     if space.region is None:
         raise TypeError("zo_frank_wolfe needs a space with a region")
     return space.region

@@ -23,7 +23,7 @@ from blackbox.records import Vector
 from blackbox.rng import Key
 from blackbox.space import Space
 from blackbox.toolbox.directions import Directions, default_family
-from blackbox.toolbox.estimators import EstimatorOptions, default_count
+from blackbox.toolbox.estimators import EstimatorOptions, default_directions, directions_of, popsize_of
 from blackbox.toolbox.projected import DescentResolved, ProjectedDescent
 from blackbox.toolbox.schedules import AnySchedule
 from blackbox.toolbox.steppers import SGD, ClipUp, Momentum, StepperState
@@ -32,14 +32,14 @@ Stepper: TypeAlias = Annotated[SGD | Momentum | ClipUp, Tagged(discriminator="ty
 
 
 class ZoSgdOptions(EstimatorOptions):
-    """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
+    """Options of `zo_sgd`. Lengths are in internal units: bounded parameters are the unit interval."""
 
     learning_rate: AnySchedule | None = None
     """Step size by step: internal units per unit of gradient; for clipup and sign the length of a move (of each
     coordinate). None: half over the estimator's second moment, about q / (2 d), which is right for a curvature of 1;
     for an objective of curvature L divide it by L."""
     stepper: Stepper = SGD()
-    """How a gradient becomes a move: sgd, momentum, or clipup, which normalises it."""
+    """Stepper that turns a gradient into a move: sgd, momentum, or clipup, which normalises it."""
     sign: bool = False
     """Move each coordinate by the sign of its gradient: robust to the scale and to heavy tails of the objective."""
 
@@ -50,7 +50,7 @@ class ZoSgdResolved(DescentResolved, ZoSgdOptions):
 
 @dataclass(frozen=True, slots=True)
 class ZoSgdState:
-    """What changes. d is the dimension.
+    """State of `zo_sgd` between two steps; d is the dimension.
 
     Attributes
     ----------
@@ -84,13 +84,14 @@ class ZoSgd(ProjectedDescent[ZoSgdResolved, ZoSgdState]):
     @classmethod
     def resolve(cls, options: ZoSgdOptions, space: Space) -> ZoSgdResolved:
         family = options.directions or default_family(space.dim)
-        count = options.count or default_count(space.dim)
-        moment = Directions(family, Key((0, 0)), space.dim, min(count, space.dim)).second_moment(count)
-        return options.with_defaults(ZoSgdResolved, directions=family, count=count, learning_rate=0.5 / moment)
+        popsize = options.popsize or popsize_of(default_directions(space.dim), options.difference)
+        q = directions_of(popsize, options.difference)
+        moment = Directions(family, Key((0, 0)), space.dim, min(q, space.dim)).second_moment(q)
+        return options.with_defaults(ZoSgdResolved, directions=family, popsize=popsize, learning_rate=0.5 / moment)
 
     @classmethod
     def memory(cls, options: ZoSgdResolved, space: Space) -> int:
-        return 8 * space.dim * (8 + 4 * options.count)
+        return 8 * space.dim * (8 + 4 * options.n_directions)
 
     def init(self) -> ZoSgdState:
         x = self.room.project(self.space.initial)

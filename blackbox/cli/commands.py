@@ -19,7 +19,7 @@ from rich.table import Table
 from blackbox.backends import load
 from blackbox.cli import database
 from blackbox.cli.show import console, errors, failing_politely, progress
-from blackbox.errors import InvalidInput
+from blackbox.errors import RENAMED, InvalidInput
 
 if TYPE_CHECKING:
     from blackbox_client import Client, StudyHandle
@@ -44,9 +44,15 @@ Key = Annotated[
 ]
 
 
+def renamed(parameter: typer.CallbackParam, value: str | None) -> None:
+    """Refuse an option by the name that it had in earlier releases."""
+    if value is not None:
+        raise typer.BadParameter(f"its name is --{RENAMED[str(parameter.name)]} now")
+
+
 @contextmanager
 def failing_politely_over_http() -> Iterator[None]:
-    """The same for what the service answers."""
+    """Print errors of the service and its client, with their hints, and exit with code 2."""
     from blackbox_client import BlackboxClientError
 
     try:
@@ -81,8 +87,8 @@ def load_objective(name: str) -> Callable[..., Any]:
 
 @app.command()
 def demo(
-    episodes: Annotated[int, typer.Option(min=20, help="Episodes for each of the two methods.")] = 240,
-    seed: Annotated[int, typer.Option(help="Seed of both methods.")] = 1,
+    episodes: Annotated[int, typer.Option(min=20, help="Episodes for each of the two algorithms.")] = 240,
+    seed: Annotated[int, typer.Option(help="Seed of both algorithms.")] = 1,
     ray: Annotated[bool, typer.Option("--ray", help="Evaluate on a local Ray cluster.")] = False,
 ) -> None:
     """The main job: a physics simulator optimized over HTTP by two worker processes. Ends by itself."""
@@ -94,10 +100,10 @@ def demo(
 
 @app.command(name="demo-federated")
 def demo_federated(
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each method.")] = 8,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each algorithm.")] = 8,
     participants: Annotated[int, typer.Option(min=2, max=10, help="Processes, each with digits of its own.")] = 5,
     noise: Annotated[float, typer.Option(min=0.0, help="Privacy: noise in units of the clip; 0: none.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of all methods and networks.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of all algorithms and networks.")] = 1,
 ) -> None:
     """Federated rounds: five processes with private digits test their networks together. Ends by itself."""
     from blackbox.cli.demo_federated import run
@@ -226,7 +232,8 @@ def participant(
         typer.Option(help="Where secret and private state are kept for a restart; default: nowhere."),
     ] = None,
     hosted: Annotated[
-        bool, typer.Option("--hosted", help="Only evaluate: the service runs the method, and sees points and values.")
+        bool,
+        typer.Option("--hosted", help="Only evaluate: the service runs the algorithm, and sees points and values."),
     ] = False,
     url: Url = None,
     key: Key = None,
@@ -294,13 +301,14 @@ def _evaluate_for_a_host(
 def minimize(
     objective: Annotated[str, typer.Argument(help="module:function; gets a dict of parameters, returns a number.")],
     space: Annotated[str, typer.Option(help='JSON, or a file of it: {"x": {"type": "float", "low": -5, "high": 5}}.')],
-    method: Annotated[str, typer.Option(help="A name from `blackbox algorithms`, or auto.")] = "auto",
+    algorithm: Annotated[str, typer.Option(help="A name from `blackbox algorithms`, or auto.")] = "auto",
     budget: Annotated[int, typer.Option(min=1, help="Most evaluations.")] = 1000,
     target: Annotated[Optional[float], typer.Option(help="Stop at a value this good.")] = None,  # noqa: UP045
-    options: Annotated[str, typer.Option(help="JSON options of the method.")] = "{}",
+    options: Annotated[str, typer.Option(help="JSON options of the algorithm.")] = "{}",
     maximize: Annotated[bool, typer.Option("--maximize", help="Maximize instead.")] = False,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 evaluates in this one.")] = 0,
     seed: Annotated[str, typer.Option(help="Seed of all randomness.")] = "0",
+    method: Annotated[Optional[str], typer.Option(hidden=True, callback=renamed)] = None,  # noqa: UP045
 ) -> None:
     """Optimize a Python function on this machine, without a service."""
     from blackbox.minimize import minimize as solve
@@ -309,7 +317,7 @@ def minimize(
         function = load_objective(objective)
         parameters = _json(Path(space).read_text() if Path(space).is_file() else space, "--space")
         with progress(errors) as bars:
-            task = bars.add_task(method, total=budget, best="")
+            task = bars.add_task(algorithm, total=budget, best="")
 
             def show(result: Any) -> None:
                 best = "" if result.fun is None else f"best {result.fun:.6g}"
@@ -318,7 +326,7 @@ def minimize(
             result = solve(
                 function,
                 parameters,
-                method,
+                algorithm,
                 budget,
                 options=_json(options, "--options"),
                 backend="processes" if workers else "inline",
@@ -365,9 +373,9 @@ def studies(
 
 @app.command()
 def algorithms(
-    name: Annotated[Optional[str], typer.Argument(help="One method, with its options.")] = None,  # noqa: UP045
+    name: Annotated[Optional[str], typer.Argument(help="One algorithm, with its options.")] = None,  # noqa: UP045
 ) -> None:
-    """The registered methods."""
+    """The registered algorithms."""
     from blackbox.algorithm import lookup, registry
     from blackbox.validation import descriptions
 

@@ -35,20 +35,20 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THRE
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one method reached."""
+    """The result of one algorithm."""
 
-    method: str
+    algorithm: str
     returns: list[float]
     """Of every episode, in the order they were told."""
     seconds: float
 
 
 def run(console: Console, episodes: int, seed: int, *, ray: bool = False) -> None:
-    """Run both methods and print the comparison.
+    """Run both algorithms and print the comparison.
 
     Parameters
     ----------
-    episodes : budget of each method.
+    episodes : budget of each algorithm.
     seed : of both.
     ray : evaluate on a local Ray cluster.
     """
@@ -75,12 +75,12 @@ def run(console: Console, episodes: int, seed: int, *, ray: bool = False) -> Non
 
 
 def _table(outcomes: list[Outcome]) -> Table:
-    """What was reached. The best episode flatters a blind search; the last ones show what was learned."""
-    table = Table("method", "best return", "median of the last 50", "325 passed after", "seconds", "episodes/s")
+    """The comparison. The best episode flatters a blind search; the last ones show what was learned."""
+    table = Table("algorithm", "best return", "median of the last 50", "325 passed after", "seconds", "episodes/s")
     for outcome in outcomes:
         passed = next((i + 1 for i, value in enumerate(outcome.returns) if value >= swimmer.THRESHOLD), None)
         table.add_row(
-            outcome.method,
+            outcome.algorithm,
             f"{max(outcome.returns):.1f}",
             f"{statistics.median(outcome.returns[-50:]):.1f}",
             "-" if passed is None else f"{passed} episodes",
@@ -91,22 +91,22 @@ def _table(outcomes: list[Outcome]) -> Table:
 
 
 def _optimize(
-    console: Console, client: Any, method: str, options: dict[str, Any], episodes: int, seed: int, ray: bool
+    console: Console, client: Any, algorithm: str, options: dict[str, Any], episodes: int, seed: int, ray: bool
 ) -> Outcome:
     """Create a study, start its workers, and watch it to its end."""
     study = client.create_study(
-        name=method,
+        name=algorithm,
         space=swimmer.SPACE,
         direction="maximize",
-        algorithm={"name": method, "options": options},
+        algorithm={"name": algorithm, "options": options},
         budget=episodes,
         seed=seed,
     )
-    console.print(f"{method}: {client.url}/v1/studies/{study.id}/brief")
+    console.print(f"{algorithm}: {client.url}/v1/studies/{study.id}/brief")
     began = time.monotonic()
     returns: list[float] = []
     with _workers(client.url, study.id, ray) as processes, progress(console) as bars:
-        task = bars.add_task(method, total=episodes, best="")
+        task = bars.add_task(algorithm, total=episodes, best="")
         for event in study.events(follow=True):
             if event.type == "trial.completed":
                 returns.append(event.data["value"])
@@ -117,7 +117,7 @@ def _optimize(
                 raise InvalidInput("the workers ended early", hint="run `blackbox worker` by hand to see why")
     if event.type != "study.completed":
         raise InvalidInput(f"the study ended with {event.type}: {event.data.get('reason')}")
-    return Outcome(method, returns, time.monotonic() - began)
+    return Outcome(algorithm, returns, time.monotonic() - began)
 
 
 @contextmanager

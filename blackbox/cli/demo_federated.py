@@ -39,7 +39,7 @@ CLIPS = {"fzoos": {"delta": 2.0, "weights": 2.0}, "fedzo": {"delta": 2.0}}
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one way of optimizing reached.
+    """The result of one way of optimizing.
 
     Attributes
     ----------
@@ -57,14 +57,14 @@ class Outcome:
 
 
 def run(console: Console, rounds: int, participants: int, noise: float, seed: int) -> None:
-    """Run both methods and the centralised one, and print the comparison.
+    """Run both algorithms and the centralised one, and print the comparison.
 
     Parameters
     ----------
-    rounds : of each federated method.
+    rounds : of each federated algorithm.
     participants : processes.
     noise : of each contribution, in units of its clip; 0: no privacy.
-    seed : of the methods.
+    seed : of the algorithms.
     """
     from blackbox_client import Client
 
@@ -90,7 +90,7 @@ def run(console: Console, rounds: int, participants: int, noise: float, seed: in
 
 def _table(outcomes: list[Outcome], rounds: int) -> Table:
     title = f"margin: logit of the true digit over the best other one, |change| <= {digits.LARGEST} per pixel"
-    columns = ("method", "mean margin", "of the networks", "fooled", "queries", "bytes up", "down", "seconds")
+    columns = ("algorithm", "mean margin", "of the networks", "fooled", "queries", "bytes up", "down", "seconds")
     table = Table(*columns, title=title, caption=f"bytes: of one participant in one of {rounds} rounds")
     for outcome in outcomes:
         table.add_row(

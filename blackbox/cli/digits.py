@@ -87,7 +87,7 @@ def digits() -> tuple[Floats, Labels]:
 
 
 def private(owner: int, owners: int) -> tuple[Floats, Labels]:
-    """What one owner has: its share of the images, but of one digit only every tenth."""
+    """The data of one owner: its share of the images, but of one digit only every tenth."""
     images, labels = digits()
     mine = np.arange(HELD_OUT + owner, len(images), owners)
     rare = np.flatnonzero(labels[mine] == owner % CLASSES)

@@ -24,20 +24,22 @@ from blackbox.backends import Unbuilt, WorkerLost
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ingredients:
-    """What the seed-encoded trials of one generation have in common: built on the actors, sent to each node once."""
+    """The vectors that all seed-encoded trials of a step share: sent to each node once, used on its actors."""
 
     vector: str
     base: Blob | None
     factors: dict[str, Blob]
 
     def build(self, trial: dict[str, Any]) -> dict[str, NDArray[np.float32]]:
+        """The parameters of a trial: its vector (d,), by name."""
         return {self.vector: rebuild(trial, self.base, factors=self.factors)}
 
 
 class FleetStudy(StudyHandle):
-    """A study whose large candidates stay recipes until they are where they are evaluated."""
+    """A study whose seed-encoded candidates are rebuilt on the actors that evaluate them."""
 
     def arguments(self, trial: Trial) -> Any:
+        """The parameters of a trial, or what an actor builds them from."""
         candidate = trial.candidate
         if candidate is None:
             return super().arguments(trial)

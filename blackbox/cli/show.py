@@ -1,4 +1,4 @@
-"""How the command line shows long work, and errors."""
+"""Output of the command line: progress bars and errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

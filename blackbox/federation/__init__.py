@@ -18,10 +18,10 @@ Both are Moore machines without network, clock or waiting; a transport carries t
     state.update                   -- log -->          x, version = catch_up(x, version, updates, key, space)
 
 `tell` closes the open phase with any subset of contributions, in any order; a round has one or two phases. `invited`
-says who takes part where participation is random; `metrics`, `recommend` and `stopped` are as in `Algorithm`.
+says which participants take part where that is random; `metrics`, `recommend` and `stopped` are as in `Algorithm`.
 
-`ask` gives (k, d) internal points, row = lane, the same rows as often as it is asked; so a participant that cannot run
-this machine can be hosted: somebody else runs it and gives its points out as ordinary trials (`study.hosting`).
+`ask` returns (k, d) internal points, row = lane, the same rows at every call; so a participant that cannot run this
+machine can be hosted: somebody else runs it and hands its points out as ordinary trials (`study.hosting`).
 """
 
 from blackbox.federation.coordinator import Client, Federation, FederationState

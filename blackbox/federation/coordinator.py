@@ -1,4 +1,4 @@
-"""The coordinator of rounds as a Moore machine: it neither waits nor talks, and sees only contributions."""
+"""The coordinator of rounds as a Moore machine: it neither waits nor communicates, and sees only contributions."""
 
 from __future__ import annotations
 
@@ -26,13 +26,12 @@ from blackbox.federation.payloads import (
     INVITED,
     Broadcast,
     Contribution,
-    Floats,
     Invitation,
     Update,
     apply,
-    norm,
     project,
 )
+from blackbox.federation.vectors import Floats, norm
 from blackbox.records import Stop, Vector
 from blackbox.registry import Method
 from blackbox.rng import Key
@@ -42,13 +41,13 @@ from blackbox.validation import invalid, pointer
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """What the coordinator remembers of one participant.
+    """The coordinator's record of one participant.
 
     Attributes
     ----------
-    weight : its last one.
-    releases : how many vectors it has released.
-    counted : phase -> the round of its last contribution to it that counted.
+    weight : its last weight.
+    releases : number of vectors it has released.
+    counted : phase -> round of its last contribution to that phase that counted.
     """
 
     weight: float
@@ -58,7 +57,7 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class FederationState:
-    """What changes at the coordinator. d is the dimension.
+    """State of the coordinator; d is the dimension.
 
     Attributes
     ----------
@@ -68,7 +67,7 @@ class FederationState:
     x : (d,) the common point.
     version : updates applied to x.
     shared : name -> float32 vector that is broadcast beside x in the first phase of a round.
-    memory : name -> float64 vector that is not.
+    memory : name -> float64 vector that is not broadcast.
     update : the last update of x, or None.
     clients : participants that have contributed.
     counted : contributions in the phase closed last.
@@ -104,8 +103,8 @@ class Federation(Method[O], ABC, Generic[O]):
     space : real parameters only; points are internal vectors.
     options : resolved options.
     key : the study's noise key. Participants know it too.
-    stated : the options as the study states them to its participants, as JSON. None: `options`. They make the terms,
-        which must outlive a release that adds an option.
+    stated : the options as the study states them to its participants, as JSON. None: `options`. The terms are a digest
+        of them, and must outlive a release that adds an option.
     """
 
     kind = "rounds"
@@ -121,7 +120,7 @@ class Federation(Method[O], ABC, Generic[O]):
         self.terms = self.invitation().terms
         """Digest of the invitation."""
 
-    # -- what a method says
+    # -- to be defined by a method
 
     @classmethod
     def why_not(cls, space: Space, *, maximize: bool = False) -> str | None:
@@ -159,79 +158,79 @@ class Federation(Method[O], ABC, Generic[O]):
 
     @classmethod
     def memory(cls, options: O, space: Space) -> int:
-        """Bytes of the common point, of what is broadcast beside it, and of the mean of contributions."""
+        """Estimate the bytes of the common point, the vectors broadcast beside it, and the mean of contributions."""
         return 128 * space.dim
 
     @classmethod
     def hosting_memory(cls, options: O, space: Space) -> int:
-        """Estimate of the bytes that one participant's machine needs; a service that is to host it refuses what does
-        not fit."""
+        """Estimate the bytes that one participant's machine needs; a service refuses to host what does not
+        fit."""
         return 128 * space.dim
 
     @abstractmethod
     def make_phases(self) -> tuple[Phase, ...]:
-        """The phases of a round. Exactly one holds "delta" (d) or "coefficients" (L): it moves x."""
+        """Return the phases of a round. Exactly one holds "delta" (d) or "coefficients" (L): it moves x."""
 
     def absorb(
         self, state: FederationState, phase: Phase, contributions: Sequence[Contribution], weights: Vector
     ) -> FederationState:
-        """The state with `shared` and `memory` renewed by the vectors of a phase that do not move x.
+        """Return the state with `shared` and `memory` updated from the vectors of a phase that do not move x.
 
         Parameters
         ----------
-        state : x has already moved, `clients` still are those before this phase.
+        state : x has already moved; `clients` are still those before this phase.
         contributions : sorted by client; may be empty.
-        weights : (n,) their weights, those of stale ones already reduced.
+        weights : (n,) their weights; those of stale ones are already reduced.
         """
         return state
 
     def mean(
         self, state: FederationState, phase: Phase, name: str, told: Sequence[Contribution], weights: Vector
     ) -> tuple[Vector, Mapping[str, Vector]]:
-        """(n,) the mean of one vector of a phase over the participants, and the memory that goes on with it.
+        """Return the (n,) mean of one vector of a phase over the participants, and the updated memory.
 
         Parameters
         ----------
         told : sorted by client, at least one.
-        weights : (n,) their weights, those of stale ones already reduced.
+        weights : (n,) their weights; those of stale ones are already reduced.
         """
         return weighted_mean([c.vectors[name] for c in told], weights), state.memory
 
     def direction_noise(self) -> Literal["normal", "rademacher"]:
-        """Kind of the shared directions, for methods that send coefficients."""
+        """Return the kind of noise of the shared directions, for methods that send coefficients."""
         return "normal"
 
     # -- the machine
 
     def init(self) -> FederationState:
-        """The state before the first round."""
+        """Return the state before the first round."""
         x = project(self.space.initial, self.space)
         none: dict[str, Any] = {}
         return FederationState(0, 0, 0, x, 0, none, none, None, none, 0, 0, (0, 0), (0, 0), np.zeros(len(dp.ORDERS)))
 
     def invitation(self) -> Invitation:
-        """What a participant is told when it joins."""
+        """Return what a participant receives when it joins."""
         return Invitation(self.name, self._stated, self.space.to_json(), self.key.hex())
 
     def broadcast(self, state: FederationState) -> Broadcast:
-        """What participants need for the open phase: x, and in the first phase of a round what is shared beside it."""
+        """Return the broadcast of the open phase: x, and in the first phase of a round the shared vectors."""
         phase, shared = self.phases[state.phase].name, {} if state.phase else state.shared
         return Broadcast(self.terms, state.step, state.round, phase, state.version, {"x": state.x, **shared})
 
     def invited(self, state: FederationState, client: str) -> bool:
-        """Whether the client takes part in the open round, drawn with probability `participation`."""
+        """Return whether the client takes part in the open round, drawn with probability `participation`."""
         if self.options.participation >= 1:
             return True
         chance = rng.uniform(self.key.stream(INVITED).child(client), state.round, 0, 1)
         return bool(chance[0] < self.options.participation)
 
     def need(self, state: FederationState, joined: int) -> int:
-        """Contributions that close the open phase, of `joined` participants that there are now."""
+        """Return the number of contributions that close the open phase, of the `joined` participants there are now."""
         expected = self.options.quorum * self.options.participation * joined
         return max(self.options.min_clients, math.ceil(expected - 1e-9), 1)
 
     def admission(self, state: FederationState, round: int, phase: str) -> Literal["now", "later", "late"]:
-        """Whether a contribution to (round, phase) counts in the open phase, may count in a later one, or never will.
+        """Decide whether a contribution to (round, phase) counts now, may count in a later phase, or never will.
 
         Raises
         ------
@@ -256,12 +255,12 @@ class Federation(Method[O], ABC, Generic[O]):
         return "now" if at == state.phase else "later"
 
     def check(self, contribution: Contribution) -> None:
-        """Raise if the contribution is not what its phase asks for.
+        """Check that a contribution is what its phase asks for.
 
         Raises
         ------
         InvalidContribution
-            Naming each field at fault: other terms, a vector that is missing, too many, of the wrong length or not
+            It names each field at fault: other terms, a vector that is missing, unknown, of the wrong length or not
             finite, and other clipping or less noise than the study demands.
         """
         faults = list(self._faults(contribution))
@@ -306,13 +305,13 @@ class Federation(Method[O], ABC, Generic[O]):
             message = f"must be at least {wanted.noise}, got {facts.noise}"
             faults.append(FieldError("/privacy/noise", "too_little", message))
         for name in phase.payload:
-            if facts.clip.get(name) != wanted.clip[name]:  # a smaller one would bring less noise to the mean
+            if facts.clip.get(name) != wanted.clip[name]:  # a smaller clip would add less noise to the mean
                 message = f"must be {wanted.clip[name]}, got {facts.clip.get(name)}"
                 faults.append(FieldError(pointer("privacy", "clip", name), "other_clip", message))
         return faults
 
     def tell(self, state: FederationState, contributions: Sequence[Contribution]) -> FederationState:
-        """Close the open phase with what arrived: any subset, in any order; nothing arrived moves nothing.
+        """Close the open phase with any subset of contributions, in any order; without any nothing moves.
 
         Raises
         ------
@@ -376,7 +375,7 @@ class Federation(Method[O], ABC, Generic[O]):
         )
 
     def _released(self, phase: Phase, told: Sequence[Contribution], weights: Vector) -> Vector:
-        """Divergence of the means that this phase published: one Gaussian release per vector."""
+        """Return the divergence of the means that this phase published: one Gaussian release per vector."""
         if self.options.privacy is None or not told:
             return np.zeros(len(dp.ORDERS))
         noise = min((c.privacy.noise if c.privacy else 0.0) for c in told)
@@ -384,11 +383,11 @@ class Federation(Method[O], ABC, Generic[O]):
         return len(phase.payload) * dp.rdp_sampled_gaussian(rate, dp.mean_noise(weights.tolist(), noise))
 
     def recommend(self, state: FederationState) -> Vector:
-        """(d,) the internal point we would deploy now."""
+        """Return the (d,) internal point to deploy now."""
         return state.x
 
     def metrics(self, state: FederationState) -> Mapping[str, float]:
-        """Numbers to plot as they are; names are stable."""
+        """Return numbers to plot as they are; names are stable."""
         found = {
             "round": float(state.round),
             "phase": float(state.phase),
@@ -407,13 +406,13 @@ class Federation(Method[O], ABC, Generic[O]):
         return found
 
     def epsilon_coordinator(self, state: FederationState, more: int = 0) -> float:
-        """Epsilon towards the coordinator, who sees each contribution alone, of the participant that sent most.
+        """Return the largest epsilon of a participant towards the coordinator, which sees each contribution alone.
 
-        Contributions that arrived but were not counted are not in it; participants know theirs (`Participant.epsilon`).
+        Contributions that arrived but were not counted are left out; participants know them (`Participant.epsilon`).
 
         Parameters
         ----------
-        more : further releases to count.
+        more : further releases to include.
         """
         privacy = self.options.privacy
         if privacy is None or privacy.noise == 0:
@@ -422,7 +421,7 @@ class Federation(Method[O], ABC, Generic[O]):
         return dp.epsilon_of_replacement(releases, privacy.noise, privacy.delta)
 
     def stopped(self, state: FederationState) -> Stop | None:
-        """Why there is nothing more to do, or None."""
+        """Return why there is nothing more to do, or None."""
         rounds, privacy = self.options.rounds, self.options.privacy
         if rounds is not None and state.round >= rounds:
             return Stop("rounds", f"all {rounds} rounds are done", {"rounds": float(rounds)})
@@ -437,7 +436,7 @@ class Federation(Method[O], ABC, Generic[O]):
 
 
 def weighted_mean(vectors: Sequence[NDArray[Any]], weights: Vector) -> Vector:
-    """Sum of w_i v_i over sum of w_i in float64, one after another in the given order."""
+    """Return sum w_i v_i / sum w_i in float64, added one after another in the given order."""
     total = np.zeros(len(vectors[0]))
     for vector, weight in zip(vectors, weights.tolist(), strict=True):
         total += weight * vector.astype(np.float64)

@@ -1,4 +1,4 @@
-"""Local descent along finite differences: what FedZO, FedProx and SCAFFOLD have in common.
+"""Local descent along finite differences: the common base of FedZO, FedProx and SCAFFOLD.
 
 A participant starts at z_0 = x and takes T steps (t = 0 ... T-1) along q directions u_i of `directions`, its own or
 shared ones::
@@ -49,7 +49,7 @@ class DescentOptions(FederationOptions):
     radius: AnySchedule = Constant(value=0.01)
     """Length of a probe by round, in internal units. Larger than the noise of a value over the slope."""
     stepper: AnyStepper | None = None
-    """How local gradients become moves; starts afresh every round. None: adam; clipup where scalars are sent."""
+    """Stepper that turns local gradients into moves; it starts afresh every round. None: adam; clipup with scalars."""
     rate: AnySchedule = Constant(value=0.01)
     """Local step size by round. With adam about what every coordinate moves per local step, in internal units; with
     clipup the length of the whole step, or where scalars are sent the root mean square over the coordinates."""
@@ -95,8 +95,8 @@ class DescentState:
     Attributes
     ----------
     work : see `Work`.
-    x : (d,) where the round began.
-    z : (d,) where the participant is.
+    x : (d,) the point at which the round began.
+    z : (d,) the participant's current point.
     coefficients : (L,) of z - x in the shared directions; empty where vectors are sent.
     t : local steps taken.
     rate : step size of this round.
@@ -126,7 +126,7 @@ O = TypeVar("O", bound=DescentResolved)  # noqa: E741 -- as in blackbox.algorith
 
 
 def sends_scalars(options: DescentOptions) -> bool:
-    """Whether coefficients travel instead of vectors."""
+    """Return whether coefficients travel instead of vectors."""
     return isinstance(options, ScalarOptions) and options.payload == "scalars"
 
 
@@ -154,7 +154,7 @@ class Descent(Federation[O]):
 
 
 class DescentParticipant(Participant[O, DescentState], Generic[O]):
-    """A participant that descends along finite differences; methods say what is added to the gradient."""
+    """A participant that descends along finite differences; a method defines what is added to the gradient."""
 
     State: ClassVar[type[DescentState]] = DescentState
 
@@ -167,11 +167,11 @@ class DescentParticipant(Participant[O, DescentState], Generic[O]):
 
     @property
     def scalars(self) -> bool:
-        """Whether this study sends coefficients."""
+        """Whether this study sends coefficients instead of vectors."""
         return sends_scalars(self.options)
 
     def pull(self, state: DescentState) -> Vector | float:
-        """What the method adds to the gradient, in the coordinates it steps in."""
+        """Return the method's addition to the gradient, in the coordinates in which it steps."""
         return 0.0
 
     def begin(self, state: DescentState, broadcast: Broadcast) -> DescentState:
@@ -214,13 +214,13 @@ class DescentParticipant(Participant[O, DescentState], Generic[O]):
 
     @cached_property
     def directions(self) -> Directions:
-        """Private directions, or where scalars are sent the shared ones."""
+        """The private directions, or the shared ones if scalars are sent."""
         options, dim = self.options, self.space.dim
         key = (self.key if self.scalars else self.private).stream(DIRECTIONS)
         return Directions(options.directions, key, dim, min(options.count, dim))
 
     def probe(self, state: DescentState) -> DescentState:
-        """The state that asks for the values around z."""
+        """Return the state that asks for the values around z."""
         note, radius, (step, first) = self.roles, self.radius(state), self.address(state)
         rows = self.directions.rows(step, first + note[:, 0])
         points = state.z + (radius * note[:, 1])[:, None] * rows
@@ -228,11 +228,11 @@ class DescentParticipant(Participant[O, DescentState], Generic[O]):
 
     @staticmethod
     def at_rest(state: DescentState) -> DescentState:
-        """The state whose phase is done."""
+        """Return the state with its phase done."""
         return replace(state, work=replace(state.work, points=state.work.points[:0]))
 
     def gradient(self, state: DescentState, values: Vector) -> Vector:
-        """The estimate at z, (d,) or (L,) coefficients of the noise that makes the shared directions."""
+        """Return the gradient estimate at z, (d,), or its (L,) coefficients of the noise of the shared directions."""
         found = differences(self.roles, values, self.radius(state))
         (step, first), d = self.address(state), self.space.dim
         if self.scalars:  # u = noise / sqrt(d)
@@ -245,22 +245,22 @@ class DescentParticipant(Participant[O, DescentState], Generic[O]):
 
     @cached_property
     def roles(self) -> Ints:
-        """(n, 2) direction and sign of each point of a local step."""
+        """Return (n, 2) direction and sign of each point of a local step."""
         q, central = self.options.count, self.options.difference == "central"
         return roles(range(2 * q if central else q + 1), self.options.difference)
 
     def radius(self, state: DescentState) -> float:
-        """Length of this round's probes."""
+        """Return the length of this round's probes."""
         return bounded_radius(self.options.radius(state.work.round), 1e12)
 
     def address(self, state: DescentState) -> tuple[int, int]:
-        """Step and first index of the directions of this local step; a later phase of the round is t = T."""
+        """Return step and first index of the directions of this local step; a later phase of the round is t = T."""
         if self.scalars:
             return state.work.round, state.t * self.options.count
         return state.work.round * (self.options.local_steps + 1) + state.t, 0
 
     def combined(self, coefficients: Vector, round: int) -> Vector:
-        """(d,) sum of coefficient times shared direction."""
+        """Return the (d,) sum of coefficient times shared direction."""
         kind = "rademacher" if self.options.directions == "rademacher" else "normal"
         terms = [Term(DIRECTIONS, round, lane, c, kind) for lane, c in enumerate(coefficients.tolist()) if c]
         return weighted_noise_sum(terms, self.key, self.space.dim, slicer=self.slicer)

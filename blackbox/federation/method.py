@@ -1,4 +1,4 @@
-"""The registry of federated methods, and both machines made from what people write."""
+"""The registry of federated methods, and how both machines are built from options."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def federated(name: str) -> Callable[[F], F]:
 def build(
     name: str, space: Space, options: FederationOptions | Mapping[str, Any], key: Key, slicer: Slicer = WHOLE
 ) -> Federation[Any]:
-    """A coordinator. `options` may be raw or resolved; `slicer` says who computes the parts of its large sums."""
+    """Build a coordinator. `options` may be raw or resolved; `slicer` computes the parts of its large sums."""
     raw = options.model_dump() if isinstance(options, FederationOptions) else options
     coordinator = lookup(name)(space, resolve_options(name, space, raw), key)
     coordinator.slicer = slicer
@@ -49,9 +49,9 @@ def accept(
     secret: bytes,
     slicer: Slicer = WHOLE,
 ) -> Participant[Any, Any]:
-    """The participant that an invitation asks for; see `Participant` for the other parameters.
+    """Build the participant that an invitation asks for; see `Participant` for the other parameters.
 
-    `slicer` says who computes the parts of its large sums.
+    `slicer` computes the parts of its large sums.
     """
     told = invitation if isinstance(invitation, Invitation) else Invitation.from_json(invitation)
     space = Space.from_json(told.space)

@@ -1,4 +1,4 @@
-"""What every federated method has: options, and the phases of a round."""
+"""Options of every federated method, and the phases of a round."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PrivacyOptions(Options):
 
 
 class FederationOptions(Options):
-    """What every federated method has."""
+    """Options that every federated method has."""
 
     rounds: int | None = Field(50, ge=1)
     """Rounds after which it stops. None: never."""
@@ -32,7 +32,7 @@ class FederationOptions(Options):
     server_rate: float = Field(1.0, gt=0, le=100)
     """Factor on the mean move of the participants; 1 goes to the mean of where they ended."""
     quorum: float = Field(0.7, gt=0, le=1)
-    """Share of the invited participants whose contributions close a phase. Those who are slower are not waited for."""
+    """Share of the invited participants whose contributions close a phase. The phase does not wait for the others."""
     min_clients: int = Field(1, ge=1)
     """Fewest contributions that close a phase."""
     participation: float = Field(1.0, gt=0, le=1)

@@ -22,30 +22,30 @@ from blackbox.federation.payloads import (
     Broadcast,
     Contribution,
     ContributionJson,
-    Floats,
     Privacy,
 )
+from blackbox.federation.vectors import Floats
 from blackbox.recipes.slices import WHOLE, Slicer
 from blackbox.records import Matrix, Vector
 from blackbox.rng import Key
 from blackbox.space import Space
 
 O = TypeVar("O", bound=FederationOptions)  # noqa: E741 -- as in blackbox.algorithm
-LARGEST = 1e100  # a value beyond is none: differences of two, squared, must stay finite
+LARGEST = 1e100  # a larger value counts as missing: squared differences of two must stay finite
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What every participant's state holds.
+    """The part that every participant's state has.
 
     Attributes
     ----------
-    round, phase : of the broadcast at work; -1 and "" before the first.
-    broadcast : its step; -1 before the first.
+    round, phase : those of the current broadcast; -1 and "" before the first.
+    broadcast : step of the current broadcast; -1 before the first.
     step : batches begun, ever: the address of private randomness.
-    points : (k, d) what is to be evaluated now; none: the phase is done.
-    evaluations : spent on this phase.
-    total : spent ever.
+    points : (k, d) points to evaluate now; none: the phase is done.
+    evaluations : evaluations spent on this phase.
+    total : evaluations spent in all.
     released : vectors of finished phases that may have left, before this one.
     """
 
@@ -60,7 +60,7 @@ class Work:
 
 
 def idle(dim: int) -> Work:
-    """Before the first broadcast."""
+    """Return the work before the first broadcast."""
     return Work(-1, "", -1, 0, np.empty((0, dim)), 0, 0, 0)
 
 
@@ -87,13 +87,13 @@ class Participant(ABC, Generic[O, S]):
     space, options, key : of the invitation.
     client : this participant's name.
     weight : its share in means, such as its number of examples. The coordinator learns it.
-    secret : at least 16 bytes nobody else knows (`secrets.token_bytes(32)`), kept as long as the state: privacy noise
-        and the choice of points are drawn from it.
+    secret : at least 16 bytes that nobody else knows (`secrets.token_bytes(32)`), kept as long as the state: privacy
+        noise and the choice of points are drawn from it.
     """
 
     State: ClassVar[type[Any]]
     slicer: Slicer = WHOLE
-    """Who computes the parts of large sums; whoever builds the participant may set another."""
+    """Computes the parts of large sums; set by whoever builds the participant."""
 
     def __init__(
         self, space: Space, options: O, key: Key, *, client: str, weight: float = 1.0, secret: bytes, terms: str
@@ -113,32 +113,32 @@ class Participant(ABC, Generic[O, S]):
         self.private = Key.from_seed(secret.hex())
         """Key of private randomness."""
 
-    # -- what a method says
+    # -- to be defined by a method
 
     @abstractmethod
     def init(self) -> S:
-        """The state before the first broadcast."""
+        """Return the state before the first broadcast."""
 
     @abstractmethod
     def begin(self, state: S, broadcast: Broadcast) -> S:
-        """Start a phase; `work` already names it. Sets `work.points`, or leaves them empty where nothing is to do."""
+        """Start a phase, which `work` already names: set `work.points`, or leave them empty with nothing to do."""
 
     @abstractmethod
     def learn(self, state: S, values: Vector) -> S:
-        """Take the values of `work.points` (NaN: none) and set the next points; none: the phase is done."""
+        """Learn the values of `work.points` (NaN: missing) and set the next points; none: the phase is done."""
 
     @abstractmethod
     def result(self, state: S) -> Mapping[str, Vector]:
-        """The vectors that the phase asks for, before clipping and noise."""
+        """Return the vectors that the phase asks for, before clipping and noise."""
 
     def settle(self, state: S, counted: bool) -> S:
-        """Say whether the coordinator counted the last contribution. Some methods keep what both sides agree on."""
+        """Record whether the coordinator counted the last contribution. Some methods keep what both sides agree on."""
         return state
 
     # -- the machine
 
     def start(self, state: S, broadcast: Broadcast) -> S:
-        """Begin the phase of a broadcast, giving up an unfinished older one. Begun already: the same state.
+        """Begin the phase of a broadcast and give up an unfinished older one. If it has begun already, nothing changes.
 
         Raises
         ------
@@ -163,20 +163,22 @@ class Participant(ABC, Generic[O, S]):
         return self.begin(_with_work(state, begun), broadcast)
 
     def ask(self, state: S) -> Matrix:
-        """(k, d) internal points to evaluate now, `space.decode` makes parameters of them; row = lane, and the same
-        rows however often one asks. None: the phase is done."""
+        """Return the (k, d) internal points to evaluate now; none: the phase is done.
+
+        `space.decode` turns them into parameters. Row = lane, and every call returns the same rows.
+        """
         return state.work.points
 
     def done(self, state: S) -> bool:
-        """Whether the open phase needs no more evaluations, so that there is a contribution."""
+        """Return whether the open phase needs no more evaluations, so that there is a contribution."""
         return state.work.round >= 0 and not len(state.work.points)
 
     def tell(self, state: S, values: Sequence[float] | Vector) -> S:
-        """Take the values of the points that `ask` gave, in their order.
+        """Learn the values of the points that `ask` returned, in their order.
 
         Parameters
         ----------
-        values : (k,) minimised; NaN or infinity where there is none. Beyond 1e100 counts as infinity.
+        values : (k,) minimised; NaN or infinity where one is missing. Values beyond 1e100 count as infinity.
 
         Raises
         ------
@@ -193,7 +195,7 @@ class Participant(ABC, Generic[O, S]):
         return self.learn(_with_work(state, grown), told)
 
     def contribution(self, state: S) -> Contribution:
-        """What leaves: the update of the phase that is done, clipped and noised. Asked twice, the same bytes.
+        """Return the vectors of the finished phase, clipped and noised. A second call returns the same bytes.
 
         Raises
         ------
@@ -216,7 +218,7 @@ class Participant(ABC, Generic[O, S]):
         )
 
     def epsilon(self, state: S) -> float:
-        """What this participant has spent towards the coordinator, whether its contributions were counted or lost."""
+        """Return the epsilon spent towards the coordinator, whether contributions were counted or lost."""
         privacy = self.options.privacy
         if privacy is None or privacy.noise == 0:
             return math.inf
@@ -230,8 +232,8 @@ class Participant(ABC, Generic[O, S]):
         if privacy is not None:
             vector = dp.clip(vector, privacy.clip[name])
             if privacy.noise > 0:
-                # A phase done again after a crash may end elsewhere; the difference of two vectors under one noise
-                # would be bare, so the noise depends on the vector as well.
+                # A phase repeated after a crash may end elsewhere. Two vectors under one noise would reveal their
+                # difference, so the noise depends on the vector as well.
                 mark = hashlib.sha256(vector.tobytes()).hexdigest()
                 address = f"{self.terms}/{work.round}/{work.phase}/{name}/{mark}"
                 noise = dp.gaussian(self._secret, address, len(vector))

@@ -1,4 +1,4 @@
-"""What travels between a coordinator and its participants, and nothing else.
+"""Payloads: all that travels between a coordinator and its participants.
 
 =================  ==========  =======================================================================================
 record             direction   holds
@@ -16,11 +16,8 @@ payload is linear: the coordinator only ever needs weighted sums of them, so the
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
@@ -31,24 +28,19 @@ from pydantic import Field
 
 from blackbox import codec, rng
 from blackbox.errors import BlobNotFound, CodecError, FieldError, InvalidContribution, InvalidInput
+from blackbox.federation.vectors import Floats, finite, read, written
 from blackbox.recipes import digest, slices, weighted_noise_sum
 from blackbox.records import JSON, Term, Vector
 from blackbox.rng import Key
 from blackbox.space import Space
-from blackbox.validation import Described, invalid, pointer
-
-Floats: TypeAlias = NDArray[np.float32]
-"""(n,) float32, as it travels."""
+from blackbox.validation import Described, pointer
 
 DIRECTIONS = 1
 """Stream of the shared directions: direction l of round r is `noise(key.stream(DIRECTIONS), r, l, d)`."""
 FEATURES = 2
 """Stream of the random features: frequencies are lanes 0 ... M-1 at step 0, phases the uniform numbers at step 1."""
 INVITED = 3
-"""Stream that decides who is invited to a round."""
-
-LISTED = 64
-"""Vectors up to this length are written as lists in JSON, longer ones as base64."""
+"""Stream that decides which participants are invited to a round."""
 
 ClientName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]*$")]
 """Letters, digits and . _ : @ - behind a letter or digit."""
@@ -59,7 +51,7 @@ ClientName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """What a participant is told once. Both sides derive directions and random features from the key.
+    """The terms that a participant receives once. Both sides derive directions and random features from the key.
 
     Attributes
     ----------
@@ -78,13 +70,14 @@ class Invitation:
 
     @property
     def terms(self) -> str:
-        """Digest of all of it; broadcasts and contributions carry it, so that nobody works under other terms."""
+        """Digest of the invitation, carried by broadcasts and contributions, so that nobody works under other terms."""
         # The order of the parameters lays out x, so a transport that sorts them must not go unnoticed.
         whole = {**self.to_json(), "space": list(self.space.items())}
         text = json.dumps(whole, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the invitation as JSON."""
         return {
             "method": self.method,
             "options": dict(self.options),
@@ -95,7 +88,7 @@ class Invitation:
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Invitation:
-        """The invitation that `to_json` wrote.
+        """Read the invitation that `to_json` wrote.
 
         Raises
         ------
@@ -120,7 +113,7 @@ Blobs: TypeAlias = "Mapping[str, NDArray[Any]] | Callable[[str], NDArray[Any]]"
 
 @dataclass(frozen=True, slots=True)
 class Broadcast:
-    """What a participant needs for one phase, beside the invitation.
+    """The message that opens a phase for a participant that has the invitation.
 
     Attributes
     ----------
@@ -152,7 +145,7 @@ class Broadcast:
         return sum(vector.nbytes for vector in self.vectors.values())
 
     def to_json(self) -> dict[str, Any]:
-        """Small JSON: vectors are named by digest, their bytes are `blobs`."""
+        """Return small JSON: vectors are named by digest, their bytes are in `blobs`."""
         return {
             "terms": self.terms,
             "step": self.step,
@@ -166,12 +159,12 @@ class Broadcast:
         }
 
     def blobs(self) -> dict[str, NDArray[Any]]:
-        """Digest -> vector."""
+        """Return digest -> vector."""
         return {digest(vector): vector for vector in self.vectors.values()}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any], blobs: Blobs) -> Broadcast:
-        """The broadcast that `to_json` wrote, with its vectors from `blobs` (digest -> array, checked here).
+        """Read the broadcast that `to_json` wrote, with its vectors from `blobs` (digest -> array, checked here).
 
         Raises
         ------
@@ -213,7 +206,7 @@ class _BroadcastJson(Described):
 
 @dataclass(frozen=True, slots=True)
 class Privacy:
-    """What a participant did to its vectors before they left.
+    """Clipping and noise that a participant applied to its vectors before they left.
 
     Attributes
     ----------
@@ -232,8 +225,8 @@ class Contribution:
     Attributes
     ----------
     terms : digest of the invitation it was made under.
-    client : who made it.
-    round, phase : which broadcast it answers.
+    client : the participant that made it.
+    round, phase : those of the broadcast that it answers.
     weight : share of this participant in means, in any unit that all share (number of examples).
     vectors : name -> (n,) float32, exactly those that the phase declares.
     evaluations : private evaluations spent on it.
@@ -255,21 +248,22 @@ class Contribution:
         return sum(vector.nbytes for vector in self.vectors.values())
 
     def to_bytes(self) -> bytes:
-        """Canonical bytes (`application/octet-stream`): a JSON header of about 250 bytes and the raw numbers."""
+        """Return canonical bytes (`application/octet-stream`): a JSON header of about 250 bytes and the raw numbers."""
         return codec.encode(self)
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Contribution:
-        """The contribution that `to_bytes` wrote, with every field checked as by `from_json`.
+        """Read the contribution that `to_bytes` wrote, with every field checked as by `from_json`.
 
         Raises
         ------
         InvalidContribution
+            If they are no contribution, or a field is unfit.
         """
         try:
-            read = codec.decode(cls, raw)
-            vectors = {name: _float32(vector, pointer("vectors", name)) for name, vector in read.vectors.items()}
-            plain = read._fields()
+            decoded = codec.decode(cls, raw)
+            vectors = {name: finite(vector, pointer("vectors", name)) for name, vector in decoded.vectors.items()}
+            plain = decoded._fields()
         except (CodecError, AttributeError, TypeError) as error:
             raise InvalidContribution(f"these bytes are no contribution: {error}") from None
         return cls._of(ContributionJson(**plain, vectors=dict.fromkeys(vectors, "")), vectors)
@@ -287,12 +281,12 @@ class Contribution:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """JSON; vectors of at most `LISTED` numbers as lists, longer ones as base64 of little-endian float32."""
-        return {**self._fields(), "vectors": {name: _written(v) for name, v in sorted(self.vectors.items())}}
+        """Return JSON; vectors of at most `LISTED` numbers as lists, longer ones as base64 of little-endian float32."""
+        return {**self._fields(), "vectors": {name: written(v) for name, v in sorted(self.vectors.items())}}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Contribution:
-        """The contribution that `to_json` wrote. A vector may be a list or base64, whatever its length.
+        """Read the contribution that `to_json` wrote. A vector may be a list or base64, whatever its length.
 
         Raises
         ------
@@ -301,7 +295,7 @@ class Contribution:
             by `Federation.check`.
         """
         sent = ContributionJson(**_members(raw, "a contribution", InvalidContribution))
-        return cls._of(sent, {name: _read(v, pointer("vectors", name)) for name, v in sent.vectors.items()})
+        return cls._of(sent, {name: read(v, pointer("vectors", name)) for name, v in sent.vectors.items()})
 
     @classmethod
     def _of(cls, sent: ContributionJson, vectors: dict[str, Floats]) -> Contribution:
@@ -326,7 +320,7 @@ class ContributionJson(Described):
     terms: str = Field(max_length=64)
     """Digest of the invitation."""
     client: ClientName
-    """Who contributes."""
+    """Name of the participant."""
     round: int = Field(ge=0)
     """The round of the broadcast that this answers."""
     phase: str = Field(max_length=64)
@@ -347,44 +341,12 @@ def _members(raw: object, what: str, error: type[InvalidInput] = InvalidInput) -
     return {str(name): value for name, value in raw.items()}
 
 
-def _written(vector: Floats) -> list[float] | str:
-    if len(vector) <= LISTED:
-        return [float(v) for v in vector]
-    return base64.b64encode(vector.astype("<f4", copy=False).tobytes()).decode()
-
-
-def _read(sent: Sequence[float] | str, at: str) -> Floats:
-    if isinstance(sent, str):
-        try:
-            raw = base64.b64decode(sent, validate=True)
-            vector = np.frombuffer(raw, "<f4")
-        except (binascii.Error, ValueError):
-            fault = FieldError(at, "bad_base64", "must be a list of numbers, or base64 of little-endian float32")
-            raise invalid(InvalidContribution, [fault]) from None
-        return _float32(vector.astype(np.float32), at)
-    return _float32(np.array(sent, dtype=np.float64), at)
-
-
-def _float32(vector: NDArray[Any], at: str) -> Floats:
-    """The vector as finite float32."""
-    if vector.ndim != 1 or vector.dtype.kind != "f":
-        fault = FieldError(at, "wrong_type", f"must be a vector of floats, got {vector.dtype} of shape {vector.shape}")
-        raise invalid(InvalidContribution, [fault])
-    with np.errstate(over="ignore"):
-        narrow = vector.astype(np.float32)
-    if not np.isfinite(narrow).all():
-        bad = int(np.flatnonzero(~np.isfinite(narrow))[0])
-        fault = FieldError(at, "non_finite", f"must hold finite float32 numbers, got {vector[bad]} at index {bad}")
-        raise invalid(InvalidContribution, [fault])
-    return narrow
-
-
 # -- down: how x moved -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """How x got from one version to the next. Exactly one of `move` and `coefficients` is there.
+    """The change of x from one version to the next. Exactly one of `move` and `coefficients` is there.
 
     Attributes
     ----------
@@ -412,23 +374,24 @@ class Update:
         return int(self.numbers.nbytes)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON: {"version", "round", "move"} or {"version", "round", "noise", "stream", "coefficients"}."""
-        head, written = {"version": self.version, "round": self.round}, _written(self.numbers)
+        """Return JSON: {"version", "round", "move"} or {"version", "round", "noise", "stream", "coefficients"}."""
+        head, numbers = {"version": self.version, "round": self.round}, written(self.numbers)
         if self.move is not None:
-            return {**head, "move": written}
-        return {**head, "noise": self.noise, "stream": str(DIRECTIONS), "coefficients": written}
+            return {**head, "move": numbers}
+        return {**head, "noise": self.noise, "stream": str(DIRECTIONS), "coefficients": numbers}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Update:
-        """The update that `to_json` wrote.
+        """Read the update that `to_json` wrote.
 
         Raises
         ------
         InvalidInput
+            If a field is missing, unknown or unfit.
         """
         sent = _UpdateJson(**_members(raw, "an update"))
-        move = None if sent.move is None else _read(sent.move, "/move")
-        coefficients = None if sent.coefficients is None else _read(sent.coefficients, "/coefficients")
+        move = None if sent.move is None else read(sent.move, "/move")
+        coefficients = None if sent.coefficients is None else read(sent.coefficients, "/coefficients")
         return cls(sent.version, sent.round, move, coefficients, sent.noise or "normal")
 
 
@@ -446,14 +409,14 @@ class _UpdateJson(Described):
 
 
 def apply(x: Vector, update: Update, key: Key, space: Space, slicer: slices.Slicer = slices.WHOLE) -> Vector:
-    """x after one update, bit for bit the same on every machine: sums of products in a fixed order, no matrix product.
+    """Return x after one update, bit for bit the same on every machine: sums in a fixed order, no matrix product.
 
     Parameters
     ----------
     x : (d,) float64 of version `update.version - 1`.
     key : the study's key.
-    space : bounded coordinates are cut to [0, 1].
-    slicer : who computes the parts of a large sum.
+    space : bounded coordinates are clipped to [0, 1].
+    slicer : computes the parts of a large sum.
     """
     if update.move is not None:
         moved = x + update.move
@@ -467,22 +430,22 @@ def apply(x: Vector, update: Update, key: Key, space: Space, slicer: slices.Slic
 
 
 FARTHEST = 1e15
-"""No coordinate goes farther, so that what follows does not overflow in float32."""
+"""Limit on the size of a coordinate, so that later sums do not overflow in float32."""
 
 
 def project(x: Vector, space: Space) -> Vector:
-    """x with its bounded coordinates cut to [0, 1] and the others to +-FARTHEST."""
+    """Return x with its bounded coordinates clipped to [0, 1] and the others to +-FARTHEST."""
     clipped: Vector = np.clip(x, np.maximum(space.lower, -FARTHEST), np.minimum(space.upper, FARTHEST))
     return clipped
 
 
 def catch_up(x: Vector, version: int, updates: Sequence[Update], key: Key, space: Space) -> tuple[Vector, int]:
-    """x and its version after the updates that are newer than `version`.
+    """Return x and its version after the updates that are newer than `version`.
 
     Parameters
     ----------
-    x, version : what the participant has; the start is `space.initial` projected, version 0.
-    updates : any order, older ones are skipped.
+    x, version : those of the participant; a newcomer starts at the projected `space.initial`, version 0.
+    updates : in any order; older ones are skipped.
 
     Raises
     ------
@@ -499,8 +462,3 @@ def catch_up(x: Vector, version: int, updates: Sequence[Update], key: Key, space
             )
         x, version = apply(x, update, key, space), update.version
     return x, version
-
-
-def norm(vector: NDArray[Any]) -> float:
-    """Euclidean norm, the same bits whatever BLAS does."""
-    return math.sqrt(math.fsum(np.square(vector, dtype=np.float64).tolist()))

@@ -24,7 +24,7 @@ ORDERS: tuple[int, ...] = (*range(2, 65), 72, 80, 96, 112, 128, 160, 192, 256, 3
 
 
 def clip(vector: Vector, limit: float) -> Vector:
-    """The vector scaled down to Euclidean norm `limit` if it is longer; NaN or infinity becomes the zero vector."""
+    """Scale a vector down to Euclidean norm `limit` if it is longer; with a NaN or infinity it becomes zero."""
     if not np.isfinite(vector).all():
         return np.zeros_like(vector)
     largest = float(np.abs(vector).max(initial=0.0))
@@ -35,11 +35,11 @@ def clip(vector: Vector, limit: float) -> Vector:
 
 
 def gaussian(secret: bytes, address: str, n: int) -> Vector:
-    """(n,) standard-normal noise that only the holder of the secret can know.
+    """Return (n,) standard-normal noise that only the holder of the secret can know.
 
     SHAKE-256 of secret and address, 64 bits a number, through the normal quantile function: unlike the noise of `rng`,
     which is drawn from a shared key and a table of 2^16 numbers, it cannot be guessed and has tails (to 8.2). The same
-    address gives the same noise, so asking twice releases nothing new.
+    address gives the same noise, so that a repeated request releases nothing new.
     """
     raw = hashlib.shake_256(len(secret).to_bytes(8, "little") + secret + address.encode()).digest(8 * n)
     words = np.frombuffer(raw, "<u8")
@@ -51,7 +51,7 @@ def gaussian(secret: bytes, address: str, n: int) -> Vector:
 
 
 def rdp_gaussian(noise: float, orders: Sequence[int] = ORDERS) -> Vector:
-    """Renyi divergence of one Gaussian release at sensitivity 1: a / (2 z^2) (Mironov 2017, prop. 7).
+    """Return the Renyi divergence of one Gaussian release at sensitivity 1: a / (2 z^2) (Mironov 2017, prop. 7).
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def rdp_sampled_gaussian(rate: float, noise: float, orders: Sequence[int] = ORDE
 
 
 def epsilon(rdp: NDArray[Any], delta: float, orders: Sequence[int] = ORDERS) -> float:
-    """The smallest epsilon for `delta` that the divergences prove.
+    """Return the smallest epsilon for `delta` that the divergences prove.
 
     Canonne, Kamath, Steinke (2020), arXiv:2004.00010, prop. 12, better than log(1/delta) / (a - 1)::
 
@@ -109,20 +109,20 @@ def epsilon(rdp: NDArray[Any], delta: float, orders: Sequence[int] = ORDERS) -> 
 
 
 def epsilon_of_replacement(releases: int, noise: float, delta: float) -> float:
-    """Epsilon of clipped and noised vectors that are seen one by one.
+    """Return the epsilon of clipped and noised vectors that are seen one by one.
 
-    Replacing all that their maker has moves a clipped vector by up to 2 C: half the noise per sensitivity.
+    Replacing all data of a participant moves a clipped vector by up to 2 C: half the noise per sensitivity.
 
     Parameters
     ----------
-    releases : how many vectors.
+    releases : number of vectors.
     noise : z, standard deviation over C.
     """
     return epsilon(releases * rdp_gaussian(noise / 2), delta) if releases else 0.0
 
 
 def mean_noise(weights: Sequence[float], noise: float) -> float:
-    """z of the weighted mean of contributions that each carry noise z, for the participant with the largest weight.
+    """Return z of a weighted mean of contributions with noise z each, for the participant of the largest weight.
 
     The mean sum p_i (v_i + z C n_i) moves by at most p_max C with one participant, and has the standard deviation
     z C sqrt(sum p_i^2): z sqrt(n) for n equal weights.

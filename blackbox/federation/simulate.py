@@ -1,4 +1,4 @@
-"""Rounds in one process: for tests, examples and choosing options before anything is deployed."""
+"""Rounds in one process, for tests, for examples, and to choose options before anything is deployed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Objective = Callable[[Matrix], Vector]
 
 @dataclass(slots=True)
 class Rehearsal:
-    """What a rehearsal leaves behind.
+    """The outcome of a rehearsal.
 
     Attributes
     ----------
-    state : of the coordinator, at the end.
+    state : the coordinator's state at the end.
     path : x after each round.
-    evaluations : private evaluations spent by all participants after each round, those that were lost included.
-    updates : how x moved.
+    evaluations : private evaluations spent by all participants after each round, including lost ones.
+    updates : the updates of x.
     bytes_up : encoded size of the largest contribution of each phase.
     """
 
@@ -51,10 +51,10 @@ def rehearse(
     ----------
     federation : the coordinator.
     objectives : client -> its private objective.
-    rounds : how many to run, fewer if the method stops.
+    rounds : number of rounds to run; fewer if the method stops.
     weights : client -> weight; 1 where missing.
     lost : (round, phase, client) -> whether its contribution never arrives. It has evaluated nevertheless.
-    secret : from which, with the client's name, private randomness is drawn.
+    secret : source of private randomness, together with the client's name.
     """
     machines = {
         name: accept(

@@ -104,7 +104,7 @@ class BaseStudy(ABC):
         """
         head = yield from read(lambda tx: tx.head(study))
         if head is None:
-            raise StudyNotFound(f"there is no study {study}", hint="GET /v1/studies lists yours")
+            raise StudyNotFound(f"there is no study {study}")
         return cls(head, slicer)
 
     # Defined by each kind of study ------------------------------------------------------------------------------------
@@ -245,10 +245,7 @@ class BaseStudy(ABC):
             if row.state == state:
                 return row
             if row.state not in allowed:
-                raise StudyStateError(
-                    f"the study is {row.state}; this needs {' or '.join(allowed)}",
-                    hint="GET the study to see its state and reason",
-                )
+                raise StudyStateError(f"the study is {row.state}; this needs {' or '.join(allowed)}")
             row.state, row.reason = state, reason
             if state == CANCELLED:
                 for trial in tx.open_trials(self.id):

@@ -34,7 +34,7 @@ def open_study(study: str, slicer: Slicer = WHOLE) -> Steps[BaseStudy]:
     """
     head = yield from read(lambda tx: tx.head(study))
     if head is None:
-        raise StudyNotFound(f"there is no study {study}", hint="GET /v1/studies lists yours")
+        raise StudyNotFound(f"there is no study {study}")
     return kind_of(head)(head, slicer)
 
 
@@ -53,11 +53,11 @@ def as_kind(study: BaseStudy, kind: type[K]) -> K:
     if issubclass(kind, FederatedStudy):
         raise IncompatibleProblem(
             f"{method} works on trials, not in federated rounds",
-            hint=f"POST /v1/studies/{study.id}/ask; GET /v1/algorithms names the federated methods",
+            hint="ask for trials and tell their values; rounds need a federated algorithm",
         )
     if isinstance(study, HostedStudy):
         raise study.not_its_own()
     raise IncompatibleProblem(
         f"{method} works in federated rounds: there are no trials to ask for or to tell",
-        hint=f"POST /v1/studies/{study.id}/rounds/join, or use blackbox_client.Participant",
+        hint="join it as a participant, with blackbox_client.participant.Participant or `blackbox participant`",
     )

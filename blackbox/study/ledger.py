@@ -33,7 +33,7 @@ def locked(tx: Tx, study: str) -> StudyRow:
     """
     row = tx.study(study)
     if row is None:
-        raise StudyNotFound(f"there is no study {study}", hint="GET /v1/studies lists yours")
+        raise StudyNotFound(f"there is no study {study}")
     return row
 
 

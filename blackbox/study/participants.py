@@ -129,7 +129,7 @@ def host(tx: Tx, study: StudyHead, hosted: Hosted, fresh: StudyHead, now: float)
         if member is not None and member.left_at is None:
             raise Conflict(
                 f"{client} takes part already and runs its own machine",
-                hint="choose another name, or let it leave first (POST .../rounds/leave)",
+                hint="choose another name, or let it leave first",
             )
         own = StudyRow(fresh.id)
         tx.insert_study(fresh, own)
@@ -160,7 +160,9 @@ def leave(tx: Tx, study: StudyHead, client: str, now: float) -> StudyRow:
 def _open(tx: Tx, study: str) -> StudyRow:
     row = ledger.locked(tx, study)
     if row.state not in (ACTIVE, PAUSED):
-        raise StudyStateError(f"the study is {row.state}; nobody can join it", hint="GET .../best has its result")
+        raise StudyStateError(
+            f"the study is {row.state}; nobody can join it", hint="its recommended point is the result"
+        )
     return row
 
 

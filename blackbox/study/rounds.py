@@ -354,7 +354,7 @@ class FederatedStudy(BaseStudy):
             kind = self.federation.admission(state, contribution.round, contribution.phase)
             if not self.federation.invited(replace(state, round=contribution.round), client):
                 message = f"{client} was not invited to round {contribution.round}"
-                hint = 'contribute where GET .../rounds/current says "invited": true'
+                hint = "contribute to rounds whose open phase says that this participant is invited"
                 raise invalid(InvalidContribution, [FieldError("/round", "not_invited", message)], hint)
 
             def work(tx: Tx, seen: StudyRow = seen, kind: str = kind) -> tuple[str, StudyRow, ContributionRow] | None:

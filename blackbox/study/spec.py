@@ -175,8 +175,7 @@ def parse_spec(raw: Mapping[str, Any]) -> StudySpec:
     try:
         return StudySpec.model_validate(dict(raw))
     except pydantic.ValidationError as error:
-        hint = "see /openapi.json for the fields and their ranges"
-        raise invalid(InvalidInput, field_errors(error, StudySpec), hint) from None
+        raise invalid(InvalidInput, field_errors(error, StudySpec)) from None
 
 
 def resolve(spec: StudySpec) -> tuple[Resolved, Space]:

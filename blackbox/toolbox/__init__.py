@@ -1,1 +1,1 @@
-"""What methods are made of: one small file per idea, used by several methods. None of them knows a method."""
+"""Building blocks of methods: one small file per idea, used by several methods. None of them knows a method."""

@@ -38,21 +38,21 @@ Family: TypeAlias = Literal["orthogonal", "sphere", "normal", "rademacher", "coo
 
 
 def default_family(dim: int) -> Family:
-    """Orthonormal frames; in one dimension, where every frame is +1 or -1, normal numbers."""
+    """Return orthonormal frames; in one dimension, where every frame is +1 or -1, normal numbers."""
     return "orthogonal" if dim > 1 else "normal"
 
 
 @dataclass(frozen=True, slots=True)
 class Directions:
-    """One family of directions.
+    """A family of random directions in d dimensions.
 
     Attributes
     ----------
-    family : which.
-    key : key of a noise stream; the address of a direction below it is (step, index).
+    family : its name.
+    key : key of a noise stream, in which a direction has the address (step, index).
     dim : dimension d.
-    frame : directions that are made orthogonal to one another; at most d. Only for `orthogonal`, where the rows of one
-        frame are computed together: choose the number of directions of a step.
+    frame : number of directions that are orthogonal to one another; at most d. Only for `orthogonal`, where the rows of
+        a frame are computed together: take the number of directions of a step.
     """
 
     family: Family
@@ -69,7 +69,7 @@ class Directions:
             )
 
     def rows(self, step: int, indices: Sequence[int] | Ints) -> Matrix:
-        """The directions of the given indices.
+        """Return the directions of the given indices.
 
         Parameters
         ----------
@@ -99,12 +99,12 @@ class Directions:
             u /= np.sqrt(self.dim)
             return u
         z = normals(self.key, step, wanted, self.dim).astype(np.float64)
-        # A row of zeros cannot come: no normal number of `rng` is zero.
+        # No row is zero: no normal number of `rng` is.
         z /= np.sqrt(self.dim) if self.family == "normal" else _norms(z)
         return z
 
     def coordinates(self, step: int, indices: Sequence[int] | Ints) -> tuple[Ints, Vector]:
-        """(n,) which coordinate each direction of the family `coordinate` moves, and (n,) its sign.
+        """Return the (n,) coordinate that each direction of the family `coordinate` moves, and its (n,) sign.
 
         The first d indices are all coordinates in random order with random signs, the next d another order with the
         other signs, so that two sweeps are central differences.
@@ -120,13 +120,13 @@ class Directions:
 
     @property
     def reach(self) -> float:
-        """The largest norm that a direction can have: 1 but for `normal`, whose noise ends at 4.32 deviations."""
+        """Largest norm of a direction: 1, except for `normal`, whose noise ends at 4.32 standard deviations."""
         return float(quantiles()[-1]) if self.family == "normal" else 1.0
 
     def second_moment(self, n: int) -> float:
-        """E||g||^2 / ||grad f||^2 of the mean over n directions of one step, for a linear f: 1 is exact."""
+        """Return E||g||^2 / ||grad f||^2 of the mean over n directions of one step, for a linear f; 1 is exact."""
         d = self.dim
-        if self.family == "coordinate":  # each is used whole or whole + 1 times
+        if self.family == "coordinate":  # each coordinate is used `whole` or `whole + 1` times
             whole, rest = n // d, n % d / d
             return (d / n) ** 2 * (whole**2 + 2 * whole * rest + rest)
         if self.family == "orthogonal":  # frames are independent of one another
@@ -137,10 +137,10 @@ class Directions:
 
 @lru_cache(maxsize=2)  # of the open step: its lanes are often asked one at a time, and each needs the whole frame
 def _frame(key: Key, step: int, number: int, size: int, dim: int) -> Matrix:
-    """(size, d) orthonormal rows, Haar-distributed: the Q of a normal matrix whose R has a positive diagonal.
+    """Return (size, d) orthonormal rows, Haar-distributed: the Q of a normal matrix whose R has a positive diagonal.
 
-    Mezzadri (2007), *How to generate random matrices from the classical compact groups*. LAPACK leaves the signs of R
-    to itself, and without the correction Q would not be uniform.
+    Mezzadri (2007), *How to generate random matrices from the classical compact groups*. LAPACK chooses the
+    signs of R as it likes, and without the correction Q would not be uniform.
     """
     z = normals(key, step, range(number * size, (number + 1) * size), dim).astype(np.float64)
     q, r = np.linalg.qr(z.T)
@@ -150,6 +150,6 @@ def _frame(key: Key, step: int, number: int, size: int, dim: int) -> Matrix:
 
 
 def _norms(z: Matrix) -> Matrix:
-    """(n, 1) Euclidean norms of the rows."""
+    """Return the (n, 1) Euclidean norms of the rows."""
     norms: Matrix = np.sqrt(np.square(z).sum(axis=1, keepdims=True))
     return norms

@@ -1,4 +1,4 @@
-"""Gradient estimates from values: which lane is which probe, and what the results that came are worth.
+"""Gradient estimates from values: the probe of each lane, and the estimate from the results that arrive.
 
 An `Estimator` plans the lanes of a step and reduces its results to an `Estimate` of the gradient itself: all factors
 are inside, so learning rates, Frank-Wolfe gaps and Adam agree on what g is. With directions u_i, E[u u^T] = I / d, of
@@ -8,28 +8,28 @@ are inside, so learning rates, Frank-Wolfe gaps and Adam agree on what g is. Wit
     y_i = (F(x + r u_i) - F(x - r u_i)) / (2 r)         central: lanes 2i and 2i + 1 are x +- r u_i
     g   = d / |R| sum_{i in R} y_i u_i
 
-Nothing that came is thrown away, and g stays unbiased for the gradient of the smoothed F as long as arrival does not
-depend on the value (NaN and infinities count as missing). A value F(x + s r u_i) without its partner becomes the slope
-s (value - b) / r against a baseline b that does not depend on u_i: F(x) if that is known; else the mean of the
+No result that arrives is thrown away, and g stays unbiased for the gradient of the smoothed F as long as arrival does
+not depend on the value (NaN and infinities count as missing). A value F(x + s r u_i) without its partner becomes the
+slope s (value - b) / r against a baseline b that does not depend on u_i: F(x) if that is known; else the mean of the
 midpoints of the whole pairs, which is F(x) up to a curvature term; else the mean of the other lone values (leave one
 out: Kool, van Hoof, Welling 2019). More directions than planned are as good as the planned ones, so lost lanes are
 replaced by further ones and never asked again.
 
-Recipe methods use `differences` alone and leave the sum of noise to `recipe.weighted_noise_sum`.
+Recipe methods use `differences` alone and leave the sum of noise to `recipes.weighted_noise_sum`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
-from blackbox.options import Field, Options
+from blackbox.options import Field, Options, Renamed
 from blackbox.records import Ints, Matrix, Points, Vector, dense
 from blackbox.rng import Key
 from blackbox.toolbox.directions import Directions, Family
@@ -44,17 +44,20 @@ __all__ = [
     "EstimatorResolved",
     "Slopes",
     "bounded_radius",
-    "default_count",
+    "default_directions",
     "differences",
+    "directions_of",
+    "popsize_of",
+    "renamed_count",
     "roles",
 ]
 
 Difference: TypeAlias = Literal["forward", "central"]
 
 SHORTEST = 1e-12
-"""No probe is closer to its centre, in internal units."""
+"""Smallest distance of a probe from its centre, in internal units."""
 STEEPEST = 1e100
-"""Slopes are limited to it, so that squares of a gradient are finite whatever an evaluator returns."""
+"""Limit on the size of a slope, so that squares of a gradient are finite whatever an evaluator returns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +83,14 @@ class Slopes:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A gradient and how far to trust it.
+    """A gradient estimate and its standard error.
 
     Attributes
     ----------
     gradient : (d,) estimate of the gradient; zeros if no direction could be used.
     error : standard error of `gradient` in the Euclidean norm, from the spread over the directions: the root of
         E||g - E g||^2. None with fewer than two directions. For orthonormal frames an upper bound.
-    slopes : what it was made of.
+    slopes : the slopes it was computed from.
     """
 
     gradient: Vector
@@ -95,12 +98,12 @@ class Estimate:
     slopes: Slopes
 
     def __len__(self) -> int:
-        """Directions used, the effective batch size of schedules."""
+        """Return the number of directions used, the effective batch size of schedules."""
         return len(self.slopes)
 
 
 def roles(lanes: Sequence[int] | Ints, difference: Difference, base: bool = True) -> Ints:
-    """(n, 2) int64: direction index and sign (+1, -1; 0 is the centre) of each lane.
+    """Return (n, 2) int64: direction index and sign (+1, -1; 0 is the centre) of each lane.
 
     Parameters
     ----------
@@ -118,13 +121,13 @@ def roles(lanes: Sequence[int] | Ints, difference: Difference, base: bool = True
 def differences(
     note: Ints, values: Vector, radius: float, base: float | None = None, clip: float | None = None
 ) -> Slopes:
-    """Slopes along the directions that results allow.
+    """Compute the slopes along all directions whose results allow it.
 
     Parameters
     ----------
     note : (n, 2) direction and sign of each result, see `roles`; none twice. Any order.
-    values : (n,) F, minimised; what is not finite counts as missing.
-    radius : r > 0 of the displacements.
+    values : (n,) F, minimised; NaN and infinities count as missing.
+    radius : r > 0, length of the displacements.
     base : F(x) from elsewhere, used where the step has no result at the centre.
     clip : limit on |y_i| in multiples of their median, for heavy tails; None: no limit. It biases g.
     """
@@ -158,7 +161,7 @@ def differences(
 
 
 def _means_of_the_others(values: Vector) -> Vector:
-    """For each value the mean of all others, by sums from both sides: subtracting from the total would cancel."""
+    """Return each value's mean of all others, by sums from both sides: subtracting from the total would cancel."""
     before = np.concatenate([[0.0], np.cumsum(values)[:-1]])
     after = np.concatenate([np.cumsum(values[::-1])[:-1][::-1], [0.0]])
     means: NDArray[np.float64] = (before + after) / (len(values) - 1)
@@ -167,13 +170,13 @@ def _means_of_the_others(values: Vector) -> Vector:
 
 @dataclass(frozen=True, slots=True)
 class Estimator:
-    """Lanes to probes, results to a gradient.
+    """The map from lanes to probes, and from their results to a gradient.
 
     Attributes
     ----------
     directions : the family.
     difference : forward or central.
-    count : directions of a step, q.
+    n_directions : directions of a step, q.
     base : forward only: whether lane 0 evaluates the centre. Without it the base comes from `reduce`'s argument, or
         slopes are taken against the mean of the other lanes.
     clip : see `differences`.
@@ -182,7 +185,7 @@ class Estimator:
 
     directions: Directions
     difference: Difference
-    count: int
+    n_directions: int
     base: bool = True
     clip: float | None = None
     tangent: Callable[[Vector], Vector] | None = None
@@ -190,16 +193,16 @@ class Estimator:
     @property
     def need(self) -> int:
         """Results that close a step: 2 q central, q + 1 forward, q forward without a base."""
-        return 2 * self.count if self.difference == "central" else self.count + self.base
+        return popsize_of(self.n_directions, self.difference, self.base)
 
     def plan(self, x: Vector, step: int, lanes: Sequence[int] | Ints, radius: float) -> Points:
-        """The points of the given lanes, with direction and sign as note.
+        """Return the points of the given lanes, with direction and sign as note.
 
         Parameters
         ----------
         x : (d,) centre.
         step : address of the directions, together with the lane.
-        lanes : (n,) any.
+        lanes : (n,), in any order.
         radius : r > 0.
         """
         note = roles(lanes, self.difference, self.base)
@@ -207,7 +210,7 @@ class Estimator:
         return dense(x + (radius * note[:, 1])[:, None] * u, note)
 
     def reduce(self, step: int, note: Ints, values: Vector, radius: float, base: float | None = None) -> Estimate:
-        """The gradient from results of one step.
+        """Estimate the gradient from the results of one step.
 
         Parameters
         ----------
@@ -233,23 +236,68 @@ class Estimator:
         return u if self.tangent is None else np.array([self.tangent(row) for row in u]).reshape(u.shape)
 
 
+def popsize_of(n_directions: int, difference: Difference, base: bool = True) -> int:
+    """Return the results of a step with q directions: 2 q central, q + 1 forward, q forward without a base."""
+    return 2 * n_directions if difference == "central" else n_directions + base
+
+
+def directions_of(popsize: int, difference: Difference) -> int:
+    """Return the directions of a step with `popsize` results, its base among them: the inverse of `popsize_of`.
+
+    Raises
+    ------
+    ValueError
+        If central differences are asked of an odd number of results.
+    """
+    if difference == "forward":
+        return popsize - 1
+    if popsize % 2:
+        raise ValueError(f"must be even for mirrored pairs, got {popsize}; use {popsize + 1}")
+    return popsize // 2
+
+
+def renamed_count(default: Callable[[Mapping[str, Any]], Difference]) -> Renamed:
+    """Declare that the option `count`, directions per step, has become `popsize`, results per step.
+
+    Parameters
+    ----------
+    default : maps stored options to the kind of difference that the method takes where they name none.
+    """
+
+    def convert(count: Any, stored: Mapping[str, Any]) -> int:
+        return popsize_of(int(count), stored.get("difference") or default(stored))
+
+    unit = "results: two for each direction with central differences, one and one more with forward ones"
+    return Renamed("popsize", since="0.2", convert=convert, unit=unit)
+
+
 class EstimatorOptions(Options):
-    """The options of methods that estimate a gradient in dense vectors. Lengths are in internal units."""
+    """Options of methods that estimate a gradient in dense vectors. Lengths are in internal units."""
 
     directions: Family | None = None
     """Family of the random directions. None: orthonormal frames, which have the least variance (normal numbers in one
     dimension)."""
-    count: int | None = Field(None, ge=1)
-    """Directions per step. None: 2 + floor(1.5 ln d), at most d. With W workers choose at least W / 2 (central)."""
     difference: Difference = "central"
     """central: two results per direction and an error of second order; forward: one, and one for the centre of the
     step. A half whose partner is lost counts one-sided."""
+    popsize: int | None = Field(None, ge=2)
+    """Results per step: 2 q central, and so even, q + 1 forward, for q directions. None: those of
+    q = 2 + floor(1.5 ln d), at most d. With W workers choose at least W."""
     radius: AnySchedule = Constant(value=0.01)
     """Length of a probe's displacement, by step; the default is a hundredth of the range of a bounded parameter. With
     noise of size s in the values and third derivatives of size M choose about (3 s / M)^(1/3); without noise 1e-4 or
     less. It is shortened where the region has no room for it."""
     clip: float | None = Field(None, gt=0)
     """Limit on the slope along a direction, in multiples of the step's median: against heavy tails. None: no limit."""
+
+    renamed: ClassVar[Mapping[str, Renamed]] = {"count": renamed_count(lambda stored: "central")}
+
+    @pydantic.field_validator("popsize")
+    @classmethod
+    def _fits(cls, popsize: int | None, info: pydantic.ValidationInfo) -> int | None:
+        if popsize is not None and "difference" in info.data:
+            directions_of(popsize, info.data["difference"])
+        return popsize
 
     @pydantic.field_validator("radius")
     @classmethod
@@ -263,19 +311,24 @@ class EstimatorResolved(EstimatorOptions):
     """The options with every default filled in."""
 
     directions: Family
-    count: int
+    popsize: int
+
+    @property
+    def n_directions(self) -> int:
+        """Directions of a step, q."""
+        return directions_of(self.popsize, self.difference)
 
     def estimator(self, key: Key, dim: int, tangent: Callable[[Vector], Vector] | None = None) -> Estimator:
-        """What estimates gradients in `dim` dimensions; see `Estimator` for `tangent`."""
-        directions = Directions(self.directions, key, dim, min(self.count, dim))
-        return Estimator(directions, self.difference, self.count, clip=self.clip, tangent=tangent)
+        """Return the estimator of these options in `dim` dimensions; see `Estimator` for `tangent`."""
+        directions = Directions(self.directions, key, dim, min(self.n_directions, dim))
+        return Estimator(directions, self.difference, self.n_directions, clip=self.clip, tangent=tangent)
 
 
-def default_count(dim: int) -> int:
-    """2 + floor(1.5 ln d), at most d: 5 at 10 dimensions, 12 at a thousand."""
+def default_directions(dim: int) -> int:
+    """Return 2 + floor(1.5 ln d), at most d: 5 at 10 dimensions, 12 at a thousand."""
     return min(dim, 2 + int(1.5 * math.log(dim)))
 
 
 def bounded_radius(wanted: float, longest: float) -> float:
-    """A radius as it is used: at most the room there is, and not so short that x + r u would be x."""
+    """Return the radius to use: at most the room there is, and not so short that x + r u would be x."""
     return max(min(wanted, longest), SHORTEST)

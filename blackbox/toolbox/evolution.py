@@ -1,4 +1,4 @@
-"""What evolution strategies with a normal distribution share: ranks, weights, rates and the cumulative step size.
+"""Parts of evolution strategies with a normal distribution: ranks, weights, rates and the cumulative step size.
 
 Hansen (2016), The CMA Evolution Strategy: A Tutorial, arXiv:1604.00772; equation numbers are the tutorial's. Where a
 rate follows pycma 4.5 instead, its line says so. Notation: points x = mean + sigma y, y = C^(1/2) z with z ~ N(0, I).
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from blackbox.records import Ints, Matrix, Results, Vector
 
 SIGMA_RANGE = (1e-100, 1e100)  # no objective needs more, and every square stays finite
-TINY = 1e-12  # keeps a step of length zero from being divided by
+TINY = 1e-12  # avoids a division by zero for a step of no length
 
 Learning: TypeAlias = Callable[[int, int, float], tuple[float, float, float]]
 """(d, k, mueff) -> c1, cmu, cc of a model of the covariance."""
@@ -33,9 +33,9 @@ class Rates:
     pull : (mu,) weights of the best, sum 1.
     push : (k // 2,) weights of the worst, all negative.
     pushed : sum of `push`.
-    factors : (k + 1,) what pc pc^T and the ranked y y^T enter C with: c1 and cmu w_i; 0 for the worst, whose factors
-        depend on their lengths (eq. 46).
-    to_ps, to_pc : what the paths take of a step, the roots in eq. 43 and 45.
+    factors : (k + 1,) factors of pc pc^T and of the ranked y y^T in the update of C: c1 and cmu w_i; 0 for the worst,
+        whose factors depend on their lengths (eq. 46).
+    to_ps, to_pc : weights of a step in the paths, the roots in eq. 43 and 45.
     chi : E|N(0, I)|.
     """
 
@@ -56,10 +56,10 @@ class Rates:
 
 @lru_cache(maxsize=1024)
 def rates(d: int, k: int, mu: int, learning: Learning) -> Rates:
-    """The rates for dimension d, k >= 2 ranked results, and the mu <= k / 2 best of them pulling the mean.
+    """Return the rates for dimension d, k >= 2 ranked results, and mean updates by the mu <= k / 2 best of them.
 
     Cached, because a study sees few different (k, mu). A step that closed with fewer results gets the rates of that
-    population size.
+    popsize.
     """
     raw = math.log((k + 1) / 2) - np.log(np.arange(1, k + 1))  # eq. 49
     up, down = raw[:mu], raw[(k + 1) // 2 :]
@@ -78,14 +78,15 @@ def rates(d: int, k: int, mu: int, learning: Learning) -> Rates:
 
 
 def default_popsize(d: int) -> int:
-    """4 + floor(3 ln d), eq. 48."""
+    """Return 4 + floor(3 ln d), eq. 48."""
     return 4 + int(3 * math.log(d))
 
 
 def rank(results: Results) -> tuple[Ints, list[float], int]:
-    """Rows from best to worst, their values, and how many of these are numbers; no value ranks last, as infinity.
+    """Return the rows from best to worst, their values, and how many of these are numbers.
 
-    Ties keep the order of lanes, which know nothing of the points: no drift.
+    A missing value ranks last, as infinity. Ties keep the order of lanes, which is independent of the points, so that
+    they cause no drift.
     """
     values = results.scalar
     n_values = sum(map(math.isfinite, values.tolist()))
@@ -96,18 +97,18 @@ def rank(results: Results) -> tuple[Ints, list[float], int]:
 
 
 def foreign(results: Results, order: Ints, step: int) -> NDArray[np.bool_] | None:
-    """Which of the ranked rows the distribution of this step did not draw; None if it drew them all.
+    """Mark the ranked rows that the distribution of this step did not draw; None if it drew them all.
 
     They are results of the step before, and points that the method did not choose (lane < 0).
     """
-    if results.step[0] >= step and results.lane[0] >= 0:  # sorted, so the first row tells of them
+    if results.step[0] >= step and results.lane[0] >= 0:  # sorted by step, so the first row shows whether there are any
         return None
     rows: NDArray[np.bool_] = (results.step.take(order) < step) | (results.lane.take(order) < 0)
     return rows
 
 
 def pushing(push: Vector, results: Results, order: Ints) -> Vector:
-    """The weights of the worst, without those of points that the method did not choose.
+    """Return the weights of the worst, without those of points that the method did not choose.
 
     How bad a point is says nothing unless the distribution proposed it: Hansen (2011), arXiv:1110.4181.
     """
@@ -126,19 +127,19 @@ def shorten(deltas: Matrix, rows: NDArray[np.bool_], sigma: float, whiten: Calla
 
 
 def longest(d: int) -> float:
-    """The |z| that a foreign point may have."""
+    """Return the largest |z| that a foreign point may have in d dimensions."""
     return math.sqrt(d) + 2 * d / (d + 2)
 
 
 def follow(
-    ps: Vector, pc: Vector, yw: Vector, zw: Vector, r: Rates, generation: int
+    ps: Vector, pc: Vector, yw: Vector, zw: Vector, r: Rates, n_steps: int
 ) -> tuple[Vector, Vector, float, bool]:
-    """Both evolution paths one step further.
+    """Update both evolution paths by one step.
 
     Parameters
     ----------
     yw, zw : (d,) the weighted mean step, and the same times C^(-1/2).
-    generation : steps of this run, the present one included.
+    n_steps : steps of this run, the present one included.
 
     Returns
     -------
@@ -149,7 +150,7 @@ def follow(
     ps = (1 - r.cs) * ps + r.to_ps * zw  # eq. 43
     length = math.sqrt(ps.dot(ps))
     growth = math.exp(min(1.0, r.cs / r.ds * (length / r.chi - 1)))  # eq. 44
-    h = length**2 / d / (1 - (1 - r.cs) ** (2 * generation)) < 2 + 4 / (d + 1)
+    h = length**2 / d / (1 - (1 - r.cs) ** (2 * n_steps)) < 2 + 4 / (d + 1)
     pc = (1 - r.cc) * pc  # eq. 45
     if h:
         pc += r.to_pc * yw

@@ -1,4 +1,4 @@
-"""Room for probes: where the centre of a gradient estimate may be, so that every probe around it is feasible.
+"""Room for probes: centres of a gradient estimate around which every probe is feasible.
 
 An objective is often defined inside its region only, and a study refuses points outside. A method keeps its iterate w
 in the set C, all of it, and evaluates around a centre that stands back from the border:
@@ -30,8 +30,8 @@ class Room:
 
     Parameters
     ----------
-    space : of any domain.
-    reach : largest norm of a direction, `Directions.reach`.
+    space : a space of any domain.
+    reach : largest norm of a direction, see `Directions.reach`.
 
     Attributes
     ----------
@@ -50,11 +50,11 @@ class Room:
         self.longest = MOST * inner / reach
 
     def tangent(self, direction: Vector) -> Vector:
-        """The part of a direction along which the set extends."""
+        """Return the (d,) component of a direction in the affine hull of the set."""
         return direction if self.region is None else self.region.tangent(direction)
 
     def centre(self, w: Vector, radius: float) -> Vector:
-        """The point near the feasible `w` around which every displacement `radius * tangent(u)` is feasible."""
+        """Return the (d,) point near the feasible `w` around which every probe `radius * tangent(u)` is feasible."""
         if self.region is not None:
             k = min(radius * self.reach / self.inner, MOST) if self.inner > 0 else 0.0
             return w + k * (self.point - w)
@@ -64,7 +64,7 @@ class Room:
         return w
 
     def project(self, x: Vector) -> Vector:
-        """The nearest feasible point; free coordinates are limited to `FARTHEST`."""
+        """Return the (d,) nearest feasible point; free coordinates are limited to `FARTHEST`."""
         x = np.clip(x, -FARTHEST, FARTHEST)
         if self.region is not None:
             return self.region.project(x)

@@ -3,8 +3,8 @@
 A genome is what a recipe adds to its base, one term per ancestor (Such et al. 2017, arXiv:1712.06567). Under truncation
 selection the parents' lineages coalesce: all of them soon begin with the same terms, and these only grow in number. As
 soon as enough are shared, their point becomes the new base vector and every genome drops them. Terms are added in
-order, in float32, so no point changes by a bit. Where lineages stay apart, a limit of terms is kept by letting those
-lineages die that split off from the first parent's longest ago.
+order, in float32, so no point changes by a bit. Where lineages stay apart, a limit of terms is kept by giving up the
+lineages that split off from the first parent's longest ago.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Genome: TypeAlias = tuple[Term, ...]
 
 @dataclass(frozen=True, slots=True)
 class Genomes:
-    """Genomes as arrays, one after the other; N terms in all.
+    """Genomes as arrays, one after another, with N terms in all.
 
     Attributes
     ----------
     ends : (n,) where each genome ends; it begins where the one before ends.
-    stream : (N,) uint64, as the other three an address of noise.
+    stream : (N,) uint64; stream, step and lane are the address of a term's noise.
     step, lane : (N,) int64.
-    scale : (N,) float64.
+    scale : (N,) float64, the factor of the noise.
     """
 
     ends: Ints
@@ -44,7 +44,7 @@ class Genomes:
 
     @classmethod
     def of(cls, genomes: Sequence[Genome]) -> Genomes:
-        """The arrays of n genomes whose terms are all of one kind."""
+        """Return the arrays of n genomes whose terms are all of one kind."""
         terms = [term for genome in genomes for term in genome]
         return cls(
             ends=np.cumsum([len(genome) for genome in genomes], dtype=np.int64),
@@ -63,18 +63,18 @@ class Genomes:
         return np.diff(self.ends, prepend=0)
 
     def genome(self, i: int, kind: str) -> Genome:
-        """The i-th genome, of terms of that kind."""
+        """Return the i-th genome, with terms of the given kind of noise."""
         own = slice(int(self.ends[i - 1]) if i else 0, int(self.ends[i]))
         columns = [column[own].tolist() for column in (self.stream, self.step, self.lane, self.scale)]
         return tuple(Term(a, step, lane, scale, kind) for a, step, lane, scale in zip(*columns, strict=True))
 
     def all(self, kind: str) -> list[Genome]:
-        """Every genome, of terms of that kind."""
+        """Return every genome, with terms of the given kind of noise."""
         return [self.genome(i, kind) for i in range(len(self))]
 
 
 def shared(genomes: Sequence[Genome]) -> int:
-    """How many terms all genomes begin with."""
+    """Return the number of first terms that all genomes share."""
     first, *others = genomes
     n = len(first)
     for other in others:
@@ -83,18 +83,18 @@ def shared(genomes: Sequence[Genome]) -> int:
 
 
 def coalesced(parents: list[Genome], enough: int, most: int) -> tuple[list[Genome], int]:
-    """Which parents go on, and how many of their first terms, the same for all of them, shall become a base.
+    """Choose the parents to keep, and how many of their shared first terms become the new base.
 
     Parameters
     ----------
     parents : at least one, best first.
-    enough : shared terms that become a base.
-    most : terms that a child may have.
+    enough : number of shared terms at which they become a base.
+    most : largest number of terms of a child.
 
     Returns
     -------
-    parents, cut : all of them, unless a child would have too many terms; then those of the first one's kin that leave
-        room for a child. `cut` is 0 where the base stays.
+    parents, cut : all parents, unless a child would have too many terms; then the closest kin of the first one, as many
+        as leave room for a child. `cut` is 0 where the base stays.
     """
     n_shared, longest = shared(parents), max(map(len, parents))
     cut = n_shared if n_shared >= enough else 0

@@ -1,10 +1,10 @@
-"""A solver that calls its objective, turned round: it is shown values and names its next point.
+"""Inversion of control: a solver that calls its objective becomes one that is told values and returns its next point.
 
 The solver runs in a thread of its own and blocks inside its objective until the value of that point is told. A
 deterministic solver is a pure function of the values it was told, so the log of values is its whole state:
 `Inversion.point(log)` continues the living thread when it has seen a prefix of that log, and otherwise runs the solver
 again from the start and feeds it the log. Threads are therefore only caches, `MAX_LIVE` in a process; the least
-recently used one is let go.
+recently used one is ended.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ Solver: TypeAlias = Callable[[Callable[[Vector], float]], Any]
 MAX_LIVE = 64
 """Solver threads alive in this process; beyond it the least recently used one ends and comes back by replay."""
 
-_SAME = 1e-12  # relative: the last bits of a point may depend on the processor, whatever else differs is another run
+_SAME = 1e-12  # relative: the last bits of a point may depend on the processor; a larger difference means another run
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The solver returned; `result` is what it returned."""
+    """The end of a run: the solver returned `result`."""
 
     result: Any
 
@@ -56,10 +56,10 @@ _Answer: TypeAlias = "Vector | Finished | _Raised"
 
 
 class _Run:
-    """One run of the solver in a thread. It must not know its Inversion, or neither would ever be collected."""
+    """One run of the solver in a thread. It holds no reference to its Inversion, or neither would ever be collected."""
 
     def __init__(self, solver: Solver) -> None:
-        self.gone = False  # abandoned or over: no use to anybody
+        self.gone = False  # abandoned or over: of no further use
         self.busy = False  # somebody waits for it, so it must not be abandoned; guarded by _guard
         self.values: SimpleQueue[float | None] = SimpleQueue()
         self.answers: SimpleQueue[_Answer] = SimpleQueue()
@@ -71,11 +71,11 @@ class _Run:
             self.answers.put(Finished(solver(self._objective)))
         except _Abandoned:
             pass
-        except BaseException as error:  # SystemExit too: the one who waits must hear of it
+        except BaseException as error:  # SystemExit too: the waiting thread must hear of it
             self.answers.put(_Raised(error))
 
     def _objective(self, x: Vector) -> float:
-        if self.gone:  # a solver that swallowed the first one
+        if self.gone:  # for a solver that swallowed the first one
             raise _Abandoned
         self.answers.put(np.array(x, dtype=np.float64))  # a copy: solvers reuse their buffers
         value = self.values.get()
@@ -84,7 +84,7 @@ class _Run:
         return value
 
     def receive(self, seconds: float) -> _Answer:
-        """The next point, or how the run ended."""
+        """Return the next point, or how the run ended."""
         try:
             answer = self.answers.get(timeout=seconds)
         except Empty:
@@ -109,13 +109,13 @@ _runs: OrderedDict[_Run, None] = OrderedDict()  # least recently used first
 
 
 def live() -> int:
-    """How many solver threads are alive in this process."""
+    """Return the number of solver threads that are alive in this process."""
     with _guard:
         return sum(not run.gone for run in _runs)
 
 
 def _start(solver: Solver) -> _Run:
-    """A new run, marked busy; idle ones are abandoned to make room. With MAX_LIVE busy ones it is one more."""
+    """Start a new run, marked busy. Idle ones are abandoned to make room; if MAX_LIVE are busy there is one more."""
     with _guard:
         for run in [run for run in _runs if run.gone]:
             del _runs[run]
@@ -129,7 +129,7 @@ def _start(solver: Solver) -> _Run:
 
 
 def _engage(run: _Run | None) -> bool:
-    """Whether the run is there to be used; if so nobody abandons it before `_release`."""
+    """Mark the run as busy and return True, unless it is over; a busy run is not abandoned before `_release`."""
     with _guard:
         if run is None or run.gone:
             return False
@@ -183,20 +183,20 @@ class Inversion:
         self._patience = patience_seconds
         self._lock = threading.Lock()  # one caller at a time: the log and the thread belong together
         self._run: _Run | None = None
-        self._finalizer: weakref.finalize[..., Inversion] | None = None  # ends the thread when nobody holds this object
-        # What the newest run was told and answered: answer i came after i values. They outlive their thread, so that
-        # asking again, or at an earlier state, wakes nobody.
+        self._finalizer: weakref.finalize[..., Inversion] | None = None  # ends the thread when this object is collected
+        # What the newest run was told and what it answered: answer i came after i values. Both outlive the thread, so
+        # that asking again, or at an earlier state, starts none.
         self._told: list[float] = []
         self._answers: list[_Answer] = []
 
     def point(self, told: Sequence[float] | NDArray[np.float64], asked: Matrix | None = None) -> Vector | Finished:
-        """The point after these values, or how the solver finished. Pure in the values.
+        """Return the point after these values, or how the solver finished: a pure function of the values.
 
         Parameters
         ----------
         told : (k,) finite values of the first k points, in order. A point without a value gets a barrier value:
             quadratic models and simplices do not survive an infinity.
-        asked : (k, d) the points that were evaluated, to compare with when the log is replayed; None does not compare.
+        asked : (k, d) the points that were evaluated, compared with those of a replay; None: not compared.
 
         Returns
         -------
@@ -262,7 +262,7 @@ class Inversion:
                 self._answers.append(answer)
         except InvalidInput:
             raise  # log and run still agree
-        except BaseException:  # also an interrupt: what the run has seen is no longer known
+        except BaseException:  # an interrupt too: what the run has seen is no longer known
             run.abandon()
             self._run, self._told, self._answers = None, [], []
             raise

@@ -1,4 +1,4 @@
-"""Novelty search: how far behaviours are from those nearby, and which of them are remembered.
+"""Novelty search: the distance of a behaviour to its nearest neighbours, and the archive of behaviours.
 
 Lehman and Stanley (2011), Abandoning objectives: evolution through the search for novelty alone,
 doi:10.1162/EVCO_a_00025. A behaviour is a list of numbers that says what a point did, told beside its value and
@@ -18,17 +18,18 @@ from blackbox.rng import Key, uniform
 
 __all__ = ["behaviours", "novelty", "remembering"]
 
-FARTHEST = 1e100  # no number of a behaviour lies beyond, so that squares of distances stay finite
-ROWS = 64  # behaviours whose distances to all others are in memory at a time
+FARTHEST = 1e100  # limit on the numbers of a behaviour, so that squares of distances stay finite
+ROWS = 64  # behaviours whose distances to all others are in memory at one time
 
 
 def behaviours(extra: Sequence[Mapping[str, Any]], archive: Matrix) -> list[Vector | None]:
-    """The usable behaviours of told results, None for the others.
+    """Return the usable behaviours of told results, None for the others.
 
     Parameters
     ----------
     extra : (n,) `Results.extra`.
-    archive : (A, m) remembered behaviours. Usable is what has their length; where there are none, that of the first.
+    archive : (A, m) remembered behaviours. A behaviour is usable if it has their length; if there are none, that of the
+        first result.
     """
     told = [_behaviour(one) for one in extra]
     m = archive.shape[1] or next((len(one) for one in told if one is not None), 0)
@@ -41,13 +42,13 @@ def _behaviour(extra: Mapping[str, Any]) -> Vector | None:
 
 
 def novelty(behaviours: Sequence[Vector | None], archive: Matrix, k: int) -> Vector:
-    """Mean distance of each behaviour to its k nearest neighbours in the archive and among the others.
+    """Return the mean distance of each behaviour to its k nearest neighbours in the archive and among the others.
 
     Parameters
     ----------
     behaviours : (m,) each; None has no novelty.
     archive : (A, m).
-    k : fewer where there are fewer.
+    k : neighbours; fewer where there are fewer.
 
     Returns
     -------
@@ -75,14 +76,14 @@ def novelty(behaviours: Sequence[Vector | None], archive: Matrix, k: int) -> Vec
 def remembering(
     archive: Matrix, results: Results, behaviours: Sequence[Vector | None], key: Key, most: int, rate: float
 ) -> Matrix:
-    """(A, m) the archive with some behaviours more; which ones, and where, only depends on their addresses.
+    """Return the (A, m) archive with some behaviours added; which ones, and where, depends only on their addresses.
 
     Parameters
     ----------
     archive : (A, m).
     results, behaviours : n told points and what they did; None is not remembered.
-    key : of the noise that decides.
-    most : behaviours in an archive. In a full one a new behaviour takes the place of a random one.
+    key : key of the noise that decides.
+    most : capacity of the archive. In a full one a new behaviour takes the place of a random one.
     rate : probability with which a behaviour is remembered.
     """
     kept = list(archive)

@@ -1,8 +1,9 @@
-"""Running statistics of observations: what evaluators saw adds up, and every evaluator of a step normalises alike.
+"""Running statistics of observations: sums from all evaluators, by which every evaluator of a step normalises alike.
 
-A policy wants its observations at a common scale, and that scale changes while the policy learns. Each evaluator tells,
-beside its value, `sums` = {"count": n, "total": [...], "squares": [...]} of the observations it saw; a method adds them
-up in (step, lane) order, and the payload of the next step's points carries the mean and standard deviation back.
+A policy learns best from observations at a common scale, and their scale changes while the policy learns. Each
+evaluator tells, beside its value, `sums` = {"count": n, "total": [...], "squares": [...]} of the observations it saw; a
+method adds them up in (step, lane) order, and the payload of the next step's points carries the mean and standard
+deviation back.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ __all__ = ["FLOOR", "Moments", "lack"]
 
 FLOOR = 1e-2
 """No standard deviation is given as less: a coordinate that hardly ever moved would be blown up when it does."""
-_MAX = 1e150  # no sum goes beyond it, nor a sum of squares beyond its square: the state of a method stays finite
+_MAX = 1e150  # limit on a sum, and its square on a sum of squares: the state of a method stays finite
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Moments over all observations so far: a monoid under addition. Of length 0: nobody asks for observations.
+    """Moments over all observations so far: a monoid under addition. Of length 0 where observations are not asked for.
 
     Attributes
     ----------
-    count : observations.
+    count : number of observations.
     total : (m,) float64, their sum.
     squares : (m,) float64, the sum of their squares.
     ignored : results whose sums were there but could not be used: another length, not numbers, not finite, negative
@@ -44,11 +45,11 @@ class Moments:
 
     @classmethod
     def zero(cls, length: int | None) -> Moments:
-        """Of no observations of `length` numbers; None: nobody asks for any."""
+        """Return the moments of no observations of `length` numbers each; None: observations are not asked for."""
         return cls(0.0, np.zeros(length or 0), np.zeros(length or 0))
 
     def plus(self, extra: Sequence[Mapping[str, JSON]]) -> Moments:
-        """These and what the given results tell, in their order.
+        """Return the moments with the sums of the given results added, in their order.
 
         Parameters
         ----------
@@ -71,7 +72,7 @@ class Moments:
 
     @property
     def mean(self) -> Vector:
-        """(m,) 0 before the first observation."""
+        """(m,) mean; 0 before the first observation."""
         return self.total / max(self.count, 1.0)
 
     @property
@@ -84,23 +85,23 @@ class Moments:
         return np.sqrt(np.maximum(variance, FLOOR * FLOOR))
 
     def payload(self) -> JSON:
-        """What an evaluator gets: {"observations": {"count", "mean", "std"}}; it uses (observation - mean) / std.
+        """Return the payload of a point: {"observations": {"count", "mean", "std"}}; use (observation - mean) / std.
 
-        None where nobody asks for observations.
+        None where observations are not asked for.
         """
         if not len(self.total):
             return None
         return {"observations": {"count": self.count, "mean": self.mean.tolist(), "std": self.std.tolist()}}
 
     def metrics(self) -> dict[str, float]:
-        """How many observations were told, and how many sums could not be used; empty where nobody asks for any."""
+        """Return the number of observations told and of unusable sums; empty where observations are not asked for."""
         return {"observed": self.count, "sums_ignored": float(self.ignored)} if len(self.total) else {}
 
 
 def lack(extra: Mapping[str, Any], length: int | None) -> FieldError | None:
-    """What a result must tell of the observations it saw, each of `length` numbers, and does not.
+    """Return the fault of a result whose sums over observations of `length` numbers are missing or unusable.
 
-    None if nothing, as where nobody asks for observations (no length).
+    None if there is none, or observations are not asked for (no length).
     """
     if length is None:
         return None
@@ -113,7 +114,7 @@ def lack(extra: Mapping[str, Any], length: int | None) -> FieldError | None:
 
 
 def _shape(sums: Any) -> str:
-    """What came, in few words."""
+    """Describe a value in few words."""
     if not isinstance(sums, Mapping):
         return type(sums).__name__
     parts = (f"{name} of {len(told)}" if isinstance(told, list | tuple) else str(name) for name, told in sums.items())
@@ -121,7 +122,7 @@ def _shape(sums: Any) -> str:
 
 
 def _read(sums: Any, length: int) -> tuple[float, Vector, Vector] | None:
-    """Count, total and squares of one result, or None if they are not what they should be."""
+    """Return count, total and squares of one result, or None if they are unusable."""
     if not isinstance(sums, Mapping):
         return None
     count = sums.get("count")

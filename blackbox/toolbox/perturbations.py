@@ -1,6 +1,6 @@
 """Perturbations of a base vector by noise address: their limits, lanes on both sides of it, and sums that follow them.
 
-What methods share whose points are recipes: `openai_es`, `pgpe` and `ars` ask lanes 2i and 2i + 1 on both sides of a
+Shared by the methods whose points are recipes: `openai_es`, `pgpe` and `ars` ask lanes 2i and 2i + 1 on both sides of a
 centre, with the same noise eps_i, and move the centre by a weighted sum of that noise::
 
     x_l = centre + s_l scale eps_i,   i = floor(l / 2),   s_l = +1 for even l, -1 for odd l
@@ -12,8 +12,9 @@ A centre is float32, as workers hold it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,47 +23,77 @@ from blackbox.records import JSON, Recipe, Recipes, Term, no_note
 from blackbox.space import Space
 from blackbox.toolbox.schedules import Schedule
 
-__all__ = ["FARTHEST", "SIZES", "centre", "default_population", "mirrored", "moved", "rate", "size", "weighted"]
+__all__ = [
+    "FARTHEST",
+    "SIZES",
+    "centre",
+    "default_popsize",
+    "mirrored",
+    "moved",
+    "paired",
+    "rate",
+    "size",
+    "twice",
+    "weighted",
+]
 
 SIZES = (1e-8, 1e8)  # of a perturbation: below, the noise would be lost in a float32 near 1
 MAX_RATE = 1e8
 FARTHEST = 1e15  # coordinates of a centre stay below it, so that squares stay finite in float32
 
 
-def default_population(d: int) -> int:
-    """4 + floor(3 ln d), rounded up to even: 18 at 100 dimensions, 46 at a million."""
+def default_popsize(d: int) -> int:
+    """Return 4 + floor(3 ln d), rounded up to even: 18 at 100 dimensions, 46 at a million."""
     return 4 + int(3 * math.log(d)) + int(3 * math.log(d)) % 2
 
 
+def paired(popsize: int | None) -> int | None:
+    """Validate the option `popsize` of a method that asks mirrored pairs.
+
+    Raises
+    ------
+    ValueError
+        If it is odd.
+    """
+    if popsize is not None and popsize % 2:
+        raise ValueError(f"must be even for mirrored pairs, got {popsize}; use {popsize + 1}")
+    return popsize
+
+
+def twice(directions: Any, stored: Mapping[str, Any]) -> int:
+    """Return the results of so many mirrored directions; reads a stored option, see `Options.renamed`."""
+    return 2 * int(directions)  # as people wrote it, which may be text
+
+
 def size(schedule: Schedule, step: int) -> float:
-    """Length of a perturbation per coordinate at a step, within `SIZES`."""
+    """Return the length of a perturbation per coordinate at a step, within `SIZES`."""
     return min(max(schedule(step), SIZES[0]), SIZES[1])
 
 
 def rate(schedule: Schedule, step: int) -> float:
-    """Learning rate at a step, never negative."""
+    """Return the learning rate at a step, between 0 and `MAX_RATE`."""
     return min(max(schedule(step), 0.0), MAX_RATE)
 
 
 def centre(space: Space) -> NDArray[np.float32]:
-    """(d,) the space's initial point as a base vector."""
+    """Return the (d,) initial point of the space as a base vector."""
     return np.clip(space.initial, -FARTHEST, FARTHEST).astype(np.float32)
 
 
 def moved(base: NDArray[np.float32], move: NDArray[np.floating]) -> NDArray[np.float32]:
-    """(d,) base + move as a base vector."""
+    """Return the (d,) base vector base + move."""
     after: NDArray[np.float32] = (base + move).astype(np.float32, copy=False)
     return np.clip(after, -FARTHEST, FARTHEST, out=after)
 
 
 def mirrored(base: str, first: Term, lanes: Sequence[int], payload: JSON = None) -> Recipes:
-    """The points of the given lanes, on both sides of a base vector.
+    """Return the points of the given lanes, on both sides of a base vector.
 
     Parameters
     ----------
-    base : its digest.
-    first : the term of lane 0; that of lane l has l // 2 as its lane and the scale's sign changed for odd l.
-    payload : what every evaluator gets, or None.
+    base : digest of the base vector.
+    first : the term of lane 0; that of lane l has l // 2 as its lane, and for odd l the opposite scale.
+    payload : what every evaluator gets beside its point, or None.
     """
     recipes = []
     for lane in lanes:
@@ -73,13 +104,13 @@ def mirrored(base: str, first: Term, lanes: Sequence[int], payload: JSON = None)
 
 
 def weighted(recipes: Sequence[Recipe], weights: Sequence[float], *, signed: bool = True) -> list[Term]:
-    """What `recipe.weighted_noise_sum` adds up for told points: noise as it was asked, times w_l s_l.
+    """Return the terms of a weighted sum over told points: noise as it was asked, times w_l s_l.
 
     Parameters
     ----------
     recipes : k, as asked; the sign of each term's scale is s_l.
     weights : (k,) w.
-    signed : whether s_l counts; without it, for even functions of the noise, the weights are w_l alone.
+    signed : whether s_l counts; if not, for even functions of the noise, the weights are w_l alone.
     """
     return [
         replace(term, scale=math.copysign(w, w * term.scale) if signed else w, weight=None)

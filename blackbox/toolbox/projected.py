@@ -1,8 +1,8 @@
-"""What projected methods on estimated gradients share: probes around an iterate, an estimate, a move, a projection.
+"""Base of projected methods on estimated gradients: probes around an iterate, an estimate, a move, a projection.
 
-A method of this kind says what it makes of a gradient (`_move`); everything around it is here. The iterate x is
-feasible, the centre of a step's probes stands back from the border (`toolbox.feasible`), and a step without any usable
-direction leaves everything as it is.
+A method of this kind defines the move that follows from a gradient (`_move`); everything around it is here. The iterate
+x is feasible, the centre of a step's probes stands back from the border (`toolbox.feasible`), and a step without any
+usable direction leaves everything as it is.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from blackbox.toolbox.schedules import AnySchedule
 __all__ = ["DescentResolved", "DescentState", "ProjectedDescent"]
 
 MAX_RATE = 1e8
-"""No learning rate is larger."""
+"""Largest learning rate."""
 
 
 class DescentResolved(EstimatorResolved):
-    """The resolved options of projected methods."""
+    """Resolved options of projected methods."""
 
     learning_rate: AnySchedule
     """Step size by step."""
 
 
 class DescentState(StateLike, Protocol):
-    """What a state holds beside the moments of its method.
+    """Fields of a state beside the moments of its method.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class ProjectedDescent(Algorithm[O, S]):
 
     @abstractmethod
     def _move(self, state: S, gradient: Vector, rate: float) -> tuple[S, Vector]:
-        """The state with its moments brought up to date, and the (d,) displacement of x before the projection."""
+        """Return the state with updated moments, and the (d,) displacement of x before the projection."""
 
     def need(self, state: S) -> int:
         return self.estimator.need

@@ -1,4 +1,4 @@
-"""What methods in runs share: a run begins, is learned from, and may be followed by another (see `toolbox.runs`)."""
+"""Base of methods that restart: a run begins, ends, and may be followed by another (see `toolbox.runs`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from blackbox.toolbox.runs import Run, RunOptions, RunResolved, Runs, Shape, Val
 
 
 class RunState(Protocol):
-    """What the state of such a method has."""
+    """Fields in the state of a method that restarts."""
 
     @property
     def step(self) -> int: ...
@@ -29,7 +29,7 @@ S = TypeVar("S", bound=RunState)
 
 
 class Restarting(Algorithm[RunResolved, S]):
-    """A method in runs. It says how a run begins and what its distribution looks like, and learns in `tell`."""
+    """A method that restarts: it defines how a run begins and the shape of its distribution, and learns in `tell`."""
 
     Options = RunOptions
     Resolved = RunResolved
@@ -44,11 +44,11 @@ class Restarting(Algorithm[RunResolved, S]):
 
     @abstractmethod
     def begin(self, run: Run, step: int) -> S:
-        """The state before the first result of a run."""
+        """Return the state before the first result of a run."""
 
     @abstractmethod
     def shape(self, state: S) -> Shape:
-        """What the rules of a run look at in the distribution."""
+        """Return the properties of the distribution that decide whether a run is over."""
 
     def init(self) -> S:
         return self.begin(self.runs.first(), 0)
@@ -60,7 +60,7 @@ class Restarting(Algorithm[RunResolved, S]):
         return max(state.run.began, state.step - 1)
 
     def going_on(self, after: S) -> S:
-        """The state after a step, or that of the next run if this one is over and shall be followed."""
+        """Return the state after a step, or that of the next run if this one is over and another follows."""
         if self.options.restarts == "none":
             return after
         following = self.runs.following(after.run, after.values, self.shape(after), after.step)

@@ -1,4 +1,4 @@
-"""Runs of an evolution strategy: what their values were, when one is over, and what the next one is like.
+"""Runs of an evolution strategy: their values, when one is over, and the next one.
 
 IPOP: Auger and Hansen (2005), A restart CMA evolution strategy with increasing population size, CEC,
 doi:10.1109/CEC.2005.1554902. BIPOP: Hansen (2009), Benchmarking a BI-population CMA-ES on the BBOB-2009 function
@@ -31,8 +31,8 @@ from blackbox.records import Ints, Matrix, Results, Stop, Vector
 from blackbox.rng import Key, uniform
 from blackbox.space import Space
 
-N_HISTORY = 40  # sparse records, of which the stagnation rule compares the older with the newer half
-MAX_CONDITION = 1e14  # of C: a reason to stop; eigenvalues beyond twice of it are lifted
+N_HISTORY = 40  # sparse records, whose older half the stagnation rule compares with the newer one
+MAX_CONDITION = 1e14  # of C: a reason to stop; eigenvalues beyond twice this are lifted
 MAX_GROWTH = 1e3  # of the largest standard deviation over its start
 SPREAD = 2.0  # a restart begins within so many initial standard deviations of the start, where there is no box
 
@@ -52,7 +52,7 @@ REASONS = {
 
 
 class RunOptions(Options):
-    """What a user may tune."""
+    """Options of methods that restart."""
 
     popsize: int | None = Field(None, ge=4)
     """Results per step. None: 4 + floor(3 ln d) (eq. 48). Choose at least half the number of workers, or many results
@@ -69,11 +69,11 @@ class RunOptions(Options):
     tolflatfitness: int = Field(10, ge=1)
     """A run is over when three quarters of the values were equal for more than this many steps in a row."""
     restarts: Literal["none", "ipop", "bipop"] = "none"
-    """What follows a run that is over. none: the study ends, and says why. ipop: a run from a new place with twice the
-    population, for objectives with many minima of which the good ones are close together. bipop: between those, short
-    runs with small populations and small steps; the safe choice where nothing is known of the minima."""
+    """The continuation after a run that is over. none: the study ends, and says why. ipop: a run from a new place with
+    twice the popsize, for objectives with many minima whose good ones are close together. bipop: between those, short
+    runs with a small popsize and small steps; the safe choice where nothing is known of the minima."""
     max_restarts: int = Field(9, ge=0, le=20)
-    """Doublings of the population before the study ends; small runs of bipop are not counted."""
+    """Doublings of popsize before the study ends; small runs of bipop are not counted."""
 
 
 class RunResolved(RunOptions):
@@ -92,10 +92,10 @@ class Run:
     regime : "first", "large" or "small".
     began : the step at which it began.
     popsize, sigma : results per step and initial step size.
-    max_steps : steps after which it is given up; 0 is never.
+    max_steps : steps after which it ends; 0: never.
     n_large : large runs so far, this one included.
     used_small, used_large : results told to the finished runs of a regime; the first run counts as small.
-    champion, record : (d,) what the finished run with the best value recommends, and that value; the start and None
+    champion, record : (d,) recommendation of the finished run with the best value, and that value; the start and None
         before there is one.
     """
 
@@ -114,11 +114,11 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """What the values of the present run were.
+    """Summary of the values of the present run.
 
     Attributes
     ----------
-    best, value : (d,) the best point told, of equal ones the newest, and its value; the start and None before there is
+    best, value : (d,) the best point told, the newest of equal ones, and its value; the start and None before there is
         one.
     told : results of the recorded steps.
     recorded : steps that entered the histories.
@@ -140,7 +140,7 @@ class Values:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the rules look at in a distribution.
+    """Properties of a distribution that decide whether a run is over.
 
     Attributes
     ----------
@@ -162,7 +162,7 @@ class Runs:
 
     Parameters
     ----------
-    noise : where new starts and the sizes of small runs come from.
+    noise : source of new starts and of the sizes of small runs.
     """
 
     def __init__(self, space: Space, options: RunResolved, noise: Key) -> None:
@@ -171,11 +171,12 @@ class Runs:
         self.noise = noise
 
     def first(self) -> Run:
+        """Return the first run."""
         start, popsize, sigma = np.array(self.space.initial), self.options.popsize, self.options.sigma
         return Run(0, "first", 0, popsize, sigma, self._max_steps(popsize), 0, 0, 0, start, None)
 
     def start(self, run: Run) -> Vector:
-        """(d,) where a run begins: the initial point, then uniformly in the box.
+        """Return the (d,) start of a run: first the initial point, then points drawn uniformly from the box.
 
         Where there is no box, within `SPREAD` initial standard deviations of the initial point.
         """
@@ -186,19 +187,19 @@ class Runs:
         return np.where(space.bounded, u, space.initial + SPREAD * self.options.sigma * (2 * u - 1))
 
     def blank(self, run: Run, start: Vector) -> Values:
-        """Before the first value."""
+        """Return the summary before the first value."""
         length = 10 + math.ceil(30 * self.space.dim / run.popsize)
         return Values(start, None, 0, 0, np.zeros((length, 2)), np.zeros((N_HISTORY, 2)), 0, 0.0)
 
     def stride(self, run: Run) -> int:
-        """Steps between two records of the history, which then covers the window tolstagnation of pycma."""
+        """Return the steps between two records of the history, which then covers pycma's window tolstagnation."""
         return max(1, round((100 + 100 * self.space.dim * math.sqrt(self.space.dim) / run.popsize) / N_HISTORY))
 
     def tell(self, run: Run, values: Values, results: Results, ranking: tuple[Ints, list[float], int]) -> Values:
-        """The values with those of a step, ranked by `evolution.rank`; a step with nothing to rank leaves no record."""
+        """Return the summary with a step's values, ranked by `evolution.rank`; a step without any leaves no record."""
         order, ranked, n_values = ranking
         best, value = values.best, values.value
-        if n_values and (value is None or ranked[0] <= value):  # of equals the newest: its distribution knows more
+        if n_values and (value is None or ranked[0] <= value):  # the newest of equals: learned most
             best, value = results.vectors[order[0]].copy(), ranked[0]
         if n_values == 0 or len(ranked) < 2:
             return replace(values, best=best, value=value)
@@ -214,7 +215,7 @@ class Runs:
         return Values(best, value, values.told + len(ranked), values.recorded + 1, recent, history, flat, scale)
 
     def over(self, run: Run, values: Values, shape: Shape) -> str | None:
-        """Why the run is over, or None."""
+        """Return why the run is over, or None."""
         o = self.options
         stds = shape.sigma * shape.spread
         spread = spread_with_worst = math.inf
@@ -236,7 +237,7 @@ class Runs:
         return next((reason for reason in REASONS if holds[reason]), None)
 
     def following(self, run: Run, values: Values, shape: Shape, step: int) -> Run | None:
-        """The run that begins at a step; None while the present one goes on, and after the last."""
+        """Return the run that begins at a step; None while the present one goes on, and after the last."""
         o = self.options
         if o.restarts == "none" or self.over(run, values, shape) is None:
             return None
@@ -262,20 +263,20 @@ class Runs:
         return Run(run.index + 1, regime, step, popsize, sigma, max_steps, n_large, small, large, champion, record)
 
     def favourite(self, run: Run, values: Values, shape: Shape) -> Vector:
-        """(d,) what a run recommends.
+        """Return the (d,) recommendation of a run.
 
-        The mean averages what it is made of and beats it, but not before the distribution has contracted somewhere.
+        The mean averages over points and beats each of them, but not before the distribution has contracted somewhere.
         """
         return shape.mean if 2 * shape.sigma * shape.longest < run.sigma else values.best
 
     def recommend(self, run: Run, values: Values, shape: Shape) -> Vector:
-        """(d,) what the run with the best value recommends."""
+        """Return the (d,) recommendation of the run with the best value."""
         if run.record is not None and (values.value is None or run.record < values.value):
             return run.champion
         return self.favourite(run, values, shape)
 
     def metrics(self, run: Run, values: Values, shape: Shape) -> dict[str, float]:
-        """What to plot of a step; `regime` is 0 for the first run, 1 for a large, 2 for a small one."""
+        """Return the metrics of a step; `regime` is 0 for the first run, 1 for a large, 2 for a small one."""
         found: dict[str, float] = {}
         told = [value for value in (run.record, values.value) if value is not None]
         if told:
@@ -292,7 +293,7 @@ class Runs:
         }
 
     def stopped(self, run: Run, values: Values, shape: Shape) -> Stop | None:
-        """Why there is nothing more to gain; with restarts only when the last run is over."""
+        """Return why there is nothing more to gain, or None; with restarts only once the last run is over."""
         reason = self.over(run, values, shape)
         if reason is None:
             return None
@@ -300,19 +301,19 @@ class Runs:
         return Stop(reason, REASONS[reason] + last, self.metrics(run, values, shape))
 
     def _max_steps(self, popsize: int) -> int:
-        """The limit of pycma, where another run can follow."""
+        """Return pycma's limit on the steps of a run; 0, no limit, where no other run can follow."""
         if self.options.restarts == "none":
             return 0
         return int(100 + 150 * (self.space.dim + 3) ** 2 / math.sqrt(popsize))
 
 
 def largest_popsize(options: RunResolved) -> int:
-    """Results per step of the last large run."""
+    """Return the results per step of the last large run."""
     return options.popsize if options.restarts == "none" else options.popsize * 2**options.max_restarts
 
 
 def improving(history: Matrix) -> bool:
-    """Whether the newer half of the best or median values is better than the older half, in the median."""
+    """Return whether the newer half of the best or median values is better than the older half, in the median."""
     half = N_HISTORY // 2
     newer, older = np.sort(history[:half], axis=0)[half // 2], np.sort(history[half:], axis=0)[half // 2]
     return bool((newer < older).any())

@@ -32,7 +32,7 @@ class Schedule(Model, ABC):
 
     @abstractmethod
     def __call__(self, t: int) -> float:
-        """The value at step t >= 0."""
+        """Return the value at step t >= 0."""
 
 
 class Constant(Schedule):
@@ -56,7 +56,7 @@ class Power(Schedule):
     scale: float
     """The numerator."""
     exponent: float = Field(1.0, ge=0)
-    """How fast it falls."""
+    """Rate of the decrease."""
     offset: float = Field(0.0, ge=0)
     """Steps by which the fall is delayed."""
 
@@ -73,10 +73,10 @@ class _Ramp(Schedule):
     end: float = 0.0
     """Value from step `steps` on."""
     steps: int = Field(gt=0)
-    """How many steps the change takes."""
+    """Number of steps that the change takes."""
 
     def _blend(self, rest: float) -> float:
-        """`rest` of the start and the remainder of the end; exact where it is 0 or 1."""
+        """Interpolate: a share `rest` of the start and the remainder of the end; exact where it is 0 or 1."""
         return self.start * rest + self.end * (1.0 - rest)
 
 
@@ -121,9 +121,9 @@ class Warmup(Schedule):
 
     type: Literal["warmup"] = "warmup"
     steps: int = Field(gt=0)
-    """How many steps the rise takes."""
+    """Number of steps that the rise takes."""
     then: AnySchedule
-    """What follows."""
+    """The schedule that follows."""
 
     def __call__(self, t: int) -> float:
         if t < self.steps:
@@ -152,6 +152,6 @@ def _positive_at_first(schedule: Schedule) -> Schedule:
 
 
 PositiveSchedule: TypeAlias = Annotated[AnySchedule, AfterValidator(_positive_at_first)]
-"""A schedule that is positive at step 0; what it falls to is the business of who uses it."""
+"""A schedule that is positive at step 0; its users decide how small it may become."""
 
 Warmup.model_rebuild()

@@ -1,4 +1,4 @@
-"""From a gradient estimate to a move: sgd, momentum, adam, clipup as pure init/step pairs.
+"""Steppers turn a gradient estimate into a move: sgd, momentum, adam and clipup as pure init/step pairs.
 
 A stepper holds constants only; what changes is a `StepperState`, the same class for all, so that an algorithm's state
 can hold it whichever stepper is chosen. Gradients point uphill of what is minimised; `delta` is to be *added*.
@@ -33,7 +33,7 @@ BLOCK = 65536
 
 @dataclass(frozen=True, slots=True)
 class StepperState:
-    """What a stepper remembers.
+    """The moments that a stepper keeps.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class StepperState:
     square: Array
 
     def cut(self, start: int, stop: int) -> StepperState:
-        """The state of coordinates [start, stop), as views."""
+        """Return the state of the coordinates [start, stop), as views."""
         return replace(self, velocity=self.velocity[start:stop], square=self.square[start:stop])
 
 
@@ -56,7 +56,7 @@ class Stepper(Model, ABC):
 
     @abstractmethod
     def init(self, dim: int, dtype: DTypeLike = np.float64) -> StepperState:
-        """The state before the first step, for `dim` coordinates kept as `dtype`."""
+        """Return the state before the first step, for `dim` coordinates kept as `dtype`."""
 
     @abstractmethod
     def step(self, state: StepperState, gradient: Array, rate: float) -> tuple[StepperState, Array]:
@@ -64,7 +64,7 @@ class Stepper(Model, ABC):
 
         Parameters
         ----------
-        state : of `init` or the step before.
+        state : from `init` or the step before.
         gradient : (d,) uphill direction of what is minimised.
         rate : step size: for Adam and ClipUp a distance in parameter space, else parameters per unit of gradient.
 
@@ -149,7 +149,7 @@ class ClipUp(Stepper):
         return StepperState(0, np.zeros(dim, dtype), np.empty(0, dtype))
 
     def velocity(self, state: StepperState, gradient: Array, rate: float, gradient_norm: float) -> Array:
-        """The velocity before it is clipped; its norm is what `step` takes as `velocity_norm`."""
+        """Return the (d,) velocity before it is clipped; its norm is what `step` takes as `velocity_norm`."""
         d = gradient.astype(state.velocity.dtype, copy=False)
         coasting: Array = self.momentum * state.velocity
         return coasting if gradient_norm == 0 else coasting - rate * (d / gradient_norm)
@@ -186,7 +186,7 @@ AnyStepper: TypeAlias = Annotated[SGD | Momentum | Adam | ClipUp, Field(discrimi
 
 
 def square_sums(x: Array) -> Vector:
-    """Sums of squares of aligned blocks of `BLOCK` coordinates.
+    """Return the sums of squares of aligned blocks of `BLOCK` coordinates.
 
     Parameters
     ----------
@@ -197,10 +197,10 @@ def square_sums(x: Array) -> Vector:
     (ceil(d / BLOCK),) float64. Concatenated over the parts it is bitwise that of the whole.
     """
     starts = range(0, len(x), BLOCK)
-    with np.errstate(over="ignore"):  # an infinite norm stops ClipUp's gradient term, which is all one can do
+    with np.errstate(over="ignore"):  # an infinite norm makes ClipUp's gradient term zero: the best that can be done
         return np.array([np.square(x[i : i + BLOCK], dtype=np.float64).sum() for i in starts], dtype=np.float64)
 
 
 def norm(sums: Iterable[float] | Vector) -> float:
-    """Euclidean norm from sums of squares; exactly rounded, so the number of parts does not matter."""
+    """Return the Euclidean norm from sums of squares, exactly rounded, so that the number of parts does not matter."""
     return math.sqrt(math.fsum(sums))

@@ -31,7 +31,7 @@ from blackbox.rng import Key
 KernelName: TypeAlias = Literal["matern52", "gaussian"]
 
 JITTER = (0.0, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2)
-"""What is added to the diagonal of a kernel matrix, in turn, until it can be factored."""
+"""Jitters that are added to the diagonal of a kernel matrix, in turn, until it can be factored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Kernel:
 
     Attributes
     ----------
-    length : l, the distance over which values are alike. In a unit cube distances grow like sqrt(d), so must it.
+    length : l, the distance over which values are alike. In a unit cube distances grow like sqrt(d), and so should l.
     name : "matern52" (twice differentiable, the usual choice) or "gaussian" (squared exponential).
     """
 
@@ -48,7 +48,7 @@ class Kernel:
     name: KernelName = "matern52"
 
     def value(self, square: Matrix) -> Matrix:
-        """k, from squared distances."""
+        """Return k, from squared distances."""
         if self.name == "gaussian":
             return np.asarray(np.exp(-0.5 / self.length**2 * square))
         s = np.sqrt(5 * square) / self.length
@@ -56,7 +56,7 @@ class Kernel:
         return k
 
     def slope(self, square: Matrix) -> Matrix:
-        """c, from squared distances: the gradient of k by its first argument is -c (x - x')."""
+        """Return c, from squared distances: the gradient of k by its first argument is -c (x - x')."""
         if self.name == "gaussian":
             return self.value(square) / self.length**2
         s = np.sqrt(5 * square) / self.length
@@ -65,23 +65,23 @@ class Kernel:
 
     @property
     def gradient_variance(self) -> float:
-        """c(0): the prior variance of one partial derivative."""
+        """Return c(0), the prior variance of one partial derivative."""
         return (1.0 if self.name == "gaussian" else 5 / 3) / self.length**2
 
 
 def square_distances(a: Matrix, b: Matrix) -> Matrix:
-    """(n, m) squared Euclidean distances. Both sets should lie around the origin: what is far cancels."""
+    """Return (n, m) squared Euclidean distances. Both sets should lie around the origin, or digits cancel."""
     square: Matrix = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1) - 2 * (a @ b.T)
     return np.maximum(square, 0.0)
 
 
 def factored(matrix: Matrix) -> tuple[Matrix, float]:
-    """Lower Cholesky factor of a positive semidefinite matrix, and the jitter that it took.
+    """Return the lower Cholesky factor of a positive semidefinite matrix, and the jitter that it needed.
 
     Raises
     ------
     NumericalError
-        If the largest jitter does not do: the matrix is not finite, or no kernel matrix.
+        If the largest jitter is not enough: the matrix is not finite, or not a kernel matrix.
     """
     scale = float(np.trace(matrix)) / len(matrix)
     for jitter in JITTER:
@@ -93,7 +93,7 @@ def factored(matrix: Matrix) -> tuple[Matrix, float]:
 
 
 def distinct(points: Matrix, values: Vector) -> tuple[Matrix, Vector]:
-    """Points without repeats, in order of first appearance, with the mean of their values."""
+    """Return the points without repeats, in order of first appearance, with the mean of their values."""
     seen: dict[bytes, int] = {}  # sorting rows, as np.unique does, costs more than a Gaussian process of them
     group = [seen.setdefault(row.tobytes(), len(seen)) for row in points + 0.0]  # -0.0 is 0.0
     if len(seen) == len(points):
@@ -103,7 +103,7 @@ def distinct(points: Matrix, values: Vector) -> tuple[Matrix, Vector]:
 
 
 def nearest(points: Matrix, x: Vector, n: int) -> Ints:
-    """Indices of the n points nearest to x, ascending; ties go to the earlier one."""
+    """Return the indices of the n points nearest to x, ascending; ties go to the earlier one."""
     if len(points) <= n:
         return np.arange(len(points))
     square = np.square(points - x).sum(axis=1)
@@ -115,7 +115,7 @@ def nearest(points: Matrix, x: Vector, n: int) -> Ints:
 
 @dataclass(frozen=True, slots=True)
 class GaussianProcess:
-    """Posterior of a Gaussian process, see `fit`.
+    """The posterior of a Gaussian process, see `fit`.
 
     Attributes
     ----------
@@ -142,29 +142,29 @@ class GaussianProcess:
         return len(self.points)
 
     def mean(self, x: Matrix) -> Vector:
-        """(m,) posterior mean at the rows of x."""
+        """Return the (m,) posterior mean at the rows of x."""
         k = self.kernel.value(square_distances(x - self.centre, self.points))
         mean: Vector = self.offset + self.scale * (k @ self.alpha)
         return mean
 
     def variance(self, x: Matrix) -> Vector:
-        """(m,) posterior variance of the value, in units of the values squared."""
+        """Return the (m,) posterior variance of the value at the rows of x, in units of the values squared."""
         k = self.kernel.value(square_distances(x - self.centre, self.points))
         explained = np.square(solve_triangular(self.factor, k.T, lower=True, check_finite=False)).sum(axis=0)
         variance: Vector = self.scale**2 * np.maximum(1.0 - explained, 0.0)
         return variance
 
     def gradient(self, x: Vector) -> Vector:
-        """(d,) gradient of the posterior mean at x."""
+        """Return the (d,) gradient of the posterior mean at x."""
         away = (x - self.centre) - self.points
         c = self.kernel.slope(np.square(away).sum(axis=1))
         gradient: Vector = -self.scale * ((c * self.alpha) @ away)
         return gradient
 
     def gradient_variance(self, x: Matrix) -> Vector:
-        """(m,) trace of the posterior covariance of the gradient at the rows of x, in units of the kernel.
+        """Return the (m,) trace of the posterior covariance of the gradient at the rows of x, in units of the kernel.
 
-        What new points can still teach: where it is large, evaluate. It does not depend on the values.
+        It does not depend on the values. Where it is large, an evaluation teaches most about the gradient.
         """
         z, points = x - self.centre, self.points
         c = self.kernel.slope(square_distances(z, points))
@@ -179,11 +179,11 @@ class GaussianProcess:
         return variance
 
     def append(self, x: Matrix, values: Vector) -> GaussianProcess:
-        """The posterior with more points: O(n^2 k) instead of O(n^3). Scale and offset stay as they were.
+        """Return the posterior with k more points in O(n^2 k) instead of O(n^3). Scale and offset stay as they were.
 
         Parameters
         ----------
-        x : (k, d) points that are not there yet.
+        x : (k, d) points that are not among them yet.
         values : (k,) finite.
         """
         new = x - self.centre
@@ -201,7 +201,7 @@ class GaussianProcess:
 
 
 def fit(points: Matrix, values: Vector, kernel: Kernel, noise: float = 1e-6) -> GaussianProcess:
-    """The posterior of a Gaussian process after evaluations.
+    """Fit a Gaussian process to evaluations and return its posterior.
 
     Parameters
     ----------
@@ -212,7 +212,7 @@ def fit(points: Matrix, values: Vector, kernel: Kernel, noise: float = 1e-6) -> 
     Raises
     ------
     InvalidInput
-        If there is no point, or something is not finite.
+        If there is no point, or a number is not finite.
     """
     if not len(points) or points.ndim != 2 or values.shape != (len(points),):
         raise InvalidInput(f"expected (n, d) points and (n,) values, got {points.shape} and {values.shape}")
@@ -229,7 +229,7 @@ def fit(points: Matrix, values: Vector, kernel: Kernel, noise: float = 1e-6) -> 
 
 
 def median_distance(points: Matrix) -> float:
-    """Median distance of two points; 1 where all are the same."""
+    """Return the median distance of two points; 1 where all are the same."""
     centred = points - points.mean(axis=0)
     square = square_distances(centred, centred)[np.triu_indices(len(points), 1)]
     median = math.sqrt(float(np.median(square))) if len(square) else 0.0
@@ -237,7 +237,7 @@ def median_distance(points: Matrix) -> float:
 
 
 def log_likelihood(square: Matrix, targets: Vector, kernel: Kernel, noise: float = 1e-6) -> float:
-    """Log marginal likelihood of values, without its constant, the prior variance at its best value.
+    """Return the log marginal likelihood of values without its constant, at the best prior variance.
 
     Parameters
     ----------
@@ -254,7 +254,7 @@ def log_likelihood(square: Matrix, targets: Vector, kernel: Kernel, noise: float
 
 
 def likely_length(points: Matrix, values: Vector, kernel: KernelName = "matern52", noise: float = 1e-6) -> float:
-    """The length of largest marginal likelihood between 0.3 and 30 median distances: golden section on log l.
+    """Return the length of largest marginal likelihood between 0.3 and 30 median distances: golden section on log l.
 
     Parameters
     ----------
@@ -274,7 +274,7 @@ def likely_length(points: Matrix, values: Vector, kernel: KernelName = "matern52
 
 
 def golden_section(f: Callable[[float], float], low: float, high: float, width: float) -> float:
-    """Where a unimodal function of one number is smallest, to within `width`."""
+    """Return the minimiser of a unimodal function of one number, to within `width`."""
     ratio = (math.sqrt(5) - 1) / 2
     a, b = high - ratio * (high - low), low + ratio * (high - low)
     fa, fb = f(a), f(b)
@@ -311,7 +311,7 @@ class RandomFeatures:
 
     @classmethod
     def draw(cls, key: Key, n: int, dim: int, length: float) -> RandomFeatures:
-        """M = n features of a kernel of that length, a function of the key: lane m at step 0, phases at step 1."""
+        """Draw n = M features of a kernel of the given length from a key: lane m at step 0, phases at step 1."""
         frequencies = rng.normals(key, 0, range(n), dim).astype(np.float64) / length
         return cls(frequencies, 2 * math.pi * rng.uniform(key, 1, 0, n))
 
@@ -319,17 +319,17 @@ class RandomFeatures:
         return len(self.phases)
 
     def __call__(self, x: Matrix) -> Matrix:
-        """(m, M) features at the rows of x."""
+        """Return the (m, M) features at the rows of x."""
         phi: Matrix = math.sqrt(2 / len(self)) * np.cos(x @ self.frequencies.T + self.phases)
         return phi
 
     def fit(self, points: Matrix, values: Vector, ridge: float = 1e-5) -> Vector:
-        """(M,) weights of ridge regression, in units of the values: w = phi' (phi phi' + ridge)^-1 y.
+        """Return the (M,) weights of ridge regression, in units of the values: w = phi' (phi phi' + ridge)^-1 y.
 
         Parameters
         ----------
         points : (n, d), n >= 1. Solved in n or M dimensions, whichever are fewer.
-        values : (n,) finite; a constant is taken off, the model is one of differences.
+        values : (n,) finite; a constant is subtracted, so that the model is one of differences.
         ridge : added to the diagonal.
         """
         phi = self(points)
@@ -346,12 +346,12 @@ class RandomFeatures:
         return scale * weights
 
     def mean(self, weights: Vector, x: Matrix) -> Vector:
-        """(m,) value of the model at the rows of x."""
+        """Return the (m,) values of the model at the rows of x."""
         value: Vector = self(x) @ weights
         return value
 
     def gradient(self, weights: Vector, x: Vector) -> Vector:
-        """(d,) gradient of the model at x: -sqrt(2/M) W' (w sin(W x + b))."""
+        """Return the (d,) gradient of the model at x: -sqrt(2/M) W' (w sin(W x + b))."""
         waves = np.sin(self.frequencies @ x + self.phases)
         gradient: Vector = -math.sqrt(2 / len(self)) * ((weights * waves) @ self.frequencies)
         return gradient

@@ -1,4 +1,4 @@
-"""What a batch of values means: its order, ranks and utilities, and what a failed point counts as.
+"""Values of a batch: their order, ranks and utilities, and the value that stands for a failed point.
 
 Values are minimised. NaN is *no value* (infeasible) and ranks last, behind +inf; all NaN
 are ties. Ties share the mean of what their places would get, so that no weight depends on the order of arrival.
@@ -16,7 +16,7 @@ __all__ = ["barrier", "centred_ranks", "lower", "lowest_and_median", "order", "r
 
 
 def order(values: Vector) -> Ints:
-    """Indices from best to worst: ties keep their order, NaN comes last.
+    """Return the indices from best to worst: ties keep their order, NaN comes last.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def order(values: Vector) -> Ints:
 
 
 def lowest_and_median(values: Vector) -> tuple[float, float] | None:
-    """Lowest and upper median of the finite ones among values, or None if there are none.
+    """Return the lowest and the upper median of the finite values, or None if there are none.
 
     Parameters
     ----------
@@ -41,12 +41,12 @@ def lowest_and_median(values: Vector) -> tuple[float, float] | None:
 
 
 def lower(best: float | None, value: float) -> float:
-    """The lower of the best value so far, if there is one, and another."""
+    """Return the lower of the best value so far, if there is one, and another value."""
     return value if best is None else min(best, value)
 
 
 def shared(values: Vector, table: Vector) -> Vector:
-    """What each value gets when the k-th best gets `table[k]` and ties share the mean of their entries.
+    """Assign `table[k]` to the k-th best value; ties share the mean of their entries.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def shared(values: Vector, table: Vector) -> Vector:
 
 
 def ranks(values: Vector) -> Vector:
-    """Ranks from 0 for the best to n - 1 for the worst; ties share their mean rank.
+    """Return ranks from 0 for the best to n - 1 for the worst; ties share their mean rank.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def ranks(values: Vector) -> Vector:
 
 
 def centred_ranks(values: Vector) -> Vector:
-    """Ranks of values mapped linearly to [-0.5, 0.5]; the best value gets -0.5.
+    """Return the ranks of values mapped linearly to [-0.5, 0.5]; the best value gets -0.5.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def centred_ranks(values: Vector) -> Vector:
 
 
 def utilities(values: Vector) -> Vector:
-    """Rank utilities of natural evolution strategies: large for good values, zero-sum.
+    """Return the rank utilities of natural evolution strategies: large for good values, zero-sum.
 
     Parameters
     ----------
@@ -143,13 +143,13 @@ def utilities(values: Vector) -> Vector:
 
 
 def barrier(values: Vector) -> float:
-    """What a sequential solver is told for a point that failed: worse than all seen, by as much as they differ.
+    """Return the value that stands for a failed point in a sequential solver: worse than all by as much as they differ.
 
     A solver that fits a model would be thrown off by +inf or 1e30; one that only compares needs no more than this.
 
     Parameters
     ----------
-    values : (n,) float64, what was observed so far, without earlier barriers (each would double the next). NaN and
+    values : (n,) float64, observed so far, without earlier barriers (each would double the next). NaN and
         infinities are left out.
 
     Returns

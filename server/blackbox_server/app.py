@@ -1,4 +1,4 @@
-"""The application: routes, error mapping, what happens at start and end; and `run`, which serves it."""
+"""The application: its routes, the mapping of errors, startup and shutdown; and `run`, which serves it."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 
 class App(FastAPI):
-    """FastAPI inside a layer of our own.
+    """FastAPI with an outer layer of our own.
 
-    The layer gives every request its `Call`, every answer its headers, every error its problem. It also finds the hot
-    routes by itself: the framework's search for them costs as much as an ask does.
+    The layer makes the `Call` of each request, adds the headers of each answer, and turns errors into problems. It also
+    dispatches the hot routes by itself: the framework's routing costs as much as an ask does.
     """
 
     _hot: Mapping[str, Route] = {}
@@ -99,7 +99,7 @@ class App(FastAPI):
             self.state.metrics.answered(call.route, status, perf_counter() - started)
 
     def build_middleware_stack(self) -> ASGIApp:
-        """The router alone: errors are answered above, where hot routes get the same."""
+        """The router without middleware: errors are answered in `__call__`, for hot and cold routes alike."""
         return self.router
 
     def _hot_route(self, scope: Scope) -> Route | None:
@@ -114,12 +114,14 @@ class App(FastAPI):
 
 
 def _from_here(scope: Scope) -> None:
-    """Without keys, a web page must not be able to drive the service through the browser of the person who runs it.
+    """Refuse requests of other hosts and of web pages, on a server without keys.
+
+    Otherwise any web page could drive the service through the browser of the person who runs it.
 
     Raises
     ------
     Forbidden
-        If the request names another host than this machine, or comes from a page of another one.
+        If the request names a host other than this machine, or comes from a page of another origin.
     """
     for name, value in scope["headers"]:
         text = value.decode("latin-1")
@@ -148,7 +150,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: App) -> AsyncIterator[None]:
-        registry()  # imports every method now, not at somebody's first request
+        registry()  # imports every algorithm now, not at somebody's first request
         opened = store if store is not None else open_store(settings)
         front = EmbeddedStore(opened)
         cluster = RaySlices(settings.slice_ray) if settings.slice_ray else None
@@ -184,19 +186,24 @@ def create_app(
 
 
 def open_store(settings: Settings) -> Store:
-    """The store that the settings name."""
+    """The store that the settings name.
+
+    Raises
+    ------
+    InvalidInput, StoreUnavailable
+    """
     return SqlStore(settings.database)
 
 
 def _first_key(settings: Settings, clock: Callable[[], float]) -> Steps[str | None]:
-    """The first key, if it was made now and is to be shown: one in a file is not."""
+    """The text of the first key if it was just made and has to be printed; None if it is kept in a file."""
     path = None if settings.first_key_file is None else Path(settings.first_key_file)
     text = yield from auth.first_key(settings.root_project, clock(), path)
     return text if path is None else None
 
 
 async def _purge(service: Service) -> None:
-    """Forget old answers, now and then."""
+    """Delete old idempotency records periodically."""
     while True:
         try:
             await service.purge()
@@ -209,7 +216,7 @@ async def _purge(service: Service) -> None:
 
 
 def _known(error: Exception, scope: Scope) -> Exception:
-    """What the framework raises, as errors of ours."""
+    """The exceptions of the framework as errors of ours; any other unchanged."""
     if not isinstance(error, HTTPException):
         return error
     path = scope["path"][:200]
@@ -225,13 +232,14 @@ def _known(error: Exception, scope: Scope) -> Exception:
 
 
 class _Server(uvicorn.Server):
-    """Says where it listens, and the first key, once it does. Closes the store when it stops."""
+    """Prints its address, and the first key, once it listens; closes the store when it stops."""
 
     def __init__(self, config: uvicorn.Config, store: Store) -> None:
         super().__init__(config)
         self._store = store
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start listening, then print the address."""
         await super().startup(sockets)
         if self.should_exit:
             return
@@ -243,6 +251,7 @@ class _Server(uvicorn.Server):
             print(f"first key, shown only now: {state.first_key}", flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer held requests, finish running ones, close the store."""
         state = _state(self.config.loaded_app)
         if state is not None:
             state.service.let_go()
@@ -251,14 +260,14 @@ class _Server(uvicorn.Server):
 
 
 def _state(app: Any) -> Any:
-    """The application's state, through the layers that uvicorn puts around it."""
+    """The state of the application, inside the layers that uvicorn wraps around it."""
     while app is not None and not isinstance(app, App):
         app = getattr(app, "app", None)
     return None if app is None else app.state
 
 
 def run(settings: Settings) -> None:
-    """Serve until interrupted. Held requests are let go, running ones finish, then the store is closed.
+    """Serve until interrupted. Then held requests are answered, running ones finish, and the store is closed.
 
     Parameters
     ----------
@@ -267,11 +276,11 @@ def run(settings: Settings) -> None:
     Raises
     ------
     BlackboxError
-        If the database cannot be opened, or the first key's file is of no use.
+        If the database cannot be opened, or the file of the first key cannot be used.
     """
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    # The event loop and the store's writer hand the interpreter to each other all the time; with the default each
-    # waits up to 5 ms for the other under load.
+    # The event loop and the thread that commits take turns with the interpreter lock; with the default interval each
+    # would wait up to 5 ms for the other under load.
     sys.setswitchinterval(0.0005)
     opened = open_store(settings)
     if settings.first_key_file is not None and not settings.insecure_local:

@@ -42,7 +42,7 @@ _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks."""
+    """The owner of a key: who makes a request, in which project, with which scopes."""
 
     key_id: str
     name: str
@@ -51,11 +51,16 @@ class Principal:
     bucket: TokenBucket
 
     def may(self, scope: str) -> bool:
-        """Whether its scopes, or one that includes it, allow this."""
+        """Whether its scopes, with those that they include, contain this one."""
         return scope in self.scopes
 
     def require(self, scope: str) -> None:
-        """Raise unless allowed."""
+        """Raise unless the scope is granted.
+
+        Raises
+        ------
+        Forbidden
+        """
         if scope not in self.scopes:
             raise Forbidden(f"this needs the scope {scope}, the key has {', '.join(sorted(self.scopes)) or 'none'}")
 
@@ -63,15 +68,21 @@ class Principal:
 def new_key(
     name: str, project: str, scopes: Iterable[str], now: float, expires_at: float | None = None
 ) -> tuple[str, KeyRow]:
-    """A fresh key: the text to show once, and the row to keep."""
+    """A new key: its text, to be shown once, and the row to store.
+
+    Parameters
+    ----------
+    now, expires_at : seconds since the epoch; None never expires.
+    """
     text = _fresh()
     return text, _row(text, name, project, scopes, now, expires_at)
 
 
 def key_of_file(path: Path) -> str:
-    """The key that a file holds; without such a file a fresh one, written into it.
+    """The key in a file; a missing file is created with a new key.
 
-    A key that was written but not stored, because the machine lost power in between, is found here at the next start.
+    A key that was written to the file but not to the store, because the machine lost power in between, is found at the
+    next start.
 
     Raises
     ------
@@ -121,7 +132,7 @@ def _hash(text: str) -> bytes:
 
 
 def checked_scopes(scopes: Iterable[str], granted_by: Principal | None = None) -> frozenset[str]:
-    """Known scopes only, and none that the giver does not have.
+    """The scopes, after checking that all are known and that the granting key has each of them.
 
     Raises
     ------
@@ -140,16 +151,16 @@ def checked_scopes(scopes: Iterable[str], granted_by: Principal | None = None) -
 
 
 def first_key(project: str, now: float, path: Path | None = None) -> Steps[str | None]:
-    """Make the administrator's key if the store has none yet; its text, to be shown once.
+    """Make the administrator's key if the store has no keys yet; returns its text, to be shown once.
 
     Parameters
     ----------
-    path : where its text is kept, see `key_of_file`; untouched where the store has keys.
+    path : file of its text, see `key_of_file`; not touched if the store has keys.
 
     Raises
     ------
     InvalidInput
-        If the file is of no use.
+        If the file cannot be used.
     """
     if (yield Read(lambda tx: bool(tx.keys(None)))):
         return None
@@ -180,7 +191,7 @@ class Keyring:
         self._buckets: dict[str, TokenBucket] = {}
 
     def local(self, project: str, now: float) -> Principal:
-        """Who asks where no keys are needed."""
+        """The principal of every request to a server without keys."""
         return Principal("local", "local", project, frozenset(SCOPES), self._bucket("local", now))
 
     async def admit(self, authorization: bytes | None, now: float) -> Principal:
@@ -223,12 +234,12 @@ class Keyring:
         return self._buckets.setdefault(key_id, TokenBucket(self._rate, now))
 
     def forget(self) -> None:
-        """Believe no key without reading its row again."""
+        """Drop the cache: every key is verified against its row again."""
         self._trusted.clear()
 
 
 def spend(principal: Principal, now: float) -> int:
-    """Count one request; how many are left in this moment.
+    """Count one request; returns how many more the key may send right now.
 
     Raises
     ------

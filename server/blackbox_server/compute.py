@@ -1,8 +1,8 @@
-"""Where algorithm steps run: in the event loop when they are short, else in a few threads.
+"""Runs the steps of algorithms: short ones in the event loop, others in a few threads.
 
-NumPy lets go of the interpreter in its long loops, so threads serve: a few for steps side by side, and others among
-which the update of one large vector is cut by coordinates (`recipes.slices`). Where one machine is not enough, these
-parts go to a Ray cluster instead; nothing else of the service knows where they run, and no bit depends on it.
+NumPy releases the interpreter lock in its long loops, so threads suffice: one pool runs steps in parallel, another
+computes the update of one large vector in slices of coordinates (`recipes.slices`). Where one machine is not enough,
+the slices go to a Ray cluster instead; nothing else in the service knows where they run, and no bit depends on it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ T = TypeVar("T")
 
 
 class Computer(Protocol):
-    """Runs one work of an algorithm."""
+    """Runs computations of algorithms."""
 
     @property
     def slicer(self) -> slices.Slicer:
-        """Who computes the parts of large sums; studies are opened with it."""
+        """Computes the slices of large sums; studies are opened with it."""
 
     async def run(self, work: Callable[[], T], seconds: float) -> T:
-        """The work's answer.
+        """Run a function and return its result.
 
         Parameters
         ----------
@@ -36,11 +36,13 @@ class Computer(Protocol):
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Stop; what has not begun is dropped."""
+        ...
 
 
 class _Waited(threading.local):
-    """Seconds that this thread has waited for parts which others computed for it."""
+    """Seconds that this thread has waited for slices that other threads computed for it."""
 
     seconds = 0.0
 
@@ -49,8 +51,11 @@ _waited = _Waited()
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
-    """The work's answer, and the processor time it took: waiting for other threads is not counted, or a busy moment
-    would make a short work look long. Waiting for parts of this very work is."""
+    """The result of a function, and the seconds of processor time it took.
+
+    Waiting for other threads is not counted, or a busy machine would make short work look long; waiting for slices of
+    this very work is.
+    """
     _waited.seconds = 0.0
     started = time.thread_time()
     value = work()
@@ -58,17 +63,18 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
 
 
 class Slices:
-    """An executor for parts of large updates that keeps the time the caller waits for them.
+    """An executor for slices of large updates that records how long the caller waits for them.
 
     Parameters
     ----------
-    executor : who computes.
+    executor : computes the slices.
     """
 
     def __init__(self, executor: slices.Executor) -> None:
         self._executor = executor
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterator[Any]:
+        """The results in the order of the items."""
         started = time.perf_counter()
         for result in self._executor.map(function, items):
             _waited.seconds += time.perf_counter() - started
@@ -77,18 +83,18 @@ class Slices:
 
 
 class Threads:
-    """Short works at once, longer ones in a pool of threads, the sums of large vectors in parts.
+    """Runs short steps in place, longer ones in a pool of threads, and sums of large vectors in slices.
 
     Parameters
     ----------
-    n_threads : how many steps run at the same time.
-    inline_seconds : expected time up to which handing over would cost more than it saves.
-    n_slices : threads among which the update of one large vector is cut; 0 takes one per core.
-    cluster : computes these parts instead, with as many workers as it says; closed with this.
+    n_threads : most steps that run at the same time.
+    inline_seconds : expected time up to which a hand-over to a thread would cost more than it saves.
+    n_slices : threads that share the update of one large vector; 0 takes one per core.
+    cluster : computes the slices instead, with as many workers as it has; closed along with this.
 
     Attributes
     ----------
-    slicer : gives the parts of large sums to those threads, or to the cluster.
+    slicer : hands the slices of large sums to those threads, or to the cluster.
     """
 
     def __init__(
@@ -103,11 +109,13 @@ class Threads:
         self.slicer = slices.Slicer(Slices(self._threads if cluster is None else cluster), n_parts)
 
     async def run(self, work: Callable[[], T], seconds: float) -> T:
+        """See `Computer.run`."""
         if seconds < self._inline_seconds:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def close(self) -> None:
+        """See `Computer.close`."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._cluster is not None:

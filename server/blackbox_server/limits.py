@@ -1,4 +1,4 @@
-"""What bounds the work of one request, and the requests of one key."""
+"""Limits of the work of one request, and of the requests of one key."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from blackbox_server.settings import Settings
 
 
 class TokenBucket:
-    """So many requests per second on average, twice as many in a burst."""
+    """Limits a rate of requests, in 1/s on average; a burst may be twice as large."""
 
     __slots__ = ("_at", "_left", "burst", "rate")
 
@@ -24,7 +24,7 @@ class TokenBucket:
         self._at = now
 
     def take(self, now: float) -> int:
-        """Requests left after this one; negative when there is none for it."""
+        """Take one request; returns how many are left, or -1 if there was none."""
         left = min(self.burst, self._left + (now - self._at) * self.rate) - 1.0
         self._at = now
         if left < 0.0:
@@ -35,7 +35,7 @@ class TokenBucket:
 
 
 def within_count(settings: Settings, items: Sized | int, pointer: str) -> None:
-    """Refuse more items than one request may have.
+    """Refuse more items than one request may have; `pointer` is where they are in its body.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def within_count(settings: Settings, items: Sized | int, pointer: str) -> None:
 
 
 def within_values(settings: Settings, dim: int, count: int) -> None:
-    """Refuse an ask whose points would be too many numbers to send.
+    """Refuse an ask for `count` points of `dim` numbers if these are too many to send.
 
     Raises
     ------
@@ -68,11 +68,11 @@ def within_values(settings: Settings, dim: int, count: int) -> None:
 
 
 LEAST_BYTES = 16
-"""Bytes per dimension that no method does without: a vector and what replaces it."""
+"""Bytes per dimension that every algorithm needs: a vector and the one that replaces it."""
 
 
 def within_reach(settings: Settings, space: Space) -> None:
-    """Refuse a space that is too large for any method, before anything looks at each of its dimensions.
+    """Refuse a space that is too large for any algorithm, before anything iterates over its dimensions.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def within_reach(settings: Settings, space: Space) -> None:
     """
     if LEAST_BYTES * space.dim > settings.max_algorithm_bytes:
         raise TooLarge(
-            f"{space.dim} dimensions need {_bytes(LEAST_BYTES * space.dim)} and more with any method, at most "
+            f"{space.dim} dimensions need {_bytes(LEAST_BYTES * space.dim)} and more with any algorithm, at most "
             f"{_bytes(settings.max_algorithm_bytes)} are allowed",
             hint=f"At most {settings.max_algorithm_bytes // LEAST_BYTES} dimensions can be treated here.",
             errors=[FieldError("/space", "too_large", f"{space.dim} dimensions")],
@@ -96,7 +96,7 @@ def within_memory(settings: Settings, resolved: Resolved, space: Space) -> None:
     """
     stored = stored_algorithm(resolved, space)
     if stored.cls is None or stored.options is None:
-        return  # nothing will be run, as the study itself says
+        return  # nothing will run; the study says why
     estimate = stored.cls.memory(stored.options, space)
     if estimate <= settings.max_algorithm_bytes:
         return
@@ -110,7 +110,7 @@ def within_memory(settings: Settings, resolved: Resolved, space: Space) -> None:
 
 
 def within_hosting(settings: Settings, resolved: Resolved, space: Space) -> None:
-    """Refuse to run a participant's machine that would need too much memory.
+    """Refuse to host a participant whose half of the algorithm would need too much memory.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def within_hosting(settings: Settings, resolved: Resolved, space: Space) -> None
     """
     stored = stored_algorithm(resolved, space)
     if stored.cls is None or stored.options is None:
-        return  # nothing will be run, as the study itself says
+        return  # nothing will run; the study says why
     estimate = stored.cls.hosting_memory(stored.options, space)
     if estimate > settings.max_algorithm_bytes:
         raise TooLarge(

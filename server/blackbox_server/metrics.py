@@ -1,4 +1,4 @@
-"""What the service counts about itself, for Prometheus. Labels come from fixed lists, never from clients."""
+"""Metrics of the service for Prometheus. The values of labels come from fixed lists, never from clients."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 1
 
 
 class _Served:
-    """Answered requests by route and status. Counted in plain numbers: a request costs one dictionary look-up."""
+    """Histogram of answered requests by route and status. Plain numbers: a request costs one dictionary look-up."""
 
     def __init__(self) -> None:
         self.rows: dict[tuple[str, int], list[float]] = {}
 
     def count(self, route: str, status: int, seconds: float) -> None:
+        """Count a request that took so many seconds."""
         row = self.rows.get((route, status))
         if row is None:
             row = self.rows[route, status] = [0.0] * (len(_SECONDS) + 2)
@@ -27,6 +28,7 @@ class _Served:
         row[-1] += seconds
 
     def collect(self) -> Iterator[Metric]:
+        """The histogram, as the registry wants it."""
         family = HistogramMetricFamily(
             "blackbox_request_seconds", "Time to the answer, waiting included", labels=["route", "status"]
         )
@@ -38,7 +40,7 @@ class _Served:
 
 
 class Metrics:
-    """The counters of one server. Each has a registry of its own, so that tests may start many."""
+    """The metrics of one server. Each has its own registry, so that one process can run several servers."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -56,12 +58,12 @@ class Metrics:
         self._outcomes: dict[str, Counter] = {}
 
     def told(self, outcome: str, n: int) -> None:
-        """Count told results. Children are looked up once: that costs more than counting does."""
+        """Count told results. The counter of an outcome is looked up once, because that costs more than counting."""
         child = self._outcomes.get(outcome)
         if child is None:
             child = self._outcomes[outcome] = self._told.labels(outcome)
         child.inc(n)
 
     def text(self) -> bytes:
-        """The exposition format."""
+        """The metrics in the text format of Prometheus."""
         return generate_latest(self.registry)

@@ -1,7 +1,7 @@
-"""From exceptions to problem+json (RFC 9457): one table.
+"""The mapping of exceptions to problem documents (RFC 9457): one table.
 
-Every problem has type, title, status, code, detail, hint, errors, retryable and request_id. `code` is stable: clients
-decide by it, people read `detail` and `hint`.
+Every problem has type, title, status, code, detail, hint, errors, retryable and request_id. `code` is stable and for
+programs, `detail` and `hint` are for people.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from blackbox import errors
 from blackbox.errors import BlackboxError
 
 documented = with_config(ConfigDict(extra="forbid", use_attribute_docstrings=True))
-"""For the typed dictionaries of answers: no other members, and their docstrings go into `/openapi.json`."""
+"""Decorates the typed dictionaries of answers: they are closed, and their docstrings go into `/openapi.json`."""
 
 
 class MalformedJson(errors.InvalidInput):
@@ -25,11 +25,11 @@ class MalformedJson(errors.InvalidInput):
 
 
 class UnsupportedMediaType(BlackboxError):
-    """The body is not said to be JSON."""
+    """The content type of the body is not JSON."""
 
 
 class BodyTooLarge(BlackboxError):
-    """The body is over the limit of its route."""
+    """The body exceeds the limit of its route."""
 
 
 class BodyTimeout(BlackboxError):
@@ -37,7 +37,7 @@ class BodyTimeout(BlackboxError):
 
 
 class Unauthorized(BlackboxError):
-    """No key, or none that is known."""
+    """No key, or an unknown one."""
 
 
 class Forbidden(BlackboxError):
@@ -53,7 +53,7 @@ class KeyNotFound(errors.NotFound):
 
 
 class MethodNotAllowed(BlackboxError):
-    """The address exists, the verb does not."""
+    """The address does not take this HTTP method."""
 
 
 class PreconditionFailed(BlackboxError):
@@ -77,14 +77,16 @@ class IdempotencyKeyReused(errors.InvalidInput):
 
 
 class Row(NamedTuple):
-    """How a class of error looks on the wire."""
+    """The wire form of a class of errors."""
 
     status: int
     code: str
     title: str
     retryable: bool = False
     hint: str = ""
-    """Used when the error brings none."""
+    """Advice for errors that bring none."""
+    over_http: str = ""
+    """The request that helps, appended to any hint: the engine knows no addresses, so its own hints speak of Python."""
 
 
 SCHEMA_HINT = "See /openapi.json for the fields and their ranges."
@@ -97,27 +99,30 @@ TABLE: Mapping[type[Exception], Row] = {
     ),
     errors.InvalidOptions: Row(
         422, "invalid-options", "The algorithm does not take these options",
-        hint="GET /v1/algorithms lists every option with its range.",
+        over_http="GET /v1/algorithms lists every option with its range.",
     ),
     errors.InvalidContribution: Row(
         422,
         "invalid-contribution",
         "The contribution is not what the open phase asks for",
-        hint="GET .../rounds/current says what is open; send exactly the vectors of its phase.",
+        hint="Send exactly the vectors that the open phase asks for.",
+        over_http="GET .../rounds/current says what is open, and who is invited.",
     ),
-    errors.RoundNotFound: Row(404, "round-not-found", "No such round", hint="GET .../rounds/current is the open one."),
+    errors.RoundNotFound: Row(
+        404, "round-not-found", "No such round", over_http="GET .../rounds/current is the open one."
+    ),
     errors.InvalidRegion: Row(422, "invalid-region", "The constraint set cannot be used", hint=SCHEMA_HINT),
     errors.NonFiniteValue: Row(422, "non-finite-value", "Value is not a finite number", hint="Send finite numbers."),
     errors.IncompatibleProblem: Row(
         422, "incompatible-problem", "The algorithm cannot treat this problem",
-        hint="GET /v1/algorithms says what each one treats.",
+        over_http="GET /v1/algorithms says what each one treats, the `links` of a study what can be done with it.",
     ),
     errors.TooLarge: Row(422, "too-large", "More than the limits allow", hint="GET /v1/limits lists them."),
     errors.UnknownAlgorithm: Row(
-        422, "unknown-algorithm", "There is no such algorithm", hint="GET /v1/algorithms lists them."
+        422, "unknown-algorithm", "There is no such algorithm", over_http="GET /v1/algorithms lists them."
     ),
     errors.NotFound: Row(404, "not-found", "Not found", hint="GET /v1 lists what there is."),
-    errors.StudyNotFound: Row(404, "study-not-found", "No such study", hint="GET /v1/studies lists yours."),
+    errors.StudyNotFound: Row(404, "study-not-found", "No such study", over_http="GET /v1/studies lists yours."),
     errors.TrialNotFound: Row(
         404, "trial-not-found", "No such trial", hint="Use the `id` of a trial that ask or GET trials gave."
     ),
@@ -128,13 +133,15 @@ TABLE: Mapping[type[Exception], Row] = {
     errors.Conflict: Row(409, "conflict", "The request contradicts what is stored", hint="Read the resource again."),
     errors.AlgorithmChanged: Row(
         409, "algorithm-changed", "This release cannot go on with what another release computed",
-        hint="POST .../fork continues it with an algorithm of this release; results can still be told.",
+        hint="Results can still be told; fork the study to continue it with an algorithm of this release.",
+        over_http="POST .../fork makes a fork, GET .../export writes out the log.",
     ),
     errors.StudySpecMismatch: Row(
         409, "study-spec-mismatch", "A study of this name has another spec", hint="Choose another name."
     ),
     errors.StudyStateError: Row(
-        409, "study-state", "The state does not allow this", hint="GET the study to see its state and reason."
+        409, "study-state", "The state does not allow this",
+        over_http="GET the study: it says its state and reason, and its `links` where its best point is."
     ),
     errors.LeaseUnknown: Row(
         422, "lease-unknown", "The lease token was not given for this trial",
@@ -145,11 +152,11 @@ TABLE: Mapping[type[Exception], Row] = {
         hint="Nothing was lost; POST .../resume tells the last step again.",
     ),
     errors.SolverFailed: Row(
-        500, "solver-failed", "The method's solver raised an exception",
+        500, "solver-failed", "The algorithm's solver raised an exception",
         hint="Nothing was lost; POST .../resume tries again, or fork the study with another algorithm.",
     ),
     errors.SolverStalled: Row(
-        500, "solver-stalled", "The method's solver does not answer", True,
+        500, "solver-stalled", "The algorithm's solver does not answer", True,
         hint="Ask again; if it stays so fork the study with another algorithm.",
     ),
     errors.CodecError: Row(500, "codec-error", "A stored state cannot be read", hint="Report it with the request_id."),
@@ -198,10 +205,10 @@ INTERNAL = Row(
 
 @documented
 class ProblemField(TypedDict):
-    """One place of a request that is at fault."""
+    """One faulty place of a request."""
 
     pointer: str
-    """JSON pointer into the body; of a query parameter, its name."""
+    """JSON pointer into the body; for a query parameter, a slash and its name."""
     code: str
     message: str
 
@@ -211,23 +218,35 @@ class Problem(TypedDict):
     """An error (RFC 9457)."""
 
     type: str
-    """Address of what it means."""
+    """Path of the page that explains it."""
     title: str
     status: int
     code: str
-    """Stable: programs decide by this."""
+    """Stable, for programs."""
     detail: str
     hint: str
-    """What to do."""
+    """Advice to people."""
     errors: list[ProblemField]
     retryable: bool
-    """Whether the same request may succeed later."""
+    """Whether the same request may succeed later, unchanged."""
     request_id: str
 
 
 def row_of(error: BaseException) -> Row:
-    """The table's row of an error: that of its nearest class."""
+    """The row of an error in the table: that of its most specific class there."""
     return next((TABLE[cls] for cls in type(error).__mro__ if cls in TABLE), INTERNAL)
+
+
+def hint(row: Row, said: str = "") -> str:
+    """Advice to the client: the hint of the error, or else of its row, followed by the request that helps.
+
+    >>> hint(TABLE[errors.UnknownAlgorithm], 'did you mean "cbo"?')
+    'did you mean "cbo"? GET /v1/algorithms lists them.'
+    """
+    words = said or row.hint
+    if not words or not row.over_http:
+        return words or row.over_http
+    return f"{words}{' ' if words[-1] in '.?!' else '; '}{row.over_http}"
 
 
 def problem(error: BaseException, request_id: str, prefix: str = "") -> Problem:
@@ -235,7 +254,7 @@ def problem(error: BaseException, request_id: str, prefix: str = "") -> Problem:
 
     Parameters
     ----------
-    prefix : JSON pointer of the item that the error's own pointers are relative to.
+    prefix : JSON pointer of the item to which the error's own pointers are relative.
     """
     row = row_of(error)
     known = isinstance(error, BlackboxError)
@@ -245,7 +264,7 @@ def problem(error: BaseException, request_id: str, prefix: str = "") -> Problem:
         "status": row.status,
         "code": row.code,
         "detail": error.detail if known else "an unexpected error; the server's log has it under the request_id",  # type: ignore[attr-defined]
-        "hint": (error.hint if known else "") or row.hint,  # type: ignore[attr-defined]
+        "hint": hint(row, error.hint if known else ""),  # type: ignore[attr-defined]
         "errors": [
             {"pointer": prefix + fault.pointer, "code": fault.code, "message": fault.message}
             for fault in (error.errors if known else ())  # type: ignore[attr-defined]
@@ -256,7 +275,7 @@ def problem(error: BaseException, request_id: str, prefix: str = "") -> Problem:
 
 
 def encode(document: Problem) -> bytes:
-    """The bytes of a problem document. What people wrote may hold half a surrogate pair, which UTF-8 cannot."""
+    """The bytes of a problem document. Quoted input may contain lone surrogates, which UTF-8 cannot encode."""
     try:
         return orjson.dumps(document)
     except TypeError:

@@ -1,8 +1,8 @@
-"""The engine's generators, driven from an event loop.
+"""Drives the engine's generators from an event loop.
 
-`drive` answers the effects of an operation: works are awaited of the store (where the commits of many requests share
-one), an algorithm's step runs where `compute` says. On top: one open study per id, one advance in flight per study,
-held asks, and answers that are remembered for a retry.
+`drive` answers the effects of an operation: transactions are awaited from the store, where many requests share one
+commit, and the steps of algorithms run where `compute` decides. On top of that: one open study per id, one advance in
+flight per study, long polls, and answers that are remembered for a retry.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ T = TypeVar("T")
 logger = logging.getLogger("blackbox_server")
 
 POLL_SECONDS = 1.0
-"""A held ask tries again after this long even if nothing woke it: leases lapse silently."""
+"""A held ask tries again after so many seconds even if nothing woke it, because leases lapse silently."""
 ENDED = ("completed", "cancelled", "study_failed")
-"""Reasons of an empty ask that waiting does not change."""
+"""Reasons for an empty answer to an ask that waiting does not change."""
 LARGE_DIM = 20_000
-"""Points of more numbers than this, together, are decoded in a thread."""
+"""Points with more numbers than this in total are decoded in a thread."""
 
 
 class ServerTiming:
-    """Where a request spent its time, in seconds; its header Server-Timing says so."""
+    """Seconds that a request spent in algorithms and in the store, for its header Server-Timing."""
 
     __slots__ = ("algo", "db")
 
@@ -64,13 +64,13 @@ timing: ContextVar[ServerTiming] = ContextVar("timing")
 
 
 class Waiters:
-    """Requests that wait for something to happen, first come first."""
+    """Requests that wait for an event, served in the order of their arrival."""
 
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     def wake(self, n: int | None = None) -> None:
-        """Let the first n go on (None: all)."""
+        """Wake the first n (None: all)."""
         while self._waiting and (n is None or n > 0):
             waiter = self._waiting.popleft()
             if not waiter.done():
@@ -78,7 +78,7 @@ class Waiters:
                 n = None if n is None else n - 1
 
     async def wait(self, seconds: float, gone: asyncio.Future[Any] | None = None) -> None:
-        """Until woken, or the client is gone, at most so long."""
+        """Wait until woken, until the client has disconnected (`gone`), or for so many seconds."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         both = (waiter,) if gone is None else (waiter, gone)
@@ -92,15 +92,15 @@ class Waiters:
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class OpenStudy:
-    """A study kept open, with who waits for it.
+    """An open study, with the requests that wait for it.
 
     Attributes
     ----------
-    asks : asks that are held until something may be granted.
-    log : reads of events that are held until the log grows.
-    advancing : set while somebody closes steps; resolved when done.
-    rounds : of a hosted participant, the federated study it takes part in, while that is open.
-    hosted : the other way round.
+    asks : asks held until something may be granted.
+    log : reads of events held until the log grows.
+    advancing : set while a request closes steps, and resolved when it has.
+    rounds : for a hosted participant, the federated study it takes part in, while that is open.
+    hosted : for a federated study, its hosted participants that are open.
     """
 
     study: BaseStudy
@@ -111,7 +111,7 @@ class OpenStudy:
     hosted: WeakSet[OpenStudy] = field(default_factory=WeakSet)
 
     def changed(self, freed: int | None = None) -> None:
-        """Something was told (`freed` leases), advanced, or changed state (None)."""
+        """Wake those who wait, after a tell that freed so many leases, or (None) an advance or a change of state."""
         self.asks.wake(freed)
         self.log.wake()
         for participant in self.hosted:
@@ -120,12 +120,12 @@ class OpenStudy:
 
 @dataclass(frozen=True, slots=True)
 class IdempotentRequest:
-    """A request that may come again, and what it is recognised by.
+    """The identity of a request that may be sent again.
 
     Attributes
     ----------
-    key : its Idempotency-Key; None: nothing is remembered.
-    digest : of path and body.
+    key : its Idempotency-Key; None: its answer is not remembered.
+    digest : SHA-256 of its path and body, to refuse another request under the same key.
     """
 
     project: str
@@ -134,12 +134,13 @@ class IdempotentRequest:
 
     @staticmethod
     def of(project: str, key: str | None, *parts: bytes) -> IdempotentRequest:
+        """The identity of a request with these path and body."""
         return IdempotentRequest(project, key, hashlib.sha256(b"\n".join(parts)).hexdigest() if key else "")
 
 
 @dataclass(frozen=True, slots=True)
 class Answered(Generic[T]):
-    """The answer to such a request; `result` is None where it is one that was stored before."""
+    """The answer to an idempotent request; `result` is None if the answer is the stored one of an earlier attempt."""
 
     status: int
     body: bytes
@@ -173,7 +174,12 @@ class Service:
     # Driving ----------------------------------------------------------------------------------------------------------
 
     async def write(self, work: Callable[[Tx], T], long: bool = False) -> T:
-        """Run a work in a transaction; returns when it is durable."""
+        """Run a function in a write transaction; returns when it is durable.
+
+        Raises
+        ------
+        StoreUnavailable
+        """
         started = perf_counter()
         try:
             return await self.store.write(work, long)
@@ -184,7 +190,7 @@ class Service:
             timing.get().db += perf_counter() - started
 
     async def read(self, work: Callable[[Tx], T], long: bool = False) -> T:
-        """Run a work on what is committed."""
+        """Run a function on a snapshot of what is committed."""
         started = perf_counter()
         try:
             return await self.store.read(work, long)
@@ -196,7 +202,7 @@ class Service:
         return await effects.drive(steps, self._answer)
 
     async def drive_beside(self, steps: Steps[T]) -> T:
-        """Drive an operation that works through very many rows, beside the event loop."""
+        """Drive an operation that reads very many rows, in a thread beside the event loop."""
         loop = asyncio.get_running_loop()
 
         async def answer(effect: Effect) -> Any:
@@ -227,14 +233,14 @@ class Service:
     async def once(
         self, request: IdempotentRequest, steps: Steps[T], render: Callable[[Tx, Any], tuple[int, bytes]]
     ) -> Answered[T]:
-        """Drive an operation whose answer is stored in the transaction of its effect.
+        """Drive an operation whose answer is stored in the same transaction as its effect.
 
-        A retry with the same key finds the stored answer inside the same transaction that would have done the work, so
-        there is no moment at which both, or neither, happened.
+        A retry with the same key looks for the stored answer in the transaction that would do the work, so the work is
+        done exactly once.
 
         Parameters
         ----------
-        render : (transaction, answer of the operation's first write) -> status and body of the response.
+        render : (transaction, result of the operation's first write) -> status and body of the response.
 
         Raises
         ------
@@ -269,7 +275,7 @@ class Service:
             if written or not isinstance(effect, Write):
                 return await self._answer(effect)
             value = await self.write(lambda tx: remembered(tx, effect.work), effect.long)
-            written = True  # not before: what was undone is tried again
+            written = True  # not earlier: a write that was rolled back is tried again
             return value
 
         try:
@@ -280,7 +286,7 @@ class Service:
         return Answered(*rendered, result)
 
     async def purge(self) -> None:
-        """Forget old answers."""
+        """Delete answers that are older than `reply_hours`."""
         before = self.clock() - 3600.0 * self.settings.reply_hours
         await self.write(lambda tx: tx.purge_replies(before))
 
@@ -292,7 +298,7 @@ class Service:
         Raises
         ------
         StudyNotFound
-            Also for a study of somebody else.
+            Also for a study of another project.
         """
         found = self._studies.get(study)
         if found is None:
@@ -305,20 +311,20 @@ class Service:
         else:
             self._studies.move_to_end(study)
         if found.study.head.project != project:
-            raise StudyNotFound(f"there is no study {study}", hint="GET /v1/studies lists yours")
+            raise StudyNotFound(f"there is no study {study}")
         return found
 
     async def _follow_rounds(self, opened: OpenStudy) -> None:
-        """Tie a federated study that was just opened, or a hosted participant, to what goes with it."""
+        """Connect a hosted participant that was just opened with its federated study, and the other way round."""
         study = opened.study
         if isinstance(study, HostedStudy):
-            with suppress(StudyNotFound):  # it was deleted, which the participant finds out
+            with suppress(StudyNotFound):  # deleted, as the participant will find out
                 opened.rounds = await self.open(study.hosted.study, study.head.project)
                 if isinstance(rounds := opened.rounds.study, FederatedStudy):
                     study.parent = rounds
                     opened.rounds.hosted.add(opened)
         elif isinstance(study, FederatedStudy):
-            # A server that died may have owed what they had finished, and whoever evaluates for them need not come.
+            # A server that died may owe contributions that they had finished, and no evaluator need ever come again.
             for participant in await self.drive(hosted_by(study)):
                 try:
                     await self.drive(participant.advance(now=self.clock()))
@@ -326,19 +332,19 @@ class Service:
                     logger.exception("advance of %s failed", participant.id)
 
     def let_go(self) -> None:
-        """The server is stopping: answer every held request with what there is."""
+        """Answer every held request at once, because the server is stopping."""
         self.stopping = True
         for opened in self._studies.values():
             opened.changed()
 
     def forget(self, study: str) -> None:
-        """Close a study that was deleted or changed from outside."""
+        """Drop an open study that was deleted."""
         found = self._studies.pop(study, None)
         if found is not None:
             found.changed()
 
     async def advance(self, opened: OpenStudy) -> bool:
-        """Close the steps that can be closed; whether any was. One request at a time does it, the others wait."""
+        """Close the steps that can be closed; returns whether any was. One request does it, others wait for it."""
         moved = False
         while opened.study.due():
             if opened.advancing is not None:
@@ -352,7 +358,7 @@ class Service:
             try:
                 steps = await self.drive(opened.study.advance(now=self.clock()))
             except Exception:
-                # What was told is stored, so the request at hand did not fail; the next one tries again.
+                # The results are stored, so the current request has not failed; the next one tries again.
                 logger.exception("advance of %s failed", opened.study.id)
             finally:
                 opened.advancing.set_result(None)
@@ -371,18 +377,25 @@ class Service:
     async def ask(
         self,
         opened: OpenStudy,
-        wish: AskRequest,
+        request: AskRequest,
         *,
         wait_seconds: float = 0.0,
         gone: Callable[[], Awaitable[None]] | None = None,
         asked: AskAnswer | None = None,
     ) -> AskAnswer:
-        """Lease trials; holds the request while there are none, at most `wait_seconds`.
+        """Lease trials; holds the request while there are none, for at most `wait_seconds`.
 
         Parameters
         ----------
-        gone : resolves when the client has left: nobody would evaluate what is granted after that.
-        asked : what a tell was granted already.
+        gone : resolves when the client has disconnected: nobody would evaluate what is granted after that.
+        asked : the answer that a tell has already got in its own transaction.
+
+        Raises
+        ------
+        IncompatibleProblem
+            If the study has no trials.
+        AlgorithmChanged
+            If this release cannot go on with it.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + min(wait_seconds, self.settings.max_wait_seconds)
@@ -394,11 +407,11 @@ class Service:
                     asked = await self.drive(
                         as_kind(opened.study, TrialStudy).ask(
                             now=self.clock(),
-                            worker=wish.worker,
-                            count=wish.count,
-                            lease_seconds=wish.lease_seconds,
-                            key=wish.key,
-                            resume=wish.resume,
+                            worker=request.worker,
+                            count=request.count,
+                            lease_seconds=request.lease_seconds,
+                            key=request.key,
+                            resume=request.resume,
                         )
                     )
                 remaining = until - loop.time()
@@ -417,7 +430,7 @@ class Service:
                 left.cancel()
 
     async def told(self, opened: OpenStudy, told: TellAnswer) -> StudyRow:
-        """What follows a tell: count it, close steps, wake who waits. Returns the study's row after that."""
+        """Finish a tell: count its results, close steps, wake waiters. Returns the row of the study after that."""
         counts = Counter(outcome.outcome for outcome in told.outcomes)
         for outcome, n in counts.items():
             self.metrics.told(outcome, n)
@@ -429,28 +442,34 @@ class Service:
         return row
 
     async def tell(
-        self, opened: OpenStudy, reports: Sequence[Report], worker: str, wish: AskRequest | None = None
+        self, opened: OpenStudy, reports: Sequence[Report], worker: str, ask: AskRequest | None = None
     ) -> tuple[TellAnswer, StudyRow]:
-        """Apply results, ask in the same transaction where that can be, and close steps; durable when it returns."""
+        """Apply results, ask in the same transaction where possible, and close steps; durable when it returns."""
         study = as_kind(opened.study, TrialStudy)
-        told = await self.drive(study.tell(reports, now=self.clock(), worker=worker, ask=wish))
+        told = await self.drive(study.tell(reports, now=self.clock(), worker=worker, ask=ask))
         return told, await self.told(opened, told)
 
     async def row(self, opened: OpenStudy) -> StudyRow:
-        """The committed row."""
+        """The committed row of a study.
+
+        Raises
+        ------
+        StudyNotFound
+            If it has been deleted.
+        """
         row = await self.read(lambda tx: tx.study(opened.study.id))
         if row is None:
             self.forget(opened.study.id)
-            raise StudyNotFound(f"there is no study {opened.study.id}", hint="GET /v1/studies lists yours")
+            raise StudyNotFound(f"there is no study {opened.study.id}")
         return row
 
 
 class _Repeated(Exception):
-    """Leaves a transaction in which the answer was found already."""
+    """Leaves a transaction in which the stored answer was found."""
 
 
 def snapshot(study: BaseStudy) -> Steps[tuple[int, int]]:
-    """Store the state of the open step now; its step and its size in bytes."""
+    """Store the state of the open step now; returns the step and the size of the state in bytes."""
     while True:
         row, state = yield from study.state()
         encoded = codec.encode(state)
@@ -474,7 +493,7 @@ def delete(study: str) -> Steps[None]:
 
     def work(tx: Tx) -> None:
         if tx.study(study) is None:
-            raise StudyNotFound(f"there is no study {study}", hint="GET /v1/studies lists yours")
+            raise StudyNotFound(f"there is no study {study}")
         tx.delete_study(study)
 
     yield Write(work, long=True)

@@ -1,4 +1,4 @@
-"""Every setting of the service, once: name, type, default, help. The environment prefix is `BLACKBOX_`."""
+"""The settings of the service: name, type, default and description of each. The environment prefix is `BLACKBOX_`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blackbox.errors import FieldError, InvalidInput, nearest
 
 PREFIX = "BLACKBOX_"
 OF_CLIENTS = ("url", "key", "key_file")
-"""Variables with the same prefix that clients read; a server may be started in their environment."""
+"""Variables with the same prefix that belong to clients; a server may be started in their environment."""
 
 
 class Settings(BaseModel):
@@ -77,12 +77,12 @@ class Settings(BaseModel):
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, /, **given: Any) -> Settings:
-        """Settings from `BLACKBOX_*` variables; what is given explicitly wins.
+        """Settings from `BLACKBOX_*` variables; explicit arguments take precedence.
 
         Raises
         ------
         InvalidInput
-            Naming the variable at fault, and the nearest one for a name that is no setting.
+            Names the faulty variable and, for an unknown one, the nearest setting.
         """
         environ = os.environ if environ is None else environ
         raw: dict[str, Any] = {}
@@ -103,7 +103,7 @@ class Settings(BaseModel):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens on `host`."""
+    """Whether a server that listens on `host` can be reached from this machine only."""
     if host == "localhost":
         return True
     try:

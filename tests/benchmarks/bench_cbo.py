@@ -1,4 +1,4 @@
-"""What CBO costs and what asynchrony costs it: `python -m tests.benchmarks.bench_cbo`.
+"""Cost of CBO, and of asynchrony: `python -m tests.benchmarks.bench_cbo`.
 
 The problem is Rastrigin in ten dimensions, shifted off the centre, target f < 1; one core, numbers are medians over
 seeds with the smallest and the largest in brackets.
@@ -40,7 +40,7 @@ def rotated(x: Matrix) -> Vector:
 
 
 def make(seed: int) -> Cbo:
-    options = CboOptions(members=40, drift=0.01, noise=1.01, schedule="multiply", alpha=30.0, tolerance=0)
+    options = CboOptions(popsize=40, drift=0.01, noise=1.01, schedule="multiply", alpha=30.0, tolerance=0)
     return Cbo(Space({"x": Numbers(dim=DIM, low=-3, high=3)}), options, Key.from_seed(seed))
 
 
@@ -98,7 +98,7 @@ def costs() -> list[str]:
     rows = []
     for d, members, batch in ((4, 100, 100), (20, 40, 1), (1000, 100, 1)):
         for schedule in ("multiply", "ess"):
-            options = CboOptions(members=members, schedule=schedule)
+            options = CboOptions(popsize=members, schedule=schedule)
             method, lanes = Cbo(Space({"x": Numbers(dim=d)}), options, Key.from_seed(1)), list(range(batch))
             state = method.init()
             everybody = list(range(members))

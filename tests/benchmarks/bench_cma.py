@@ -1,7 +1,7 @@
-"""What a generation of CMA-ES costs beside pycma's: `python -m tests.benchmarks.bench_cma`.
+"""Cost of a step of CMA-ES beside pycma's: `python -m tests.benchmarks.bench_cma`.
 
 Both optimize the same rotated ellipsoid with the same population size. They take turns within one run, a block of
-generations each, because the speed of a shared machine changes by the minute. CPU time of ask and tell only; medians
+steps each, because the speed of a shared machine changes by the minute. CPU time of ask and tell only; medians
 over the blocks, and the ratio is the median of the blocks' ratios. `encode` is the state to bytes, which our service
 adds per step and pycma does not have.
 """
@@ -72,7 +72,7 @@ def pycma(objective: Objective, dim: int, seed: int) -> Any:
 
 
 def seconds(dim: int) -> tuple[list[float], list[float], list[float]]:
-    """Seconds of CPU per generation of ours, pycma's and of `codec.encode`, in each block."""
+    """Seconds of CPU per step of ours, pycma's and of `codec.encode`, in each block."""
     objective = OBJECTIVES["ellipsoid"]
     f = objective.function(dim)
     space = Space({"x": FreeVector(dim=dim, init=objective.x0)})

@@ -69,20 +69,20 @@ Options = Callable[[Job], dict[str, Any]]
 METHODS: Mapping[str, Options] = {
     # Solved episodes tie, which is no reason to stop here.
     "cma_es": lambda job: {"sigma": job.scale, "tolfun": 0, "tolfunhist": 0, "tolflatfitness": 10_000},
-    "openai_es": lambda job: {"population": 16, "sigma": 0.5 * job.scale, "learning_rate": 0.25 * job.scale},
-    "pgpe": lambda job: {"population": 16, "sigma": 0.5 * job.scale},
-    "ars": lambda job: {"directions": 8, "top": 4, "sigma": 0.5 * job.scale, "learning_rate": 0.25 * job.scale},
+    "openai_es": lambda job: {"popsize": 16, "sigma": 0.5 * job.scale, "learning_rate": 0.25 * job.scale},
+    "pgpe": lambda job: {"popsize": 16, "sigma": 0.5 * job.scale},
+    "ars": lambda job: {"popsize": 16, "top": 4, "sigma": 0.5 * job.scale, "learning_rate": 0.25 * job.scale},
     "deep_ga": lambda job: REPEATED | {"initial_sigma": job.scale, "sigma": 0.25 * job.scale},
 }
-REPEATED = {"population": 20, "parents": 5, "validations": 3, "candidates": 4}
+REPEATED = {"popsize": 20, "parents": 5, "validations": 3, "candidates": 4}
 """A lucky episode must not make the elite, which is what is recommended."""
 SPECIAL: Mapping[tuple[str, str], dict[str, Any]] = {
-    ("HalfCheetah", "ars"): {"directions": 4, "sigma": 0.2, "learning_rate": 0.1},
-    ("HalfCheetah", "openai_es"): {"population": 16, "sigma": 0.2, "learning_rate": 0.1},
+    ("HalfCheetah", "ars"): {"popsize": 8, "sigma": 0.2, "learning_rate": 0.1},
+    ("HalfCheetah", "openai_es"): {"popsize": 16, "sigma": 0.2, "learning_rate": 0.1},
     # Two of 300 random policies get up the hill; nearly all others are worse than doing nothing.
-    ("MountainCarContinuous", "deep_ga"): REPEATED | {"population": 100, "initial_sigma": 5.0, "sigma": 1.25},
+    ("MountainCarContinuous", "deep_ga"): REPEATED | {"popsize": 100, "initial_sigma": 5.0, "sigma": 1.25},
     ("CartPole network", "deep_ga"): {
-        "population": 100,
+        "popsize": 100,
         "parents": 10,
         "sigma": 0.05,
         "initial_sigma": 0.5,

@@ -1,4 +1,4 @@
-"""What a federated round costs and buys: `python -m tests.benchmarks.bench_federated`.
+"""Cost and gain of a federated round: `python -m tests.benchmarks.bench_federated`.
 
 The synthetic problem of FZooS: N = 5 participants, f_i(x) = 0.1/d (c1_i . z^2 + c2_i . z + 1), z = 20 x - 10, x
 in the unit cube, c = 1 + div (share - 1/N) with Dirichlet(1/N) shares, so that participants differ by `div` but the

@@ -1,4 +1,4 @@
-"""What a generation of 256 candidates of four million parameters costs over HTTP.
+"""Cost of a step of 256 candidates of four million parameters over HTTP.
 
 A real server on its SQLite file, one client. Every candidate is rebuilt from its recipe and its value computed from the
 rebuilt numbers. Two floors are stated beside the update: reading and writing every array of theta and the stepper once
@@ -29,8 +29,8 @@ from blackbox.space import Space, Vector
 from tests.end_to_end.service import Service
 
 DIM = 4_000_000
-POPULATION = 256
-GENERATIONS = 3
+POPSIZE = 256
+N_STEPS = 3
 STRIDE = 4096
 KEY = rng.Key.from_seed(1)
 
@@ -66,7 +66,7 @@ class Counting(httpx.HTTPTransport):
 
 @dataclass
 class Costs:
-    """Of each generation."""
+    """Costs of each step."""
 
     ask: list[float] = field(default_factory=list)
     candidate_bytes: list[float] = field(default_factory=list)
@@ -84,14 +84,14 @@ def value(theta: np.ndarray[Any, Any]) -> float:
     return float(np.square(theta[::STRIDE].astype(np.float64) - 1.0).sum())
 
 
-def generation(study: StudyHandle, wire: Counting, costs: Costs) -> None:
+def one_step(study: StudyHandle, wire: Counting, costs: Costs) -> None:
     """Ask, rebuild, tell."""
     wire.look()
     began = time.perf_counter()
-    trials = study.ask(POPULATION, encoding="seed").trials
+    trials = study.ask(POPSIZE, encoding="seed").trials
     costs.ask.append(time.perf_counter() - began)
-    assert len(trials) == POPULATION
-    costs.candidate_bytes.append(wire.look().received / POPULATION)
+    assert len(trials) == POPSIZE
+    costs.candidate_bytes.append(wire.look().received / POPSIZE)
     assert trials[0].candidate is not None
     began = time.perf_counter()
     study.ingredients(trials[0].candidate)
@@ -99,7 +99,7 @@ def generation(study: StudyHandle, wire: Counting, costs: Costs) -> None:
     costs.base_bytes.append(wire.look().received)
     began = time.process_time()
     values = [value(study.materialise(trial)) for trial in trials]
-    costs.rebuild.append((time.process_time() - began) / POPULATION)
+    costs.rebuild.append((time.process_time() - began) / POPSIZE)
     costs.means.append(float(np.mean(values)))
     assert wire.look().received == 0
     began = time.perf_counter()
@@ -107,7 +107,7 @@ def generation(study: StudyHandle, wire: Counting, costs: Costs) -> None:
     costs.tell.append(time.perf_counter() - began)
     assert all(outcome.outcome == "applied" for outcome in answer.outcomes)
     seen = wire.look()
-    costs.tell_bytes.append((seen.sent + seen.received) / POPULATION)
+    costs.tell_bytes.append((seen.sent + seen.received) / POPSIZE)
     costs.algo.append(seen.algo_seconds)
 
 
@@ -125,7 +125,7 @@ def cpu(pid: int) -> float:
 
 
 def measure(slice_threads: int) -> tuple[Costs, list[str]]:
-    """A server, a study and its generations."""
+    """A server, a study and its steps."""
     costs, wire = Costs(), Counting()
     os.environ["BLACKBOX_SLICE_THREADS"] = str(slice_threads)
     with tempfile.TemporaryDirectory() as folder, Service(Path(folder)) as server:
@@ -135,18 +135,18 @@ def measure(slice_threads: int) -> tuple[Costs, list[str]]:
         study = server.client(transport=wire, timeout=120.0).create_study(
             name="million",
             space={"theta": {"type": "vector", "dim": DIM, "init": 0.0}},
-            algorithm={"name": "openai_es", "options": {"population": POPULATION, "sigma": 0.02}},
-            budget=POPULATION * GENERATIONS,
+            algorithm={"name": "openai_es", "options": {"popsize": POPSIZE, "sigma": 0.02}},
+            budget=POPSIZE * N_STEPS,
         )
         spent = cpu(pid)
-        for _ in range(GENERATIONS):
-            generation(study, wire, costs)
-        spent = (cpu(pid) - spent) / GENERATIONS
+        for _ in range(N_STEPS):
+            one_step(study, wire, costs)
+        spent = (cpu(pid) - spent) / N_STEPS
         peak, resident = memory(pid, "VmHWM"), memory(pid, "VmRSS")
         assert study.refresh().state == "COMPLETED"
     assert costs.means[-1] < costs.means[0]  # it descends
     notes = [
-        f"| server processor time per generation | {spent:.2f} s | |",
+        f"| server processor time per step | {spent:.2f} s | |",
         f"| server memory | peak {peak:.0f} MB, at the end {resident:.0f} MB | idle {idle:.0f} MB; theta is "
         f"{DIM * 4 / 1e6:.0f} MB, a state {3 * DIM * 4 / 1e6:.0f} MB |",
     ]
@@ -156,13 +156,13 @@ def measure(slice_threads: int) -> tuple[Costs, list[str]]:
 def update_seconds() -> tuple[float, float]:
     """Processor seconds of one update in this process, and of naming the new state (encode and hash)."""
     space = Space({"theta": Vector(dim=DIM, init=0.0)})
-    method = build("openai_es", space, resolve_options("openai_es", space, {"population": POPULATION}), KEY)
-    state, lanes = method.init(), np.arange(POPULATION)
+    method = build("openai_es", space, resolve_options("openai_es", space, {"popsize": POPSIZE}), KEY)
+    state, lanes = method.init(), np.arange(POPSIZE)
     updates, names = [], []
     for step in range(2):
-        points = method.ask(state, range(POPULATION), NOTHING_PENDING)
+        points = method.ask(state, range(POPSIZE), NOTHING_PENDING)
         values = (lanes * 37 % 251).reshape(-1, 1).astype(float)
-        results = Results(np.full(POPULATION, step, dtype=np.int64), lanes, points, values)
+        results = Results(np.full(POPSIZE, step, dtype=np.int64), lanes, points, values)
         began = time.process_time()
         state = method.tell(state, results)
         updates.append(time.process_time() - began)
@@ -190,7 +190,7 @@ def floors() -> tuple[float, float, float]:
     n_pieces = 512
     for i in range(n_pieces):
         rng.normal(key, 0, i, DIM, 0, len(noise), noise)
-    draw = (time.process_time() - began) / (n_pieces * len(noise)) * DIM * POPULATION / 2
+    draw = (time.process_time() - began) / (n_pieces * len(noise)) * DIM * POPSIZE / 2
     return moved / bandwidth, draw, bandwidth
 
 
@@ -203,18 +203,18 @@ def main() -> list[str]:
     n_cores = len(os.sched_getaffinity(0))
     update, alone = median(costs.algo), median(one.algo)
     return [
-        f"{GENERATIONS} generations, medians. Wall-clock seconds unless processor time is said.",
+        f"{N_STEPS} steps, medians. Wall-clock seconds unless processor time is said.",
         "",
-        f"| {POPULATION} candidates of {DIM} parameters | measured | beside |",
+        f"| {POPSIZE} candidates of {DIM} parameters | measured | beside |",
         "|---|---|---|",
-        f"| ask {POPULATION} | {median(costs.ask):.2f} s | {median(costs.candidate_bytes):.0f} bytes a candidate on "
+        f"| ask {POPSIZE} | {median(costs.ask):.2f} s | {median(costs.candidate_bytes):.0f} bytes a candidate on "
         f"the wire; its numbers would be {DIM * 4} |",
-        f"| base vector, once per generation and worker | {median(costs.base):.2f} s | "
+        f"| base vector, once per step and worker | {median(costs.base):.2f} s | "
         f"{median(costs.base_bytes) / 1e6:.1f} MB |",
         f"| rebuild one | {median(costs.rebuild) * 1e3:.1f} ms processor time | |",
-        f"| tell {POPULATION}, the update in it | {median(costs.tell):.2f} s | {median(costs.tell_bytes):.0f} bytes a "
+        f"| tell {POPSIZE}, the update in it | {median(costs.tell):.2f} s | {median(costs.tell_bytes):.0f} bytes a "
         "result, both ways |",
-        f"| the update alone | {tell:.2f} s processor time | drawing {POPULATION // 2} noise vectors: {draw:.2f} s |",
+        f"| the update alone | {tell:.2f} s processor time | drawing {POPSIZE // 2} noise vectors: {draw:.2f} s |",
         f"| floor: theta, moments, gradient moved once | {moved:.3f} s | at {bandwidth / 1e9:.1f} GB/s (copy) |",
         f"| naming the new state (encode, hash) | {name:.2f} s processor time | |",
         f"| update and name in the server | {update:.2f} s on {n_cores} cores | on one {alone:.2f} s |",

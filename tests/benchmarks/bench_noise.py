@@ -1,4 +1,4 @@
-"""What noise, a candidate and an update cost: `python -m tests.benchmarks.bench_noise`.
+"""Cost of noise, a candidate and an update: `python -m tests.benchmarks.bench_noise`.
 
 Every row compares things measured in turns in one run, because the speed of a shared machine changes by the minute;
 numbers are medians over the rounds, and a ratio is the median of the rounds' ratios.
@@ -118,7 +118,7 @@ def candidate() -> list[str]:
 
 
 def update() -> list[str]:
-    """The update of a generation: 256 mirrored lanes of a million coordinates, 128 draws."""
+    """The update of a step: 256 mirrored lanes of a million coordinates, 128 draws."""
     terms = [Term(0, 412, i // 2, (-1) ** i * (0.5 - i / 255)) for i in range(256)]
     source = np.ones(1 << 25, dtype=np.float32)
     target = np.empty_like(source)

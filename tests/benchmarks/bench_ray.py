@@ -1,4 +1,4 @@
-"""What Ray costs: short evaluations on all cores beside a bare ActorPool loop and processes, and bytes per generation.
+"""Cost of Ray: short evaluations on all cores beside a bare ActorPool loop and processes, and bytes per step.
 
 Achieved over ideal is evaluations x seconds each over workers x seconds taken. Objectives that sleep leave the cores to
 the machinery, so the ideal can be reached; objectives that compute on every core share them with the driver, whose own
@@ -34,8 +34,8 @@ from blackbox.study.memory import MemoryStore
 N_WORKERS = len(os.sched_getaffinity(0))
 TURNS = 5
 DIM = 1_000_000
-POPULATION = 32
-GENERATIONS = 4
+POPSIZE = 32
+N_STEPS = 4
 
 
 class Sleeping:
@@ -62,7 +62,7 @@ class Computing(Sleeping):
 OBJECTIVES: dict[str, tuple[Sleeping, int, int]] = {
     "1 ms asleep": (Sleeping(0.001), 1000, 8),
     "10 ms asleep": (Sleeping(0.01), 320, 8),
-    "10 ms asleep, generations of 64": (Sleeping(0.01), 320, 64),
+    "10 ms asleep, steps of 64": (Sleeping(0.01), 320, 64),
     "10 ms computing": (Computing(0.01), 320, 8),
     "100 ms asleep": (Sleeping(0.1), 40, 8),
 }
@@ -148,11 +148,11 @@ class Plain:
 # Contestants ----------------------------------------------------------------------------------------------------------
 
 
-def through(backend: Backend, generation: int) -> Callable[[int], None]:
+def through(backend: Backend, popsize: int) -> Callable[[int], None]:
     """Evaluations of a study on a backend."""
 
     def run(n: int) -> None:
-        method = {"name": "random_search", "options": {"popsize": generation}}
+        method = {"name": "random_search", "options": {"popsize": popsize}}
         of, store = study({"x": {"type": "float", "low": 0.0, "high": 1.0}}, method, n)
         blackbox.run(of, store, backend)
 
@@ -176,17 +176,17 @@ def bare(ray: Any, objective: Sleeping) -> Callable[[int], None]:
     return run
 
 
-def contest(session: Session, objective: Sleeping, n: int, generation: int) -> dict[str, list[Turn]]:
+def contest(session: Session, objective: Sleeping, n: int, popsize: int) -> dict[str, list[Turn]]:
     """The turns of all contestants by name."""
     with ExitStack() as stack:
         backend = stack.enter_context(closing(RayBackend(objective, N_WORKERS, num_cpus=0)))
         while backend.n_workers < N_WORKERS:
             backend.wait()
         contestants = {
-            "Ray": through(backend, generation),
-            "Ray, one by one": through(Plain(backend), generation),
+            "Ray": through(backend, popsize),
+            "Ray, one by one": through(Plain(backend), popsize),
             "bare ActorPool loop": bare(session.ray, objective),
-            "processes": through(stack.enter_context(closing(Processes(objective, N_WORKERS))), generation),
+            "processes": through(stack.enter_context(closing(Processes(objective, N_WORKERS))), popsize),
         }
         turns: dict[str, list[Turn]] = {name: [] for name in contestants}
         for run in contestants.values():
@@ -248,7 +248,7 @@ def mean_square(params: dict[str, Any]) -> float:
 
 
 def travel() -> list[str]:
-    """Bytes per generation on two nodes, the driver on one and the only actor on the other."""
+    """Bytes per step on two nodes, the driver on one and the only actor on the other."""
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False, "object_store_memory": 4 * 10**8}
@@ -263,14 +263,14 @@ def travel() -> list[str]:
             for name, used in (("recipes", backend), ("numbers", Plain(backend))):
                 of, store = study(
                     {"x": {"type": "vector", "dim": DIM, "init": 1.0}},
-                    {"name": "openai_es", "options": {"population": POPULATION}},
-                    POPULATION * GENERATIONS,
+                    {"name": "openai_es", "options": {"popsize": POPSIZE}},
+                    POPSIZE * N_STEPS,
                 )
                 began, before = time.perf_counter(), moved()
                 blackbox.run(of, store, used)
                 taken = time.perf_counter() - began
-                each = (moved() - before - idle * taken) / GENERATIONS
-                rows.append(f"| {name} | {each / 1e6:.2f} MB | {each / POPULATION / 1e3:.1f} kB |")
+                each = (moved() - before - idle * taken) / N_STEPS
+                rows.append(f"| {name} | {each / 1e6:.2f} MB | {each / POPSIZE / 1e3:.1f} kB |")
     finally:
         cluster.shutdown()
     return rows
@@ -292,10 +292,10 @@ def main() -> list[str]:
     return [
         *rows,
         "",
-        f"A study of {DIM} parameters, {POPULATION} candidates a generation, from the driver's node to another one; "
+        f"A study of {DIM} parameters, {POPSIZE} candidates a step, from the driver's node to another one; "
         f"theta is {DIM * 4 / 1e6:.0f} MB.",
         "",
-        "| candidates travel as | bytes moved per generation | per candidate |",
+        "| candidates travel as | bytes moved per step | per candidate |",
         "|---|---|---|",
         *[line for line in told.stdout.splitlines() if line.startswith("| ")],
     ]

@@ -1,4 +1,4 @@
-"""What a candidate and a generation of a million parameters cost: `python -m tests.benchmarks.bench_recipes`.
+"""Cost of a candidate and of a step of a million parameters: `python -m tests.benchmarks.bench_recipes`.
 
 Everything goes through the registered `openai_es`, as a study would call it. Rows compare things measured in turns in
 one run, like those of `bench_noise`.
@@ -20,23 +20,23 @@ from blackbox.space import Space, Vector
 from tests.benchmarks.bench_noise import in_turns, ratio
 
 DIM = 1_000_000
-POPULATION = 256
+POPSIZE = 256
 KEY = Key.from_seed(1).child("studies", "bench")
 SPACE = Space({"weights": Vector(dim=DIM)})
-METHOD = build("openai_es", SPACE, resolve_options("openai_es", SPACE, {"population": POPULATION}), KEY)
+METHOD = build("openai_es", SPACE, resolve_options("openai_es", SPACE, {"popsize": POPSIZE}), KEY)
 
 
-def generation() -> Results:
+def one_step() -> Results:
     """The results of one step: every value is another one."""
-    lanes = np.arange(POPULATION)
-    points = METHOD.ask(METHOD.init(), range(POPULATION), NOTHING_PENDING)
-    return Results(np.zeros(POPULATION, dtype=np.int64), lanes, points, (lanes * 37 % 251).reshape(-1, 1).astype(float))
+    lanes = np.arange(POPSIZE)
+    points = METHOD.ask(METHOD.init(), range(POPSIZE), NOTHING_PENDING)
+    return Results(np.zeros(POPSIZE, dtype=np.int64), lanes, points, (lanes * 37 % 251).reshape(-1, 1).astype(float))
 
 
 def candidate() -> list[str]:
     """One candidate: what travels, and what it costs to rebuild it where theta is."""
-    state = METHOD.tell(METHOD.init(), generation())
-    (asked,) = METHOD.ask(state, [POPULATION - 1], NOTHING_PENDING).recipes
+    state = METHOD.tell(METHOD.init(), one_step())
+    (asked,) = METHOD.ask(state, [POPSIZE - 1], NOTHING_PENDING).recipes
     blobs = {state.digest: state.theta}
     numpy = np.random.Generator(np.random.Philox(1))
     out, noise, wide = np.empty(DIM, dtype=np.float32), np.empty(DIM, dtype=np.float32), np.empty(DIM)
@@ -52,19 +52,19 @@ def candidate() -> list[str]:
     ours, f32, f64 = in_turns(21, lambda: recipes.materialise(asked, KEY, DIM, blobs, out=out), float32, normals_only)
     ms = [f"{median(row) * 1e3:.2f}" for row in (ours, f32, f64)]
     text = json.dumps(recipes.to_json(asked), separators=(",", ":"))
-    (asks,) = in_turns(21, lambda: METHOD.ask(state, range(POPULATION), NOTHING_PENDING))
+    (asks,) = in_turns(21, lambda: METHOD.ask(state, range(POPSIZE), NOTHING_PENDING))
     return [
         f"| a candidate of 10^6, packed | {len(recipes.pack(asked))} bytes | its vector: {state.theta.nbytes} bytes |",
         f"| as JSON | {len(text.encode())} bytes | |",
         f"| rebuilding it | {ms[0]} ms | with NumPy Philox float32 {ms[1]} ms: {ratio(f32, ours):.1f} times ours; "
         f"its float64 normals alone {ms[2]} ms: {ratio(f64, ours):.1f} times |",
-        f"| asking {POPULATION} lanes | {median(asks) * 1e3:.2f} ms | |",
+        f"| asking {POPSIZE} lanes | {median(asks) * 1e3:.2f} ms | |",
     ]
 
 
 def update() -> list[str]:
-    """A generation's update, whole, against the noise sum in it and against moving memory."""
-    state, results = METHOD.init(), generation()
+    """The update of a step, whole, against the noise sum in it and against moving memory."""
+    state, results = METHOD.init(), one_step()
     asked = [term for one in results.points.recipes for term in one.terms]
     terms = [replace(term, scale=float(i)) for i, term in enumerate(asked)]  # so that no pair cancels
     source = np.ones(1 << 25, dtype=np.float32)
@@ -76,11 +76,11 @@ def update() -> list[str]:
         lambda: np.copyto(target, source),
     )
     bandwidth = 2 * source.nbytes / median(copies)  # read and written
-    stored = POPULATION // 2 * DIM * 4 / bandwidth
+    stored = POPSIZE // 2 * DIM * 4 / bandwidth
     (closes,) = in_turns(9, lambda: codec.digest(codec.encode(state)))
     return [
-        f"| update from {POPULATION} mirrored lanes of 10^6 | {median(tells):.2f} s | {POPULATION // 2} draws: "
-        f"{median(tells) / (POPULATION // 2 * DIM) * 1e9:.2f} ns per draw and coordinate; the noise sum alone "
+        f"| update from {POPSIZE} mirrored lanes of 10^6 | {median(tells):.2f} s | {POPSIZE // 2} draws: "
+        f"{median(tells) / (POPSIZE // 2 * DIM) * 1e9:.2f} ns per draw and coordinate; the noise sum alone "
         f"{median(sums):.2f} s, {100 / ratio(tells, sums):.0f} % of it |",
         f"| memory bandwidth (copy) | {bandwidth / 1e9:.1f} GB/s | reading that noise once, had somebody stored it: "
         f"{stored:.3f} s; the update takes {median(tells) / stored:.0f} times that |",

@@ -1,4 +1,4 @@
-"""What the oracles of regions cost: `python -m tests.benchmarks.bench_regions`.
+"""Cost of the oracles of regions: `python -m tests.benchmarks.bench_regions`.
 
 Each linear minimisation beside what it cannot do without: a pass over the memory of g, a sort, or the bare call of the
 solver that it needs; and projections that are not formulas beside the oracle of their set. CPU time, the median of

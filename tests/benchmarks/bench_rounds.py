@@ -1,4 +1,4 @@
-"""What a participant of federated rounds sends and receives over HTTP: `python -m tests.benchmarks.bench_rounds`.
+"""Bytes of a participant of federated rounds over HTTP: `python -m tests.benchmarks.bench_rounds`.
 
 A real server, two participants, `ROUNDS` rounds over one vector of `DIM` numbers. Counted at the socket's side of the
 SDK: bodies and HTTP heads as they are written, both ways, polls included, joining left out.

@@ -49,13 +49,13 @@ class Tell(BaseModel):
     results: list[Result] = []
     ask: Ask | None = None
 
-STUDY = {"state": "ACTIVE", "generation": 4, "used": 123456, "leased": 32, "remaining": None}
+STUDY = {"state": "ACTIVE", "step": 4, "used": 123456, "leased": 32, "remaining": None}
 
 def trial(i):
     params = {f"x{k}": 1.2345678901234567 for k in range(5)}
     expires = datetime.fromtimestamp(1795300000.123456, UTC)
     lease = {"token": f"{i}.1." + "0" * 24, "attempt": 1, "expires_at": expires, "heartbeat_seconds": 200.0}
-    return {"id": f"t_{i}", "number": i, "generation": 4, "replicate": 0, "params": params,
+    return {"id": f"t_{i}", "number": i, "step": 4, "replicate": 0, "params": params,
             "eval_seed": "123456789012345", "lease": lease}
 
 def asked(count):

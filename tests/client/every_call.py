@@ -97,7 +97,7 @@ def ask_and_tell(study: StudyHandle) -> None:
     held = told.ask.trials[0]
     study.report(held, 1, 0.5)
     assert study.trial(held).number == held.number
-    leases = study.heartbeat([held, "t_9.forged"], worker="w", extend_seconds=90.0).leases
+    leases = study.heartbeat([held, "t_9.forged"], extend_seconds=90.0).leases
     assert isinstance(leases[1].problem, errors.LeaseUnknown)
 
 
@@ -106,7 +106,7 @@ def trials_by_hand(client: Client) -> None:
     (queued,) = study.enqueue([{"params": {"x": 0.0, "y": 0.0}}])
     study.cancel_trial(queued, reason="not that one")
     study.requeue(queued, reason="that one")
-    point = {"params": {"x": 1.0, "y": 1.0}, "source": "a file", "key": "row 7", "info": {"line": 7}}
+    point = {"params": {"x": 1.0, "y": 1.0}, "source": "a file", "info": {"line": 7}}
     (known,) = study.enqueue([{**point, "value": 0.5}])  # type: ignore[typeddict-item]
     study.enqueue([{**point, "status": "infeasible"}])  # type: ignore[typeddict-item]
     with pytest.raises(errors.InvalidRequest):
@@ -130,7 +130,7 @@ def reading(study: StudyHandle) -> None:
 
 def recipes(client: Client) -> None:
     study = client.create_study(
-        name="recipes", space=FREE, algorithm={"name": "openai_es", "options": {"population": 4, "observations": 1}}
+        name="recipes", space=FREE, algorithm={"name": "openai_es", "options": {"popsize": 4, "observations": 1}}
     )
     for step in range(4):
         trials = study.ask(4, encoding="seed").trials

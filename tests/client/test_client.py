@@ -341,7 +341,7 @@ def test_seed_encoded_trials_are_rebuilt_and_their_base_fetched_once(real: RealS
     study = client.create_study(
         name="recipes",
         space={"weights": {"type": "vector", "dim": 5, "init": 0.5}},
-        algorithm={"name": "openai_es", "options": {"population": 4}},
+        algorithm={"name": "openai_es", "options": {"popsize": 4}},
     )
     key = "once more"
     by_recipe = study.ask(4, encoding="seed", idempotency_key=key).trials

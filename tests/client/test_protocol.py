@@ -415,7 +415,7 @@ def test_the_ask_answer_of_the_contract_is_read_and_unknown_fields_are_kept() ->
             {
                 "id": "t_41",
                 "number": 41,
-                "generation": 4,
+                "step": 4,
                 "replicate": 0,
                 "fidelity": None,
                 "new": 1,
@@ -433,7 +433,7 @@ def test_the_ask_answer_of_the_contract_is_read_and_unknown_fields_are_kept() ->
         "requested": 8,
         "reason": "parallelism_cap",
         "retry_after_seconds": 12,
-        "study": {"state": "ACTIVE", "generation": 4, "used": 40, "leased": 9, "remaining": 451},
+        "study": {"state": "ACTIVE", "step": 4, "used": 40, "leased": 9, "remaining": 451},
     }
     answer = protocol.ask("st_1", {}).read(Reply(200, {}, json.dumps(raw).encode()))
     (trial,) = answer.trials

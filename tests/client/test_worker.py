@@ -431,7 +431,7 @@ def test_a_renewal_asks_for_as_long_as_the_lease_was(script: Any, client: Client
 
     assert Worker(client.study("st_1"), slow, name="w", lease_seconds=900).run().applied == 1
     beat = study.server.requests("POST", f"{PATH}/heartbeat")[0]
-    assert beat.json == {"worker": "w", "leases": ["0.1.aa"], "extend_seconds": 900}
+    assert beat.json == {"leases": ["0.1.aa"], "extend_seconds": 900}
 
 
 def test_renewal_goes_on_after_a_heartbeat_was_refused(script: Any, client: Client, server: Any, answer: Any) -> None:

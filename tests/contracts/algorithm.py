@@ -425,7 +425,7 @@ N_ASKS = 1000
 
 
 class AlgorithmContract:
-    """The promises of every algorithm.
+    """The contract of every method.
 
     Subclasses give the fixtures `case` (each problem), `bare` (each of `DOMAINS`) and `home` (one per method).
     """
@@ -707,7 +707,7 @@ class AlgorithmContract:
 
 
 def recommends(case: Case, goal: float, seed: int, asks: int = N_ASKS) -> bool:
-    """Whether the recommended point reaches the goal within so many asks; checked after every hundred."""
+    """Return whether the recommended point has the value of the goal within so many asks; looks after every hundred."""
     loop = case.loop(seed)
     for so_far in range(100, asks + 1, 100):
         loop.run(so_far, seed=seed)

@@ -58,7 +58,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class TwoArmsState:
-    """State of the composer.
+    """State of the composer between two steps.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""The promises of every federated method, whatever its phases and payloads are. Runs over the registry."""
+"""The contract of every federated method, with any phases and payloads. Runs over the registry."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def participant(coordinator: Federation[Any], client: str, weight: float = 1.0) 
 
 @cache
 def centre(client: str) -> Vector:
-    """The minimum of the client's bowl, inside [0.2, 0.8]."""
+    """Return the (d,) minimum of the client's bowl, inside [0.2, 0.8]."""
     return np.random.default_rng(sum(client.encode())).uniform(0.2, 0.8, DIM)
 
 

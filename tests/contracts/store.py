@@ -1,4 +1,4 @@
-"""The promises of every store. A store's tests inherit `StoreContract` and give it a `store` fixture."""
+"""The contract of every store. A store's tests inherit `StoreContract` and give it a `store` fixture."""
 
 from __future__ import annotations
 
@@ -830,7 +830,7 @@ _verbs: dict[str, Callable[[Tx, str, int, int, float], Any]] = {
 
 
 def _answer(tx: Tx, study: str, verb: str, a: int, b: int, x: float) -> Any:
-    """The answer of a verb, or the kind of its error; a study is made when a verb needs one."""
+    """Return the answer of a verb, or the kind of its error; a study is made when a verb needs one."""
     try:
         if verb != "create" and tx.study(study) is None:
             tx.insert_study(head(study), StudyRow(study))

@@ -207,7 +207,7 @@ def test_a_hundred_participants_of_whom_twenty_drop_out_survive_two_deaths_of_th
         objectives = [Leaver(i) if i % 5 == 0 else Quadratic(i) for i in range(n)]
         threads = taking_part(service, study.id, objectives)
         for generation in (2, 5):
-            until(lambda g=generation: study.refresh().generation >= g, f"step {generation}", patience=LONG)  # type: ignore[misc]
+            until(lambda g=generation: study.refresh().step >= g, f"step {generation}", patience=LONG)  # type: ignore[misc]
             service.kill9()
             time.sleep(0.3)
             service.start()

@@ -95,11 +95,11 @@ def test_hosted_evaluators_survive_two_deaths_of_the_server_and_one_of_their_own
             thread.start()
         arguments = ("worker", places[4], job(tmp_path, 4, 0.01), "--url", service.url)
         with Command(tmp_path, *arguments, "--name", "dies") as doomed, Command(tmp_path, *arguments) as other:
-            until(lambda: study.refresh().generation >= 1, "the second round", patience=LONG)
+            until(lambda: study.refresh().step >= 1, "the second round", patience=LONG)
             doomed.kill9()
             service.kill9()
             service.start()
-            until(lambda: study.refresh().generation >= 3, "the fourth round", patience=LONG)
+            until(lambda: study.refresh().step >= 3, "the fourth round", patience=LONG)
             service.kill9()
             service.start()
             all_done(threads)

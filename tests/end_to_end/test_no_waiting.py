@@ -15,7 +15,7 @@ N_CLIENTS = 8
 N_TRIALS = 300
 FAST_SECONDS = 0.02
 SLOW_SECONDS = 2.0
-POPULATION = 12
+POPSIZE = 12
 ASK_SECONDS = 0.1
 """What the 95th percentile of a fast client's ask should stay below on a machine of its own ..."""
 ON_A_BUSY_MACHINE = 10
@@ -26,7 +26,7 @@ def test_nobody_waits_for_a_slow_worker(server: Service, record_property: Callab
     study = server.client().create_study(
         name="slow",
         space={"x": {"type": "vector", "dim": 4, "init": 1.0}},
-        algorithm={"name": "cma_es", "options": {"popsize": POPULATION}},
+        algorithm={"name": "cma_es", "options": {"popsize": POPSIZE}},
     )
     told, empty, asks = threading.Semaphore(N_TRIALS), [], []
 
@@ -55,16 +55,16 @@ def test_nobody_waits_for_a_slow_worker(server: Service, record_property: Callab
 
     assert empty == []
     history = list(study.history())
-    closed = {row["data"]["generation"]: int(row["seq"]) for row in history if row["type"] == "generation.closed"}
+    closed = {row["data"]["step"]: int(row["seq"]) for row in history if row["type"] == "step.closed"}
     results = [row for row in history if row["type"].startswith("trial.")]
     assert len(results) == N_TRIALS
-    slow_in = {row["data"]["generation"]: int(row["seq"]) for row in results if row["data"]["worker"] == "slow"}
+    slow_in = {row["data"]["step"]: int(row["seq"]) for row in results if row["data"]["worker"] == "slow"}
     assert slow_in
     assert min(slow_in) == 0
     for generation, seq in slow_in.items():  # its generation closed before it was told, and so did others after that
         if generation < len(closed) - 2:  # not one that it began when the run was all but over
             assert max(closed[generation + i] for i in range(3)) < seq
-    assert len(closed) >= N_TRIALS // POPULATION // 2
+    assert len(closed) >= N_TRIALS // POPSIZE // 2
     p95 = sorted(asks)[int(0.95 * len(asks))]
     figures = (
         f"{N_TRIALS} trials in {seconds:.1f} s, {len(slow_in)} by the slow worker, {len(closed)} generations closed, "

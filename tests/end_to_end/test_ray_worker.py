@@ -46,7 +46,7 @@ def create(server: Service, budget: int) -> StudyHandle:
         name=f"fleet of {budget}",
         space=SPACE,
         budget=budget,
-        algorithm={"name": "openai_es", "options": {"population": 8}},
+        algorithm={"name": "openai_es", "options": {"popsize": 8}},
     )
 
 

@@ -19,7 +19,7 @@ from blackbox.study.effects import perform
 from tests.end_to_end.service import Service
 
 DIM = 20_000
-POPULATION = 8
+POPSIZE = 8
 N_STEPS = 5
 N_GENERATIONS = 30
 
@@ -41,8 +41,8 @@ def test_a_worker_rebuilds_the_engines_vectors_from_a_few_hundred_bytes(server: 
     study = server.client(transport=listening).create_study(
         name="large",
         space={"theta": {"type": "vector", "dim": DIM, "init": 0.5}},
-        algorithm={"name": "openai_es", "options": {"population": POPULATION, "sigma": 0.05, "learning_rate": 0.05}},
-        budget=POPULATION * N_STEPS,
+        algorithm={"name": "openai_es", "options": {"popsize": POPSIZE, "sigma": 0.05, "learning_rate": 0.05}},
+        budget=POPSIZE * N_STEPS,
     )
     seen: dict[int, tuple[int, np.ndarray[Any, Any]]] = {}
     sizes: list[int] = []
@@ -51,7 +51,7 @@ def test_a_worker_rebuilds_the_engines_vectors_from_a_few_hundred_bytes(server: 
         theta = params["theta"]
         assert theta.dtype == np.float32
         trial = evaluation.trial
-        seen[trial.number] = (trial.generation or 0, theta.copy())
+        seen[trial.number] = (trial.step or 0, theta.copy())
         candidate = {name: value for name, value in trial.raw.items() if name != "lease"}
         sizes.append(len(json.dumps(candidate, separators=(",", ":"))))
         return float(np.square(theta.astype(np.float64)).sum())
@@ -59,7 +59,7 @@ def test_a_worker_rebuilds_the_engines_vectors_from_a_few_hundred_bytes(server: 
     began = time.monotonic()
     summary = Worker(study, objective, encoding="seed", with_trial=True, handle_signals=False).run()
     seconds = time.monotonic() - began
-    assert (summary.applied, summary.ended) == (POPULATION * N_STEPS, "study")
+    assert (summary.applied, summary.ended) == (POPSIZE * N_STEPS, "study")
     fetched = [path for path in listening.paths if "/bases/" in path]
     assert len(fetched) == len(set(fetched)) == N_STEPS, "each base is fetched once"
     assert max(sizes) < 640
@@ -70,7 +70,7 @@ def test_a_worker_rebuilds_the_engines_vectors_from_a_few_hundred_bytes(server: 
         for step in range(N_STEPS):
             _, state = perform(store, engine.state(step))
             numbers = [number for number, (generation, _) in seen.items() if generation == step]
-            assert len(numbers) == POPULATION
+            assert len(numbers) == POPSIZE
             for number, (point, _) in perform(store, engine.points(numbers)).items():
                 assert point.vector is None
                 built = engine.vector(point, {state.digest: state.theta.astype("<f4").tobytes()})
@@ -90,7 +90,7 @@ def test_the_same_candidate_as_numbers_is_the_same_vector(server: Service, metho
         asked = study.ask(40, idempotency_key=key, encoding="seed")
         as_numbers = study.ask(40, idempotency_key=key, encoding="values")
         for seeded, plain in zip(asked.trials, as_numbers.trials, strict=True):
-            assert (seeded.id, seeded.generation) == (plain.id, generation)
+            assert (seeded.id, seeded.step) == (plain.id, generation)
             assert study.arguments(seeded)["theta"].tolist() == plain.params["theta"]
         results = [completed(trial, sum(x * x for x in trial.params["theta"])) for trial in as_numbers.trials]
         assert {outcome.outcome for outcome in study.tell(results).outcomes} == {"applied"}
@@ -104,7 +104,7 @@ def test_genomes_travel_over_new_bases_and_a_late_worker_is_still_served(server:
     study = server.client(transport=listening).create_study(
         name="genomes",
         space={"theta": {"type": "vector", "dim": DIM, "init": 0.5}},
-        algorithm={"name": "deep_ga", "options": {"population": 6, "parents": 2, "rebase_terms": 3, "sigma": 0.001}},
+        algorithm={"name": "deep_ga", "options": {"popsize": 6, "parents": 2, "rebase_terms": 3, "sigma": 0.001}},
     )
     seen: dict[int, tuple[int, int, np.ndarray[Any, Any]]] = {}
     n_late = 0
@@ -112,7 +112,7 @@ def test_genomes_travel_over_new_bases_and_a_late_worker_is_still_served(server:
     def look(theirs: StudyHandle, trial: Trial) -> np.ndarray[Any, Any]:
         theta: np.ndarray[Any, Any] = theirs.arguments(trial)["theta"]
         assert trial.candidate is not None
-        seen[trial.number] = (trial.generation or 0, len(trial.candidate.ops), theta)
+        seen[trial.number] = (trial.step or 0, len(trial.candidate.ops), theta)
         return theta
 
     for _ in range(N_GENERATIONS):
@@ -158,14 +158,14 @@ def test_trials_whose_vectors_are_gone_are_listed_as_recipes(server: Service) ->
     study = server.client().create_study(
         name="past",
         space={"theta": {"type": "vector", "dim": 5}},
-        algorithm={"name": "openai_es", "options": {"population": 4}},
+        algorithm={"name": "openai_es", "options": {"popsize": 4}},
     )
     for generation in range(4):
         study.tell([completed(trial, float(generation + i)) for i, trial in enumerate(study.ask(4).trials)])
     listed = list(study.trials())
     assert len(listed) == 16
     past = listed[5]
-    assert past.generation == 1
+    assert past.step == 1
     assert past.params == {}
     assert past.raw["recipe"]["ops"][0]["lane"] == 0
     assert study.trial(past.id).raw["recipe"] == past.raw["recipe"]

@@ -14,7 +14,7 @@ from tests.end_to_end.service import Service
 N_STEPS = 6
 
 
-@pytest.mark.parametrize(("method", "options"), [("ars", {"directions": 3}), ("openai_es", {"population": 6})])
+@pytest.mark.parametrize(("method", "options"), [("ars", {"popsize": 6}), ("openai_es", {"popsize": 6})])
 def test_all_workers_of_a_step_normalise_by_what_was_seen_before(
     server: Service, method: str, options: dict[str, Any]
 ) -> None:
@@ -30,7 +30,7 @@ def test_all_workers_of_a_step_normalise_by_what_was_seen_before(
     def objective(params: dict[str, Any], evaluation: Evaluation) -> dict[str, Any]:
         trial = evaluation.trial
         rows = [float(trial.number), 10.0 + trial.number % 3]
-        seen[trial.generation or 0].append((trial.payload["observations"], rows))
+        seen[trial.step or 0].append((trial.payload["observations"], rows))
         sums = {"count": 1, "total": rows, "squares": [x * x for x in rows]}
         return {"value": float(sum(x * x for x in params["theta"])), "sums": sums}
 

@@ -162,12 +162,15 @@ def test_minimize_solves_a_function_at_hand(folder: Path) -> None:
     assert solved.ended() == 0, solved.err
     assert "target" in solved.out
     (folder / "space.json").write_text(space)
-    command = ("minimize", "cli_job:evaluate", "--space", "space.json", "--method", "nelder_mead", "--budget", "40")
+    command = ("minimize", "cli_job:evaluate", "--space", "space.json", "--algorithm", "nelder_mead", "--budget", "40")
     first, second = (blackbox(folder, *command, "--seed", "7") for _ in range(2))
     assert first.out == second.out != ""
     polite(blackbox(folder, "minimize", "cli_job:evaluate", "--space", "x in [0, 1]"), "--space is not JSON")
     polite(blackbox(folder, "minimize", "cli_job:evaluate", "--space", '{"x": {"type": "flaot"}}'), "float")
-    polite(blackbox(folder, "minimize", "cli_job:evaluate", "--space", space, "--method", "cmaes"), "cma_es")
+    polite(blackbox(folder, "minimize", "cli_job:evaluate", "--space", space, "--algorithm", "cmaes"), "cma_es")
+    old = blackbox(folder, "minimize", "cli_job:evaluate", "--space", space, "--method", "cma_es")
+    assert old.ended() == 2
+    assert "--algorithm" in old.err
 
 
 def test_help_names_every_command(tmp_path: Path) -> None:

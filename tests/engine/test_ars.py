@@ -42,7 +42,7 @@ def noise(step: int, pair: int, dim: int, key: Key = KEY) -> list[float]:
 def test_whole_pairs_move_theta_as_the_paper_says() -> None:
     """theta <- theta + alpha / (b sigma_R) sum over the b best of (r+ - r-) delta, in terms of rewards r = -f."""
     dim, n, b, alpha = 6, 5, 3, 0.1
-    method = make(dim=dim, directions=n, top=b, sigma=0.5, learning_rate=alpha)
+    method = make(dim=dim, popsize=2 * n, top=b, sigma=0.5, learning_rate=alpha)
     state, theta = method.init(), [1.0] * dim
     for t in range(4):
         points = built(method, state, method.ask(state, range(2 * n), NOTHING_PENDING))
@@ -87,7 +87,7 @@ def test_a_run_is_that_of_the_papers_loop_with_statistics_and_the_best_direction
         {"w": {"type": "vector", "dim": 3}},
         "ars",
         8 * 2 * n,
-        options={"directions": n, "top": top, "sigma": nu, "learning_rate": alpha, "observations": 3},
+        options={"popsize": 2 * n, "top": top, "sigma": nu, "learning_rate": alpha, "observations": 3},
         direction="maximize",
         seed=7,
         with_trial=True,
@@ -122,7 +122,7 @@ def test_one_sided_estimates_agree_with_the_gradient_on_average() -> None:
     """On a linear function the mean move has the direction of the slope, with whole pairs and with halves alone."""
     slope = np.array([3.0, -1.0, 0.0, 2.0, 0.5, -4.0])
     for lanes in (list(range(200)), list(range(0, 400, 2))):
-        method = make(init=0.0, sigma=0.1, learning_rate=1.0, directions=200)
+        method = make(init=0.0, sigma=0.1, learning_rate=1.0, popsize=400)
         state = method.init()
         values = built(method, state, method.ask(state, lanes, NOTHING_PENDING)) @ slope
         move = told(method, state, lanes, values.tolist()).theta.astype(np.float64)
@@ -224,7 +224,7 @@ def test_an_objective_in_process_is_normalised_too() -> None:
         return {"value": float(theta @ theta), "sums": {"count": 2, "total": [4.0], "squares": [10.0]}}
 
     space = {"w": {"type": "vector", "dim": 3, "init": 0.5}}
-    options = {"directions": 2, "observations": 1}
+    options = {"popsize": 4, "observations": 1}
     result = blackbox.minimize(objective, space, "ars", 12, options=options, with_trial=True)
     assert counts == [0.0] * 4 + [8.0] * 4 + [16.0] * 4
     assert result.payload == {"observations": {"count": 24.0, "mean": [2.0], "std": [1.0]}}
@@ -237,8 +237,8 @@ def test_an_objective_in_process_is_normalised_too() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"directions": 0},
-        {"directions": 4, "top": 5},
+        {"popsize": 0},
+        {"popsize": 8, "top": 5},
         {"top": 0},
         {"sigma": 0},
         {"learning_rate": -1},
@@ -254,7 +254,7 @@ def test_the_defaults_are_the_authors() -> None:
     """modestyachts/ARS, code/ars.py: 8 directions, all used, step 0.02, noise 0.03."""
     method = make()
     assert method.options.model_dump() == {
-        "directions": 8,
+        "popsize": 16,
         "top": 8,
         "sigma": {"type": "constant", "value": 0.03},
         "learning_rate": {"type": "constant", "value": 0.02},
@@ -302,7 +302,7 @@ def golden_run() -> dict[str, Any]:
     """Twenty steps on a parabola, one of five results lost, with every option in use."""
     method = make(
         dim=5,
-        directions=5,
+        popsize=10,
         top=3,
         sigma={"type": "exponential", "start": 0.1, "factor": 0.95},
         learning_rate=0.05,

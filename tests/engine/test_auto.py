@@ -1,4 +1,4 @@
-"""The choices of `auto`, and its reasons."""
+"""`auto` chooses an algorithm and says why."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def mixed(dim: int) -> Space:
     ("space", "evaluations", "name", "words"),
     [
         (reals(5), None, "cma_es", "5 continuous-like dimensions, no evaluation limit"),
-        (reals(5), 11, "random_search", "fewer than two generations"),
+        (reals(5), 11, "random_search", "fewer than two steps"),
         (reals(5), 4999, "cma_es", "5 continuous-like dimensions, budget 4999"),
         (reals(5), 5000, "cma_es", "restarts spend the rest"),
         (reals(2000), 10_000, "cma_es", "2000 continuous-like dimensions"),

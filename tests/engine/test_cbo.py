@@ -129,7 +129,7 @@ def test_a_batch_of_all_members_is_one_synchronous_sweep_of_the_papers(
     N, d, kappa, s, R = 9, 3, 0.1, 0.4, math.inf if truncation is None else truncation
     method = make(
         space,
-        members=N,
+        popsize=N,
         diffusion=diffusion,
         truncation=truncation,
         drift=kappa,
@@ -156,7 +156,7 @@ def test_a_batch_of_all_members_is_one_synchronous_sweep_of_the_papers(
 
 
 def test_alpha_grows_with_results_and_not_with_tells() -> None:
-    method = make(members=8, schedule="multiply", alpha=1.0, alpha_factor=2.0, alpha_max=7.0)
+    method = make(popsize=8, schedule="multiply", alpha=1.0, alpha_factor=2.0, alpha_max=7.0)
     at_once = one_by_one = method.init()
     alphas = []
     for _ in range(5):
@@ -173,7 +173,7 @@ def test_alpha_grows_with_results_and_not_with_tells() -> None:
 
 
 def test_first_flights_cover_the_box_and_surround_the_start_where_there_is_none() -> None:
-    method = make(MIXED, members=2000, spread=3.0)
+    method = make(MIXED, popsize=2000, spread=3.0)
     x = asked(method, method.init(), range(2000))
     box, free = x[:, MIXED.bounded], x[:, ~MIXED.bounded]
     assert 0 <= box.min() <= box.max() <= 1
@@ -195,7 +195,7 @@ def test_ask_is_pure_and_a_lane_asked_alone_equals_the_lane_in_a_batch(space: Sp
 
 
 def test_the_member_untold_for_longest_goes_next_and_never_twice_at_once() -> None:
-    method = make(members=4)
+    method = make(popsize=4)
     state = method.init()
     assert method.lanes(state, NOTHING_PENDING, 3) == [0, 1, 2]
     for lane in (2, 0):
@@ -207,7 +207,7 @@ def test_the_member_untold_for_longest_goes_next_and_never_twice_at_once() -> No
 
 
 def test_a_member_whose_result_was_lost_moves_from_where_it_was_with_new_noise() -> None:
-    method = make(members=4)
+    method = make(popsize=4)
     state = sweep(method, method.init(), sphere)
     lost = asked(method, state, [3])
     x = asked(method, state, [0])
@@ -217,7 +217,7 @@ def test_a_member_whose_result_was_lost_moves_from_where_it_was_with_new_noise()
 
 
 def test_a_failed_move_leaves_the_member_and_a_failed_start_gets_another_one() -> None:
-    method = make(members=3)
+    method = make(popsize=3)
     state = method.init()
     x = asked(method, state, range(3))
     state = method.tell(state, told(0, [0, 1, 2], x, [1.0, np.nan, 2.0]))
@@ -234,7 +234,7 @@ def test_a_failed_move_leaves_the_member_and_a_failed_start_gets_another_one() -
 
 
 def test_a_late_result_counts_for_the_best_point_but_does_not_throw_its_member_back() -> None:
-    method = make(members=3)
+    method = make(popsize=3)
     state = sweep(method, sweep(method, method.init(), sphere), sphere)
     here, old = state.x[1].copy(), np.full(3, 0.25)
     state = method.tell(state, told(0, [1], old, [-9.0]))
@@ -259,7 +259,7 @@ def test_an_empty_batch_only_counts_the_step() -> None:
     ids=["no value", "equal", "inf", "-inf", "huge", "alternating", "denormal"],
 )
 def test_no_values_make_a_state_or_a_point_that_is_not_finite(values: list[float], schedule: str) -> None:
-    method = make(MIXED, members=5, schedule=schedule)
+    method = make(MIXED, popsize=5, schedule=schedule)
     state = method.init()
     for step in range(12):
         x = asked(method, state, range(5))
@@ -271,7 +271,7 @@ def test_no_values_make_a_state_or_a_point_that_is_not_finite(values: list[float
 
 
 def test_too_much_noise_stays_finite() -> None:
-    method = make(FREE, members=5, noise=100.0, diffusion="isotropic")
+    method = make(FREE, popsize=5, noise=100.0, diffusion="isotropic")
     state = method.init()
     for _ in range(300):
         state = sweep(method, state, sphere)
@@ -280,7 +280,7 @@ def test_too_much_noise_stays_finite() -> None:
 
 
 def test_a_collapsed_cloud_stops() -> None:
-    method = make(members=6, noise=0.1, drift=0.5, tolerance=1e-6)
+    method = make(popsize=6, noise=0.1, drift=0.5, tolerance=1e-6)
     state = method.init()
     assert method.stopped(state) is None
     n = 0
@@ -302,9 +302,9 @@ def test_it_recommends_the_best_point_told_or_the_consensus() -> None:
 
 def test_defaults_depend_on_the_dimension_and_are_resolved_once() -> None:
     assert lookup("cbo") is Cbo
-    assert resolve_options("cbo", BOX, {}) == CboResolved(members=23, noise=0.85)
+    assert resolve_options("cbo", BOX, {}) == CboResolved(popsize=23, noise=0.85)
     assert make(diffusion="isotropic").options.noise == pytest.approx(0.8 * math.sqrt(0.4 / 3))
-    assert make(Space({"x": Numbers(dim=500)})).options.members == 100
+    assert make(Space({"x": Numbers(dim=500)})).options.popsize == 100
 
 
 def test_a_run_through_bytes_equals_the_run() -> None:
@@ -318,7 +318,7 @@ def test_a_run_through_bytes_equals_the_run() -> None:
 
 def test_golden_trace() -> None:
     """Twenty sweeps, compared with yesterday's; integers exactly, floats at 1e-9."""
-    method = make(BOX, members=6)
+    method = make(BOX, popsize=6)
     state = method.init()
     trace = []
     for _ in range(20):
@@ -378,7 +378,7 @@ def test_truncated_noise_has_the_published_phase_diagram(
     """Fornasier et al. (2024), arXiv:2310.16610: share of runs whose consensus ends below 0.1; d=4, N=100, dt=0.01."""
     space = Space({"x": Numbers(dim=4, init=1.0)})
     options = {
-        "members": 100,
+        "popsize": 100,
         "diffusion": "isotropic",
         "drift": 0.01,
         "noise": sigma * math.sqrt(0.01),
@@ -409,7 +409,7 @@ def test_asynchronous_members_need_as_many_evaluations_as_sweeps(n_flying: int) 
     counts = []
     for seed in range(6):
         space = Space({"x": Numbers(dim=10, low=-3, high=3)})
-        method = make(space, seed, members=40, drift=0.01, noise=1.01, schedule="multiply", alpha=30.0, tolerance=0)
+        method = make(space, seed, popsize=40, drift=0.01, noise=1.01, schedule="multiply", alpha=30.0, tolerance=0)
         state, n_sync = method.init(), 0
         while state.value is None or state.value >= 1:
             state, n_sync = sweep(method, state, shifted), n_sync + 40
@@ -430,7 +430,7 @@ def test_losing_30_percent_of_the_results_costs_little_more_than_their_share() -
         counts = []
         for seed in range(7):
             space = Space({"x": Numbers(dim=5, low=-5.12, high=5.12)})
-            method = make(space, seed, members=40, drift=0.01, noise=1.01, schedule="multiply", alpha=30.0, tolerance=0)
+            method = make(space, seed, popsize=40, drift=0.01, noise=1.01, schedule="multiply", alpha=30.0, tolerance=0)
             counts.append(asks_until(method, shifted, 1.0, n_flying=1, seed=seed, cap=8000, lost=lost))
         medians.append(np.median(counts))
     assert medians[1] <= 1.6 * medians[0] < math.inf

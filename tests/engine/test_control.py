@@ -61,7 +61,7 @@ def test_ars_on_a_simulator_with_statistics_is_the_papers_loop() -> None:
         {"w": {"type": "vector", "dim": dim, "init": 0.0}},
         "ars",
         3 * 2 * n,
-        options={"directions": n, "top": top, "sigma": nu, "learning_rate": alpha, "observations": m},
+        options={"popsize": 2 * n, "top": top, "sigma": nu, "learning_rate": alpha, "observations": m},
         direction="maximize",
         seed=1,
         with_trial=True,

@@ -72,7 +72,7 @@ def sphere(x: np.ndarray) -> list[float]:
 def test_its_points_are_those_of_a_genetic_algorithm_on_plain_vectors(kind: str) -> None:
     """Vectors instead of recipes: a child is its parent's vector plus noise. Sixty generations, some values missing."""
     dim, n_parents, sigma = 6, 4, 0.1
-    method = make(dim, population=12, parents=n_parents, sigma=sigma, initial_sigma=0.5, rebase_terms=3, noise=kind)
+    method = make(dim, popsize=12, parents=n_parents, sigma=sigma, initial_sigma=0.5, rebase_terms=3, noise=kind)
     draw = {"normal": normal, "rademacher": rademacher}[kind]
     noise_key, chance_key = KEY.stream(0), KEY.stream(0).child("parents")
     state = method.init()
@@ -103,7 +103,7 @@ def test_its_points_are_those_of_a_genetic_algorithm_on_plain_vectors(kind: str)
 
 
 def test_a_child_is_its_parent_and_one_term() -> None:
-    method = make(population=10, parents=3, sigma=0.25)
+    method = make(popsize=10, parents=3, sigma=0.25)
     state = told(method, method.init(), [float(lane % 4) for lane in range(10)])
     points = method.ask(state, range(40), NOTHING_PENDING)
     parents = {r.terms[:-1] for r in points.recipes}
@@ -116,7 +116,7 @@ def test_a_child_is_its_parent_and_one_term() -> None:
 
 
 def test_sigma_follows_the_generation() -> None:
-    method = make(population=4, sigma={"type": "exponential", "start": 0.8, "factor": 0.5}, initial_sigma=3.0)
+    method = make(popsize=4, sigma={"type": "exponential", "start": 0.8, "factor": 0.5}, initial_sigma=3.0)
     state, seen = method.init(), []
     for _ in range(4):
         (asked,) = method.ask(state, [0], NOTHING_PENDING).recipes
@@ -129,7 +129,7 @@ def test_sigma_follows_the_generation() -> None:
 
 
 def test_candidates_are_evaluated_again_and_the_best_mean_is_the_elite() -> None:
-    method = make(population=6, parents=2, validations=3, candidates=3)
+    method = make(popsize=6, parents=2, validations=3, candidates=3)
     state = told(method, method.init(), [3.0, 1.0, 2.0, math.nan, 0.5, 9.0])
     assert (state.validating, state.generation, method.need(state), method.oldest(state)) == (True, 0, 9, 1)
     points = method.ask(state, range(12), NOTHING_PENDING)
@@ -152,7 +152,7 @@ def test_candidates_are_evaluated_again_and_the_best_mean_is_the_elite() -> None
 
 
 def test_without_a_usable_second_evaluation_the_elite_stays() -> None:
-    method = make(population=4, parents=2, validations=2, candidates=2)
+    method = make(popsize=4, parents=2, validations=2, candidates=2)
     state = told(method, method.init(), [1.0, 2.0, 3.0, 4.0])
     state = told(method, state, [2.0, 1.5, math.nan, 1.5])
     assert (state.elite_value, method._genomes(state.elite)[0][-1].lane) == (1.5, 1)
@@ -161,7 +161,7 @@ def test_without_a_usable_second_evaluation_the_elite_stays() -> None:
 
 
 def test_each_repetition_has_a_seed_of_its_own_that_all_candidates_share() -> None:
-    case = Case(DeepGa, free(4), {"population": 4, "parents": 2, "validations": 3, "candidates": 2})
+    case = Case(DeepGa, free(4), {"popsize": 4, "parents": 2, "validations": 3, "candidates": 2})
     store, study = new_study(case)
     for lease in perform(store, study.ask(now=0.0, count=4)).leases:
         perform(store, study.tell([Report(lease.trial.number, lease.token, value=1.0)], now=0.0))
@@ -178,7 +178,7 @@ def test_under_noise_validation_finds_an_elite_that_is_good_and_not_lucky() -> N
     """Sphere from 10 with noise of 1: true value of the recommended point after 3000 evaluations, median of 5 seeds."""
 
     def true_value(seed: int, **options: Any) -> float:
-        method, chance = make(10, Key.from_seed(seed), population=40, sigma=0.1, **options), np.random.default_rng(seed)
+        method, chance = make(10, Key.from_seed(seed), popsize=40, sigma=0.1, **options), np.random.default_rng(seed)
         state, used = method.init(), 0
         while used < 3000:
             n = method.need(state)
@@ -198,8 +198,8 @@ def test_under_noise_validation_finds_an_elite_that_is_good_and_not_lucky() -> N
 
 def test_re_basing_changes_no_bit_of_any_point() -> None:
     """Beside the method one that never re-bases: equal points, ever longer recipes."""
-    short = make(population=12, parents=4, rebase_terms=2)
-    long = make(population=12, parents=4, rebase_terms=900, max_terms=1000)
+    short = make(popsize=12, parents=4, rebase_terms=2)
+    long = make(popsize=12, parents=4, rebase_terms=900, max_terms=1000)
     a, b = short.init(), long.init()
     for _ in range(150):
         asked, whole = short.ask(a, range(12), NOTHING_PENDING), long.ask(b, range(12), NOTHING_PENDING)
@@ -233,7 +233,7 @@ def test_five_hundred_generations_stay_compact(novel: float) -> None:
 
 def test_two_lineages_that_never_meet_are_cut_at_the_limit() -> None:
     """Selection keeps the best child of each of two lineages for ever: one of them has to go every now and then."""
-    method = make(population=20, parents=2, rebase_terms=4, max_terms=20, novelty=0.5)  # no elite among the parents
+    method = make(popsize=20, parents=2, rebase_terms=4, max_terms=20, novelty=0.5)  # no elite among the parents
     state = told(method, method.init(), list(range(20)), [[0.0]] * 20)
     for _ in range(200):
         points = method.ask(state, range(20), NOTHING_PENDING)
@@ -251,7 +251,7 @@ def test_two_lineages_that_never_meet_are_cut_at_the_limit() -> None:
 
 def test_the_first_parent_is_never_the_one_that_dies_out() -> None:
     """An elite that nobody beats keeps its short genome, while the others drift away from it."""
-    method = make(population=8, parents=3, rebase_terms=4, max_terms=16)
+    method = make(popsize=8, parents=3, rebase_terms=4, max_terms=16)
     state = told(method, method.init(), [-100.0, *range(7)])
     elite = method.recommend(state)
     for step in range(300):
@@ -266,7 +266,7 @@ def test_the_first_parent_is_never_the_one_that_dies_out() -> None:
 
 
 def test_an_elite_of_a_lineage_that_died_out_can_still_be_recommended() -> None:
-    method = make(population=6, parents=1, rebase_terms=2, novelty=1.0)
+    method = make(popsize=6, parents=1, rebase_terms=2, novelty=1.0)
     far = [[float(i)] for i in range(6)]
     state = told(method, method.init(), [5.0, 5.0, -1.0, 5.0, 5.0, 5.0], far)  # lane 2 is best, lane 5 most novel
     elite = built(method, method.init(), method.ask(method.init(), [2], NOTHING_PENDING))[0]
@@ -283,7 +283,7 @@ def test_an_elite_of_a_lineage_that_died_out_can_still_be_recommended() -> None:
 
 
 def test_late_children_of_the_base_before_are_recognised_or_given_up() -> None:
-    method = make(population=4, parents=1, rebase_terms=1)
+    method = make(popsize=4, parents=1, rebase_terms=1)
     state = method.init()
     before = method.ask(state, range(6), NOTHING_PENDING)  # generation 0, on the first base
     state = method.tell(state, results(state, [0, 1, 2, 3], before.take([0, 1, 2, 3]), [4.0, 3.0, 1.0, 2.0]))
@@ -304,7 +304,7 @@ def test_late_children_of_the_base_before_are_recognised_or_given_up() -> None:
 
 
 def test_a_study_of_several_workers_goes_on_over_new_bases_and_replays() -> None:
-    case = Case(DeepGa, free(5), {"population": 6, "parents": 2, "rebase_terms": 2, "sigma": 0.1})
+    case = Case(DeepGa, free(5), {"popsize": 6, "parents": 2, "rebase_terms": 2, "sigma": 0.1})
     store, study = run_study(case, turns=900, workers=5, lost=0.2, seed=3)
     _, state = perform(store, study.state())
     assert state.rebased > 5
@@ -325,7 +325,7 @@ def test_pure_novelty_selects_what_is_new_and_a_mix_weighs_ranks() -> None:
     values = [1.0, 2.0, 3.0, 6.0, 4.0, 5.0]
 
     def selected(weight: float) -> list[int]:
-        method = make(population=6, parents=2, novelty=weight, neighbours=1)
+        method = make(popsize=6, parents=2, novelty=weight, neighbours=1)
         state = told(method, method.init(), values, behaviours)
         return [genome[-1].lane for genome in method._genomes(state.parents)]
 
@@ -337,7 +337,7 @@ def test_pure_novelty_selects_what_is_new_and_a_mix_weighs_ranks() -> None:
 
 
 def test_the_archive_is_filled_by_address_and_bounded() -> None:
-    method = make(population=30, novelty=1.0, archive=12, archive_rate=0.3)
+    method = make(popsize=30, novelty=1.0, archive=12, archive_rate=0.3)
     state, expected = method.init(), []
     chance = np.random.default_rng(2)
     for step in range(8):
@@ -365,7 +365,7 @@ def test_a_result_without_a_behaviour_is_refused_when_novelty_counts() -> None:
 
 
 def test_behaviours_of_another_length_count_as_none_and_are_counted() -> None:
-    method = make(population=4, parents=2, novelty=1.0, archive_rate=1.0)
+    method = make(popsize=4, parents=2, novelty=1.0, archive_rate=1.0)
     state = told(method, method.init(), [1.0, 2.0, 3.0, 4.0], [[0.0, 1.0], [1.0], [5.0, 5.0], None])
     assert state.mute == 2
     assert {genome[-1].lane for genome in method._genomes(state.parents)} == {0, 2}
@@ -378,7 +378,7 @@ def test_behaviours_of_another_length_count_as_none_and_are_counted() -> None:
 
 def evaluations_to_the_goal(seed: int, weight: float, budget: int = 4500) -> int | None:
     """Evaluations of the maze until a robot reaches the goal, or None."""
-    method = make(maze.DIM, Key.from_seed(seed), population=50, sigma=0.2, initial_sigma=1.0, novelty=weight)
+    method = make(maze.DIM, Key.from_seed(seed), popsize=50, sigma=0.2, initial_sigma=1.0, novelty=weight)
     state, cache = method.init(), PrefixCache()
     lanes = list(range(50))
     for used in range(50, budget + 1, 50):
@@ -409,7 +409,7 @@ def test_novelty_search_leaves_the_sack_in_which_the_genetic_algorithm_stays() -
 @pytest.mark.parametrize(
     "options",
     [
-        {"population": 1},
+        {"popsize": 1},
         {"parents": 0},
         {"parents": 51},
         {"sigma": 0},
@@ -428,7 +428,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None
 def test_defaults_depend_on_the_problem_and_are_stored_with_the_study() -> None:
     assert (default_parents(50), default_parents(1000), default_parents(3)) == (10, 20, 1)
     assert (default_sigma(100).value, default_sigma(4_000_000).value) == (0.05, 0.002)
-    stored = resolve_options("deep_ga", Space({"w": Vector(dim=4_000_000)}), {"population": 1000}).model_dump()
+    stored = resolve_options("deep_ga", Space({"w": Vector(dim=4_000_000)}), {"popsize": 1000}).model_dump()
     assert (stored["parents"], stored["sigma"]["value"]) == (20, 0.002)
 
 
@@ -441,7 +441,7 @@ def test_it_treats_bounded_spaces_and_maximisation() -> None:
 
 
 def test_extreme_values_and_options_keep_the_state_finite() -> None:
-    method = make(population=4, validations=2, candidates=2, sigma=1e300, rebase_terms=1)
+    method = make(popsize=4, validations=2, candidates=2, sigma=1e300, rebase_terms=1)
     state = method.init()
     for _ in range(30):
         n = method.need(state)
@@ -495,9 +495,7 @@ def test_thirty_percent_lost_costs_at_most_six_tenths_more_asks() -> None:
 
 def golden_run() -> dict[str, Any]:
     """Forty steps on a parabola, one of five results lost, with validation, novelty and re-basing in use."""
-    method = make(
-        5, population=8, parents=3, rebase_terms=3, validations=2, candidates=2, novelty=0.3, archive_rate=0.2
-    )
+    method = make(5, popsize=8, parents=3, rebase_terms=3, validations=2, candidates=2, novelty=0.3, archive_rate=0.2)
     state, steps = method.init(), []
     for t in range(40):
         lanes = [lane for lane in range(10) if lane % 5 != t % 5][: method.need(state)]

@@ -1,4 +1,4 @@
-"""Lease durations and backoff, learned from evaluators."""
+"""A study learns how long its evaluators take and which of them fail."""
 
 import numpy as np
 import pytest

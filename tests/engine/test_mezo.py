@@ -60,7 +60,7 @@ def test_a_candidate_is_theta_and_one_seed() -> None:
 @pytest.mark.parametrize(("noise", "draw"), [("normal", normal), ("rademacher", rademacher)])
 def test_theta_moves_by_the_formulas(noise: str, draw: Any) -> None:
     c, a, decay, d = 0.1, 0.02, 0.05, 5
-    method = make(count=2, radius=c, learning_rate=a, weight_decay=decay, noise=noise)
+    method = make(popsize=4, radius=c, learning_rate=a, weight_decay=decay, noise=noise)
     state, theta = method.init(), [1.0] * d
     for t in range(4):
         values = [float((3 * t + 5 * lane) % 7) for lane in range(4)]
@@ -74,7 +74,7 @@ def test_theta_moves_by_the_formulas(noise: str, draw: Any) -> None:
 
 
 def test_a_half_counts_against_the_midpoint_of_the_others() -> None:
-    method = make(count=2, radius=0.1, learning_rate=0.01)
+    method = make(popsize=4, radius=0.1, learning_rate=0.01)
     state = method.init()
     after = told(method, state, [0, 1, 3], [5.0, 3.0, 6.0])
     z = [normal(KEY.stream(0), 0, i, 5).astype(float) for i in range(2)]
@@ -110,26 +110,26 @@ def test_huge_slopes_move_theta_no_farther_than_it_may_go() -> None:
     assert np.abs(state.theta).max() <= FARTHEST * 1.001
 
 
-def asks_until(lost: float, seed: int, count: int) -> float:
-    case = Case(Mezo, free(30), {"count": count})
+def asks_until(lost: float, seed: int, popsize: int) -> float:
+    case = Case(Mezo, free(30), {"popsize": popsize})
     target = 0.05 * case.problem.at_start
     loop = case.loop(seed).run(20_000, lost=lost, seed=seed, until=target)
     return loop.asks if loop.best <= target else math.inf
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 8])
-def test_thirty_percent_lost_cost_at_most_1_6_times_the_asks(count: int) -> None:
+@pytest.mark.parametrize("popsize", [2, 16])
+def test_thirty_percent_lost_cost_at_most_1_6_times_the_asks(popsize: int) -> None:
     whole, lossy = (
-        median(asks_until(lost, seed, count) for seed in range(15 if count == 1 else 5)) for lost in (0.0, 0.3)
+        median(asks_until(lost, seed, popsize) for seed in range(15 if popsize == 2 else 5)) for lost in (0.0, 0.3)
     )
-    print(f"count {count}: {whole} asks, with 30 % lost {lossy}: {lossy / whole:.2f} times")
+    print(f"popsize {popsize}: {whole} asks, with 30 % lost {lossy}: {lossy / whole:.2f} times")
     assert lossy <= 1.6 * whole
 
 
 def golden_run() -> list[dict[str, Any]]:
     """Twenty steps with one lane of four lost."""
-    method = make(count=2, radius=0.02, learning_rate=0.01, weight_decay=0.01)
+    method = make(popsize=4, radius=0.02, learning_rate=0.01, weight_decay=0.01)
     state, steps = method.init(), []
     for t in range(20):
         state = told(method, state, [lane for lane in range(6) if lane % 4 != t % 4])

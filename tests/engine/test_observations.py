@@ -16,7 +16,7 @@ from blackbox.toolbox.observations import FLOOR, Moments, lack
 
 
 def told(rows: Any) -> dict[str, Any]:
-    """The told fields of an evaluator that saw these observations."""
+    """Sums as the evaluator of one result tells them."""
     seen = np.array(rows, dtype=np.float64)
     return {"sums": {"count": len(seen), "total": seen.sum(axis=0).tolist(), "squares": (seen**2).sum(axis=0).tolist()}}
 

@@ -21,7 +21,7 @@ from blackbox.space import Float, Space, Vector
 from blackbox.study.effects import perform
 from blackbox.study.rows import SUPERSEDED
 from blackbox.study.settling import Report
-from blackbox.toolbox.perturbations import FARTHEST, default_population
+from blackbox.toolbox.perturbations import FARTHEST, default_popsize
 from tests.contracts.algorithm import Case, box, new_study
 from tests.engine import batches
 from tests.engine.batches import built, told
@@ -98,7 +98,7 @@ def test_random_signs_may_replace_normal_numbers() -> None:
 
 
 def test_adam_moves_theta_by_the_formulas() -> None:
-    method, dim = make(sigma=0.3, learning_rate=0.05, weight_decay=0.02, population=6), 6
+    method, dim = make(sigma=0.3, learning_rate=0.05, weight_decay=0.02, popsize=6), 6
     state = method.init()
     theta, m, v = [1.0] * dim, [0.0] * dim, [0.0] * dim
     for t in range(1, 6):
@@ -140,7 +140,7 @@ def test_plain_gradient_descent_divides_by_sigma(stepper: dict[str, Any], moment
 def test_it_agrees_with_the_authors_code_which_maximises() -> None:
     """openai/evolution-strategies-starter, es.py: g = sum (u+ - u-) eps / number of returns, update(-g + l2 theta)."""
     dim, n_pairs, sigma, l2 = 30, 20, 0.02, 0.005
-    method = make(dim=dim, population=2 * n_pairs, sigma=sigma, weight_decay=l2)
+    method = make(dim=dim, popsize=2 * n_pairs, sigma=sigma, weight_decay=l2)
     state = method.init()
     theta, m, v = np.full(dim, 1.0), np.zeros(dim), np.zeros(dim)
     for t in range(1, 11):
@@ -270,17 +270,17 @@ def test_sigma_and_learning_rate_follow_their_schedules() -> None:
 
 
 @pytest.mark.parametrize("d", [1, 2, 100, 1_000_000])
-def test_the_default_population_is_stored_with_the_study(d: int) -> None:
+def test_the_default_popsize_is_stored_with_the_study(d: int) -> None:
     space = Space({"w": Vector(dim=d)})
-    assert resolve_options("openai_es", space, {}).model_dump()["population"] == default_population(d)
-    assert resolve_options("openai_es", space, {"population": 10}).model_dump()["population"] == 10
+    assert resolve_options("openai_es", space, {}).model_dump()["popsize"] == default_popsize(d)
+    assert resolve_options("openai_es", space, {"popsize": 10}).model_dump()["popsize"] == 10
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"population": 7},
-        {"population": 0},
+        {"popsize": 7},
+        {"popsize": 0},
         {"sigma": 0},
         {"sigma": -1.0},
         {"learning_rate": {"type": "linear", "start": 0.0, "end": 1.0, "steps": 3}},
@@ -332,7 +332,7 @@ def test_it_treats_any_real_space_through_a_study() -> None:
 
 
 def test_a_late_result_that_is_the_best_one_can_still_be_read() -> None:
-    case = Case(OpenAiEs, box(4), {"population": 4})
+    case = Case(OpenAiEs, box(4), {"popsize": 4})
     store, study = new_study(case)
     asked = perform(store, study.ask(now=0.0, worker="a", count=5))
     *first, late = asked.leases
@@ -383,7 +383,7 @@ def test_a_sphere_of_a_thousand_dimensions() -> None:
 
 def golden_run() -> dict[str, Any]:
     """Twenty steps on a parabola, one of five results lost, with every option in use."""
-    method = make(dim=5, population=8, sigma={"type": "exponential", "start": 0.1, "factor": 0.95}, weight_decay=0.01)
+    method = make(dim=5, popsize=8, sigma={"type": "exponential", "start": 0.1, "factor": 0.95}, weight_decay=0.01)
     state, steps = method.init(), []
     for t in range(20):
         lanes = [lane for lane in range(10) if lane % 5 != t % 5]

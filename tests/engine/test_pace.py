@@ -1,4 +1,4 @@
-"""The speed of a study's algorithm and the decisions based on it. Seconds are reported, never measured."""
+"""The pace of a study's method and its consequences. Seconds are told, never measured."""
 
 from blackbox.study.pace import (
     AT_ONCE_SECONDS,

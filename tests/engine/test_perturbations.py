@@ -15,7 +15,7 @@ from blackbox.toolbox.perturbations import (
     FARTHEST,
     SIZES,
     centre,
-    default_population,
+    default_popsize,
     mirrored,
     moved,
     rate,
@@ -81,6 +81,6 @@ def test_sizes_and_rates_stay_in_range_whatever_the_schedule_says() -> None:
 
 
 @pytest.mark.parametrize("d", [1, 2, 10, 100, 10**6])
-def test_the_default_population_is_even(d: int) -> None:
-    assert default_population(d) in (4 + int(3 * math.log(d)), 5 + int(3 * math.log(d)))
-    assert default_population(d) % 2 == 0
+def test_the_default_popsize_is_even(d: int) -> None:
+    assert default_popsize(d) in (4 + int(3 * math.log(d)), 5 + int(3 * math.log(d)))
+    assert default_popsize(d) % 2 == 0

@@ -21,7 +21,7 @@ from blackbox.study.effects import perform
 from blackbox.study.log import factor_key
 from blackbox.study.rows import SUPERSEDED
 from blackbox.study.settling import Report
-from blackbox.toolbox.perturbations import FARTHEST, default_population
+from blackbox.toolbox.perturbations import FARTHEST, default_popsize
 from tests.contracts.algorithm import Case, box, new_study
 from tests.engine import batches
 from tests.engine.batches import built, told
@@ -80,7 +80,7 @@ def test_it_moves_by_the_authors_formulas() -> None:
     dim, n, rate, speed, eta = 6, 4, 0.06, 0.08, 0.9
     method = make(
         dim=dim,
-        population=2 * n,
+        popsize=2 * n,
         sigma=0.3,
         learning_rate=rate,
         max_speed=speed,
@@ -131,7 +131,7 @@ def test_scales_of_the_objective_do_not_matter_and_those_of_coordinates_are_lear
     slopes = np.array([100.0, 100.0, 100.0, 0.01, 0.01, 0.01])
 
     def run(scale: float) -> PgpeState:
-        method = make(population=40, sigma=0.5, init=0.0, stdev_learning_rate=0.3)
+        method = make(popsize=40, sigma=0.5, init=0.0, stdev_learning_rate=0.3)
         state, lanes = method.init(), list(range(40))
         for _ in range(60):
             x = built(method, state, method.ask(state, lanes, NOTHING_PENDING))
@@ -189,7 +189,7 @@ def test_statistics_of_observations_reach_the_next_step() -> None:
 
 def test_what_is_not_given_follows_from_the_dimension_and_is_stored() -> None:
     options = make(dim=225).options.model_dump()
-    assert options["population"] == default_population(225) == 20
+    assert options["popsize"] == default_popsize(225) == 20
     assert options["max_speed"] == pytest.approx(0.1)  # sigma sqrt(225) / 15
     assert options["learning_rate"] == pytest.approx(0.075)
     slow = make(dim=225, max_speed=0.02).options.model_dump()
@@ -199,8 +199,8 @@ def test_what_is_not_given_follows_from_the_dimension_and_is_stored() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"population": 7},
-        {"population": 2},
+        {"popsize": 7},
+        {"popsize": 2},
         {"sigma": 0},
         {"max_speed": 0},
         {"stdev_max_change": 1.0},
@@ -233,7 +233,7 @@ def test_extreme_options_keep_the_state_finite() -> None:
 
 def test_points_of_a_study_are_kept_with_both_of_their_vectors() -> None:
     """Also those of a late result that becomes the best."""
-    store, study = new_study(Case(Pgpe, box(4), {"population": 4}))
+    store, study = new_study(Case(Pgpe, box(4), {"popsize": 4}))
     asked = perform(store, study.ask(now=0.0, worker="a", count=5))
     *first, late = asked.leases
     point, blobs = perform(store, study.points([late.trial.number]))[late.trial.number]
@@ -258,7 +258,7 @@ def test_points_of_a_study_are_kept_with_both_of_their_vectors() -> None:
 
 
 def test_one_vector_may_be_both_centre_and_deviations() -> None:
-    store, study = new_study(Case(Pgpe, box(4), {"population": 4, "sigma": 0.5}))
+    store, study = new_study(Case(Pgpe, box(4), {"popsize": 4, "sigma": 0.5}))
     perform(store, study.ask(now=0.0, worker="a", count=1))
     state = perform(store, study.state())[1]
     assert state.names[0] == state.names[1]
@@ -269,7 +269,7 @@ def test_one_vector_may_be_both_centre_and_deviations() -> None:
 
 
 def test_a_fork_has_the_vectors_of_its_best_point() -> None:
-    store, study = new_study(Case(Pgpe, box(4), {"population": 4}))
+    store, study = new_study(Case(Pgpe, box(4), {"popsize": 4}))
     for step in range(3):
         leases = perform(store, study.ask(now=1.0, worker="a", count=4)).leases
         reports = [Report(lease.trial.number, lease.token, value=abs(step - 1.0) + i) for i, lease in enumerate(leases)]
@@ -316,7 +316,7 @@ def golden_run() -> dict[str, Any]:
     """Twenty steps on a parabola, one of five results lost, with every option in use."""
     method = make(
         dim=5,
-        population=8,
+        popsize=8,
         sigma=0.2,
         max_speed=0.1,
         learning_rate=0.06,

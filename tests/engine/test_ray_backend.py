@@ -221,7 +221,7 @@ def test_what_cannot_start_is_said(cluster: Session) -> None:
 @pytest.mark.slow
 def test_a_recipe_travels_and_the_actor_builds_the_very_point(backend: Callable[..., RayBackend]) -> None:
     dim = 200_000
-    of, store = study("openai_es", dim, 24, population=8, sigma=0.1)
+    of, store = study("openai_es", dim, 24, popsize=8, sigma=0.1)
 
     def first_and_last(params: dict[str, Any]) -> float:
         x = params["x"]

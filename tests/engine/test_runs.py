@@ -1,4 +1,4 @@
-"""When a run is over, what comes next, and what becomes of late results and the best point."""
+"""The end of a run, the next one, late results and the best point."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from blackbox.rng import Key
 from blackbox.space import Space, Vector
 
 DIM = 5 * slices.ALIGN + 77
-POPULATION = 16
+POPSIZE = 16
 KEY = Key.from_seed(1)
 SPACE = Space({"weights": Vector(dim=DIM)})
 
@@ -42,14 +42,14 @@ class Counting(slices.Inline):
 
 def digest_after_two_steps(stepper: str = "adam", slicer: Slicer = WHOLE) -> str:
     """Of the state of an evolution strategy in many dimensions."""
-    options = {"population": POPULATION, "stepper": {"type": stepper}, "weight_decay": 0.01}
+    options = {"popsize": POPSIZE, "stepper": {"type": stepper}, "weight_decay": 0.01}
     method = build("openai_es", SPACE, resolve_options("openai_es", SPACE, options), KEY, slicer=slicer)
     state = method.init()
     for step in range(2):
-        points = method.ask(state, range(POPULATION), NOTHING_PENDING)
-        values = (np.arange(POPULATION) * (37 + step) % 17).reshape(-1, 1).astype(float)
-        steps = np.full(POPULATION, step, dtype=np.int64)
-        state = method.tell(state, Results(steps, np.arange(POPULATION), points, values))
+        points = method.ask(state, range(POPSIZE), NOTHING_PENDING)
+        values = (np.arange(POPSIZE) * (37 + step) % 17).reshape(-1, 1).astype(float)
+        steps = np.full(POPSIZE, step, dtype=np.int64)
+        state = method.tell(state, Results(steps, np.arange(POPSIZE), points, values))
     return codec.digest(codec.encode(state))
 
 

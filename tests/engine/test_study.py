@@ -556,7 +556,7 @@ def test_the_order_of_arrival_within_a_step_does_not_change_the_state(store):
 
 
 def test_members_are_never_in_two_flights(store):
-    d = start(store, "cbo", options={"members": 8})
+    d = start(store, "cbo", options={"popsize": 8})
     leases = d.ask(count=20).leases
     assert sorted(lease.trial.lane for lease in leases) == list(range(8))
     assert d.ask().reason == "all_members_in_flight"
@@ -573,7 +573,7 @@ def test_members_are_never_in_two_flights(store):
 
 
 def test_members_that_all_fail_for_good_do_not_block_the_study(store):
-    d = start(store, "cbo", options={"members": 4}, lease={"max_attempts": 1})
+    d = start(store, "cbo", options={"popsize": 4}, lease={"max_attempts": 1})
     for i in range(4):
         d.tell(d.lease(f"w{i}"), status="failed", worker=f"w{i}")
     again = d.lease("w9")
@@ -617,7 +617,7 @@ def test_recipe_candidates_are_rebuilt_from_their_base(store):
 
 
 def test_bases_are_dropped_when_no_open_trial_and_not_the_best_names_them(store):
-    d = start(store, "openai_es", dim=20, options={"population": 4})
+    d = start(store, "openai_es", dim=20, options={"popsize": 4})
     d.evaluate(60)
     row = d.row()
     kept = store.read(lambda tx: [step for step in range(row.step + 1) if tx.blob_at(d.study.id, step)])
@@ -959,7 +959,7 @@ def test_a_fork_with_another_algorithm_gets_the_results_as_points_it_did_not_cho
 
 
 def test_a_fork_of_a_recipe_study_to_a_dense_method_gets_its_points_as_numbers(store):
-    d = start(store, "openai_es", dim=6, options={"population": 6})
+    d = start(store, "openai_es", dim=6, options={"popsize": 6})
     told = {}
     for _ in range(40):
         lease = d.lease()

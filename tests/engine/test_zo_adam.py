@@ -27,7 +27,7 @@ def bowl(x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("rule", ["adam", "adamm"])
 def test_x_moves_by_the_formulas(rule: str) -> None:
     a, r, q, d, b1, b2 = 0.03, 0.05, 3, 6, 0.8, 0.7
-    method = make("zo_adam", FREE, count=q, radius=r, learning_rate=a, rule=rule, beta1=b1, beta2=b2)
+    method = make("zo_adam", FREE, popsize=2 * q, radius=r, learning_rate=a, rule=rule, beta1=b1, beta2=b2)
     state = method.init()
     x, m = [1.0] * d, [0.0] * d
     v = [1e-7 if rule == "adamm" else 0.0] * d
@@ -63,7 +63,7 @@ def test_the_scale_of_the_objective_does_not_matter() -> None:
 
 
 def test_badly_scaled_coordinates_all_arrive() -> None:
-    method = make("zo_adam", FREE, count=6, learning_rate={"type": "cosine", "start": 0.05, "steps": 300})
+    method = make("zo_adam", FREE, popsize=12, learning_rate={"type": "cosine", "start": 0.05, "steps": 300})
     state = method.init()
     for _ in range(300):
         state = step(method, state, bowl)
@@ -100,7 +100,7 @@ def test_iterates_and_probes_stay_in_the_region() -> None:
 def test_the_minimum_on_the_border_of_a_region_is_reached(region: dict[str, Any], rule: str) -> None:
     """Of the squared distance to a point outside: the projection of that point."""
     d = 9
-    method = make("zo_adam", ball(d, **region), rule=rule, radius=1e-6, count=d, learning_rate=0.02)
+    method = make("zo_adam", ball(d, **region), rule=rule, radius=1e-6, popsize=2 * d, learning_rate=0.02)
     inside, goal, state = method.space.region, 1.5 * np.cos(np.arange(d) ** 2), method.init()
     assert inside is not None
     assert not inside.contains(goal)
@@ -123,7 +123,7 @@ def golden_run() -> list[dict[str, Any]]:
     space = Space({"x": Vector(dim=5, low=-1, high=1)})
     steps = []
     for rule in ("adam", "adamm"):
-        method = make("zo_adam", space, count=3, rule=rule, radius=0.03)
+        method = make("zo_adam", space, popsize=6, rule=rule, radius=0.03)
         state = method.init()
         for t in range(10):
             state = told(method, state, [lane for lane in range(8) if lane % 4 != t % 4], bowl)

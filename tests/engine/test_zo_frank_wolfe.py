@@ -50,7 +50,7 @@ def lowest_vertex(g: Sequence[float]) -> list[float]:
 def test_w_moves_by_the_formulas(scheme: str, m: int, difference: str) -> None:
     d, r = 6, 0.01
     f = LeastSquares(d, 0)
-    more = {"count": m} if scheme == "irdsa" else {}
+    more = {"popsize": 2 * m if difference == "central" else m + 1} if scheme == "irdsa" else {}
     method = make(d, scheme=scheme, directions="normal", difference=difference, radius=r, start="initial", **more)
     state = method.init()
     w, average = [0.0] * d, [0.0] * d
@@ -82,14 +82,14 @@ def test_the_weight_of_a_gradient_is_the_papers() -> None:
     for scheme, paper in (("irdsa", 1 + d / m), ("rdsa", d), ("kwsa", 1)):
         method = make(d, scheme=scheme, directions="normal")
         for t in (10, 1000):
-            rho = method._rho(t, method.directions.second_moment(method.count))
+            rho = method._rho(t, method.directions.second_moment(method.estimator.n_directions))
             assert rho == pytest.approx(4 / (paper ** (1 / 3) * (t + 8) ** (2 / 3)), rel=0.006)
 
 
 def test_fewer_results_count_for_less() -> None:
     """rho falls with the number of directions that arrived; a lost base is replaced by the mean of the others."""
     f = LeastSquares(8, 1)
-    method = make(8, count=4)
+    method = make(8, popsize=5)
     state = step(method, step(method, method.init(), f), f)
     for lanes, used in (([0, 1, 2], 2), ([1, 2, 3, 4, 5], 5), ([0, 9], 1)):
         after = told(method, state, lanes, f)
@@ -138,7 +138,7 @@ def test_every_point_is_feasible_and_the_best_vertex_is_found(rule: str, region:
 def test_jaguar_renews_the_oldest_coordinates_and_lost_ones_come_next() -> None:
     d, b = 7, 3
     f = LeastSquares(d, 2)
-    method = make(d, scheme="jaguar", count=b)
+    method = make(d, scheme="jaguar", popsize=2 * b)
     state = method.init()
     assert method.need(state) == 2 * d, "the first step reads every coordinate"
     state = told(method, state, [lane for lane in range(2 * d) if lane // 2 not in (1, 4)], f)
@@ -165,7 +165,7 @@ def test_jaguar_holds_the_gradient_of_a_linear_function() -> None:
     state = step(method, method.init(), lambda x: x @ slope)
     np.testing.assert_allclose(state.gradient, slope, rtol=1e-8)
     np.testing.assert_allclose(state.vertex, [-1, 0, 0, 0])
-    averaged = make(4, scheme="jaguar", count=2, averaging=0.5)
+    averaged = make(4, scheme="jaguar", popsize=4, averaging=0.5)
     state = averaged.init()
     for _ in range(6):
         state = step(averaged, state, lambda x: x @ slope)
@@ -175,7 +175,7 @@ def test_jaguar_holds_the_gradient_of_a_linear_function() -> None:
 def test_chords_to_vertices_agree_with_the_memory() -> None:
     d, m = 6, 3
     f = LeastSquares(d, 3)
-    method = make(d, scheme="vertices", count=m, radius=1e-6)
+    method = make(d, scheme="vertices", popsize=m + 1, radius=1e-6)
     state = method.init()
     for lanes in ([0, 1, 2, 3], [1, 2, 3], [0, 2]):
         after = told(method, state, lanes, f)
@@ -213,7 +213,7 @@ def test_values_of_iterates_never_grow(scheme: str) -> None:
 
 def test_a_confirmed_value_is_the_base_of_the_next_differences() -> None:
     f = LeastSquares(6, 5)
-    method = make(6, count=3, step_rule="monotone")
+    method = make(6, popsize=4, step_rule="monotone")
     state = method.init()
     assert method.need(state) == 4
     state = step(method, state, f)
@@ -229,7 +229,7 @@ def confirming(method: ZoFrankWolfe, value: float = 1.0) -> ZoFrankWolfeState:
 
 
 def test_idle_workers_try_the_next_halvings() -> None:
-    method = make(4, step_rule="monotone", count=2)
+    method = make(4, step_rule="monotone", popsize=3)
     state = confirming(method)
     points = method.ask(state, range(4), NOTHING_PENDING)
     k = 1 - 1e-3
@@ -243,7 +243,7 @@ def test_idle_workers_try_the_next_halvings() -> None:
 
 
 def test_halvings_grow_are_forgotten_with_the_direction_and_fall_after_a_good_step() -> None:
-    method = make(4, step_rule="monotone", count=2)
+    method = make(4, step_rule="monotone", popsize=3)
     state = confirming(method)
     for tried in range(GIVE_UP):
         assert (state.phase, state.halvings) == ("confirm", tried)
@@ -260,7 +260,7 @@ def test_halvings_grow_are_forgotten_with_the_direction_and_fall_after_a_good_st
 
 
 def test_slack_accepts_what_noise_made_worse() -> None:
-    method = make(4, step_rule="monotone", count=2, slack=0.5)
+    method = make(4, step_rule="monotone", popsize=3, slack=0.5)
     assert told(method, confirming(method), [0], lambda x: np.array([1.4])).value == 1.4
 
 
@@ -312,7 +312,7 @@ def test_a_search_takes_the_better_of_two_exact_steps(scheme: str) -> None:
 
 
 def test_lost_candidates_are_replaced_by_shorter_ones() -> None:
-    method = make(4, step_rule="search", count=2)
+    method = make(4, step_rule="search", popsize=3)
     state = step(method, method.init(), lambda x: 1 + 0 * x[:, 0])
     assert (state.phase, method.need(state)) == ("search", 2)
     points = method.ask(state, range(4), NOTHING_PENDING)
@@ -332,7 +332,7 @@ def test_lost_candidates_are_replaced_by_shorter_ones() -> None:
 
 
 def test_without_a_value_at_the_iterate_a_search_takes_the_open_step() -> None:
-    method = make(6, step_rule="search", count=3)
+    method = make(6, step_rule="search", popsize=4)
     f = LeastSquares(6, 1)
     state = told(method, method.init(), [1], lambda x: np.array([math.nan]))
     assert (state.phase, state.t) == ("gradient", 0)
@@ -377,7 +377,7 @@ def test_the_bracket_encloses_the_gap(pairs: int) -> None:
 
 def test_a_run_certifies_its_gap_and_stops_on_it() -> None:
     f = LeastSquares(20, 6)
-    method = make(20, count=20, certify_every=25, certify_pairs=40, gap_tolerance=0.01)
+    method = make(20, popsize=21, certify_every=25, certify_pairs=40, gap_tolerance=0.01)
     state = method.init()
     assert "gap_up" not in method.metrics(state)
     n_certified = 0
@@ -418,7 +418,9 @@ def test_options_that_do_not_fit_are_refused() -> None:
     for options, message in (
         ({"gap_tolerance": 0.1}, "needs certify_every"),
         ({"scheme": "jaguar", "difference": "forward"}, "central"),
-        ({"scheme": "kwsa", "count": 3}, "its own count"),
+        ({"scheme": "kwsa", "popsize": 3}, "popsize: is 12 for kwsa, which takes every coordinate, got 3"),
+        ({"scheme": "rdsa", "popsize": 4}, "popsize: is 2 for rdsa, which takes one direction, got 4"),
+        ({"scheme": "jaguar", "popsize": 7}, "popsize: must be even for mirrored pairs, got 7; use 8"),
     ):
         with pytest.raises(InvalidOptions, match=message):
             make(**options)  # type: ignore[arg-type]
@@ -443,11 +445,11 @@ def reached(d: int, seed: int, at: Sequence[int], *, queries: bool = False, **op
 
 TABLE = [  # f at t = 100, 1000 and 3000: the reference's medians of 3 seeds
     (50, {"scheme": "rdsa", "directions": "normal"}, [5.6e-2, 2.4e-3, 3.3e-4]),
-    (50, {"count": 6, "directions": "normal"}, [5.3e-3, 2.8e-4, 1.2e-4]),
-    (50, {"count": 50, "directions": "normal"}, [3.0e-3, 2.2e-4]),
+    (50, {"popsize": 7, "directions": "normal"}, [5.3e-3, 2.8e-4, 1.2e-4]),
+    (50, {"popsize": 51, "directions": "normal"}, [3.0e-3, 2.2e-4]),
     (50, {"scheme": "kwsa", "difference": "forward"}, [1.0e-2, 2.6e-3]),
     (200, {"scheme": "rdsa", "directions": "normal"}, [4.2e-2, 3.2e-3]),
-    (200, {"count": 6, "directions": "normal"}, [5.2e-3, 3.0e-4]),
+    (200, {"popsize": 7, "directions": "normal"}, [5.2e-3, 3.0e-4]),
 ]
 
 

@@ -33,9 +33,8 @@ def bowl(x: np.ndarray) -> np.ndarray:
 )
 def test_x_moves_by_the_formulas(stepper: dict[str, Any], momentum: float, difference: str) -> None:
     a, r, q, d = 0.03, 0.05, 3, 6
-    method = make(
-        "zo_sgd", FREE, count=q, radius=r, learning_rate=a, stepper=stepper, difference=difference, directions="sphere"
-    )
+    options = {"radius": r, "learning_rate": a, "stepper": stepper, "difference": difference, "directions": "sphere"}
+    method = make("zo_sgd", FREE, popsize=2 * q if difference == "central" else q + 1, **options)
     state = method.init()
     x, m = [1.0] * d, [0.0] * d
     for t in range(4):
@@ -70,7 +69,7 @@ def test_clipup_moves_by_a_distance_whatever_the_scale() -> None:
 
 def test_the_default_rate_is_half_over_the_second_moment() -> None:
     method = make("zo_sgd", FREE)  # orthonormal frames of 4 directions in 6 dimensions
-    assert method.options.count == 4
+    assert method.options.popsize == 8
     assert method.options.learning_rate(0) == pytest.approx(0.5 * 4 / 6)
     with pytest.raises(InvalidOptions, match="positive at step 0"):
         make("zo_sgd", FREE, radius=0.0)
@@ -78,7 +77,7 @@ def test_the_default_rate_is_half_over_the_second_moment() -> None:
 
 def test_iterates_and_probes_stay_in_the_region_and_reach_a_face() -> None:
     d = 8
-    method = make("zo_sgd", ball(d), radius=1e-3, learning_rate=0.05, count=d)  # exact gradients
+    method = make("zo_sgd", ball(d), radius=1e-3, learning_rate=0.05, popsize=2 * d)  # exact gradients
     region = method.space.region
     assert region is not None
     slope = np.linspace(3, 1, d)
@@ -101,7 +100,7 @@ def test_assignments_and_transport_plans_are_projected_onto(name: str, region: d
     """Least squares to a matrix outside approaches its projection, and every probe on the way is feasible."""
     d = 9 if region["type"] == "birkhoff" else 6
     space = Space.from_json({"x": {"type": "vector", "dim": d, "region": region}})
-    method = make(name, space, radius=1e-6, learning_rate=0.1 if name == "zo_sgd" else 0.01, count=d)
+    method = make(name, space, radius=1e-6, learning_rate=0.1 if name == "zo_sgd" else 0.01, popsize=2 * d)
     inside, goal, state = space.region, np.cos(np.arange(d) ** 2), method.init()
     assert inside is not None
     nearest = inside.project(goal)
@@ -162,7 +161,7 @@ def test_thirty_percent_lost_cost_at_most_1_6_times_the_asks() -> None:
 def golden_run() -> list[dict[str, Any]]:
     """Twenty steps on a bowl between bounds, one lane of four lost."""
     space = Space({"x": Vector(dim=5, low=-1, high=1)})
-    method = make("zo_sgd", space, count=3, learning_rate=0.02, radius=0.03, stepper={"type": "momentum"})
+    method = make("zo_sgd", space, popsize=6, learning_rate=0.02, radius=0.03, stepper={"type": "momentum"})
     state, steps = method.init(), []
     for t in range(20):
         state = told(method, state, [lane for lane in range(8) if lane % 4 != t % 4], bowl)

@@ -1,4 +1,4 @@
-"""Shared by the tests of the zeroth-order methods: a driver without workers, and the least squares problem."""
+"""Shared by the tests of zeroth-order methods: a driver without workers, and the least squares problem."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def test_the_steps_of_a_study_of_the_service_are_cut() -> None:
     spec = {
         "name": "large",
         "space": {"w": {"type": "vector", "dim": DIM}},
-        "algorithm": {"name": "openai_es", "options": {"population": 34}},
+        "algorithm": {"name": "openai_es", "options": {"popsize": 34}},
     }
     head, _ = perform(store, create("mine", spec, 0.0))
 

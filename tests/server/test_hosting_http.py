@@ -19,9 +19,9 @@ def host(d: Federated, client: str, **body: Any) -> dict[str, Any]:
     return dict(answer.json())
 
 
-def evaluate(d: Federated, study: str, client: str, **wish: Any) -> int:
+def evaluate(d: Federated, study: str, client: str, **asked: Any) -> int:
     """Ask for everything there is and tell it; how much that was."""
-    trials = d.server.ask(study, count=100, **wish)["trials"]
+    trials = d.server.ask(study, count=100, **asked)["trials"]
     results = [
         {
             "trial": trial["id"],
@@ -127,10 +127,25 @@ def test_leaving_with_the_token_ends_the_hosted_study(server: Server) -> None:
     joined = host(d, "b")
     d.send("a", d.made("a"))
     answer = d.http.post(f"{d.at}/rounds/leave", headers={"participant-token": joined["token"]})
-    assert answer.json()["study"]["generation"] == 1, "nobody is waited for any more"
+    assert answer.json()["study"]["step"] == 1, "nobody is waited for any more"
     assert server.ask(joined["hosted"]["study"])["reason"] == "completed"
     host(d, "b")
     assert server.ask(joined["hosted"]["study"])["granted"] == 1
+
+
+def test_quarantine_skips_federated_studies_and_says_so(server: Server) -> None:
+    d = Federated(server).join("a")
+    hosted = host(d, "b")["hosted"]["study"]
+    finish(d, hosted, "b")
+    own = server.create("own", space={"x": {"type": "float", "low": 0, "high": 1}})
+    trial = server.ask(own, worker="mallory")["trials"][0]
+    server.tell(own, {"trial": trial["id"], "value": 0.5}, worker="mallory")
+    answer = server.http.post("/v1/workers/mallory/quarantine")
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["invalidated"] == {own: 1}
+    assert answer.json()["skipped"].keys() == {d.study, hosted}
+    assert "federated rounds" in answer.json()["skipped"][d.study]
+    assert f"hosted participant b of {d.study}" in answer.json()["skipped"][hosted]
 
 
 def test_what_a_hosted_participant_cannot_do_is_said(server: Server) -> None:

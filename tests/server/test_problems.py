@@ -26,7 +26,7 @@ def test_every_error_of_the_engine_has_a_row_of_its_own() -> None:
 def test_every_row_has_a_hint_and_a_code_of_its_own() -> None:
     codes = [row.code for row in problems.TABLE.values()]
     assert len(codes) == len(set(codes))
-    assert all(row.hint and row.title for row in problems.TABLE.values())
+    assert all(problems.hint(row) and row.title for row in problems.TABLE.values())
 
 
 def test_an_unexpected_error_says_nothing_of_its_inside() -> None:
@@ -310,3 +310,44 @@ def test_a_programming_error_answers_500_without_its_inside(server: Server) -> N
     answer = server.http.get(f"/v1/studies/{study}/trials")
     assert_problem(answer, 500, "internal")
     assert "secret" not in answer.text
+
+
+# Words of earlier releases --------------------------------------------------------------------------------------------
+
+
+def test_a_field_by_its_old_name_is_refused_with_the_new_one(server: Server) -> None:
+    study = server.create()
+    fork = server.http.post(f"/v1/studies/{study}/fork", json={"generation": 0})
+    assert 'did you mean "step"?' in assert_problem(fork, 422, "invalid-input")["detail"]
+    spec = {"name": "old", "space": SPACE, "method": "cma_es"}
+    assert (
+        'did you mean "algorithm"?'
+        in assert_problem(server.http.post("/v1/studies", json=spec), 422, "invalid-input")["detail"]
+    )
+    events = server.http.get(f"/v1/studies/{study}/events", params={"types": "study.created,generation.closed"})
+    problem = assert_problem(events, 422, "invalid-input")
+    assert problem["hint"] == 'did you mean "step.closed"?'
+    assert problem["errors"][0]["pointer"] == "/types"
+
+
+def test_every_word_of_an_earlier_release_has_one_of_today() -> None:
+    assert not errors.RENAMED.keys() & set(errors.RENAMED.values())
+
+
+@pytest.mark.parametrize("name", ["worker", "key"])
+def test_what_does_nothing_is_not_accepted(server: Server, name: str) -> None:
+    study = server.create()
+    if name == "worker":
+        answer = server.http.post(f"/v1/studies/{study}/heartbeat", json={"leases": [], "worker": "w"})
+    else:
+        trials = [{"params": {"x": 1.0, "y": 1.0}, "key": "k"}]
+        answer = server.http.post(f"/v1/studies/{study}/trials", json={"trials": trials})
+    assert assert_problem(answer, 422, "invalid-input")["errors"][0]["pointer"].endswith(f"/{name}")
+
+
+def test_the_hint_of_the_engine_is_followed_by_the_request_that_helps(server: Server) -> None:
+    spec = {"name": "new", "space": SPACE, "algorithm": "cma_ess"}
+    problem = assert_problem(server.http.post("/v1/studies", json=spec), 422, "unknown-algorithm")
+    assert problem["hint"] == 'did you mean "cma_es"? GET /v1/algorithms lists them.'
+    problem = assert_problem(server.http.get("/v1/studies/st_nothing"), 404, "study-not-found")
+    assert problem["hint"] == "GET /v1/studies lists yours."

@@ -96,7 +96,7 @@ def test_rounds_over_http_close_and_move_the_common_point(each_store, method):
     np.testing.assert_array_equal(np.frombuffer(d.http.get(sent["href"]).content, sent["dtype"]), x)
     recommended = d.http.get(f"{d.at}/best", params={"view": "recommended"}).json()["items"][0]["params"]["w"]
     np.testing.assert_allclose(recommended, x)
-    assert "method:" in d.http.get(f"{d.at}/brief").text
+    assert "algorithm:" in d.http.get(f"{d.at}/brief").text
     past = d.http.get(f"{d.at}/rounds/1").json()
     assert (past["state"], {p["counted"] for p in past["phases"]}) == ("AGGREGATED", {3})
 
@@ -144,7 +144,7 @@ def test_who_leaves_is_not_waited_for(server):
     d = Federated(server).join("a", "b")
     d.send("a", d.made("a"))
     answer = d.http.post(f"{d.at}/rounds/leave", headers=d.headers("b"))
-    assert answer.json()["study"]["generation"] == 1
+    assert answer.json()["study"]["step"] == 1
 
 
 def test_the_brief_says_where_the_rounds_stand_and_how_to_take_part(server):
@@ -244,7 +244,9 @@ def test_who_comes_with_trials_is_told_what_the_study_takes(server: Server, meth
     answer = d.http.request(method, f"{d.at}/{path}", json=body, headers={"idempotency-key": "k"})
     problem = assert_problem(answer, 422, "incompatible-problem")
     assert problem["detail"] == "fedzo works in federated rounds: there are no trials to ask for or to tell"
-    assert problem["hint"] == f"POST {d.at}/rounds/join, or use blackbox_client.Participant"
+    assert "blackbox participant" in problem["hint"]
+    assert "`links`" in problem["hint"]
+    assert {"join", "current", "updates"} <= d.http.get(d.at).json()["links"].keys()
 
 
 def test_what_reads_trials_finds_none_in_a_federated_study(server: Server) -> None:

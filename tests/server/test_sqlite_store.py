@@ -13,6 +13,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from blackbox_server.store import SqlStore, migrations, sql
 from blackbox_server.store.tables import metadata
+from blackbox_server.store.verbs import SqlTx
+from blackbox_server.store.verbs.trials import PUT_TRIAL
 from contracts.store import S, StoreContract, head, insert, leased, queued, tell
 from sqlalchemy import create_engine
 
@@ -492,7 +494,7 @@ def test_hot_verbs_search_indices_and_sort_nothing(study):
     for verb in HOT:
         connection.execute("BEGIN")
         heard.clear()
-        HOT[verb](sql._SqlTx(connection))
+        HOT[verb](SqlTx(connection))
         for statement in [text for text in heard if text.split()[0] in ("SELECT", "UPDATE", "DELETE")]:
             plan = connection.execute(f"EXPLAIN QUERY PLAN {statement}", [1] * count_marks(statement))
             for detail in (row[3] for row in plan):
@@ -516,7 +518,7 @@ def count_marks(statement):
 
 def test_changing_a_trial_rewrites_only_the_indices_of_what_changes(study):
     def pages(tx):
-        written = tx.connection.execute(f"EXPLAIN {sql.PUT_TRIAL}", [1] * sql.PUT_TRIAL.count("?"))
+        written = tx.connection.execute(f"EXPLAIN {PUT_TRIAL}", [1] * PUT_TRIAL.count("?"))
         roots = {row[3] for row in written if row[1] == "OpenWrite"}
         names = tx.connection.execute("SELECT name, rootpage FROM sqlite_master WHERE tbl_name = 'trials'")
         return {name for name, root in names if root in roots}

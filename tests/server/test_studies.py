@@ -31,8 +31,8 @@ def test_a_created_study_says_what_was_decided(server: Server) -> None:
     assert answer.headers["location"] == f"/v1/studies/{shape['id']}"
     assert shape["algorithm"]["resolved"] == "cma_es"
     assert shape["algorithm"]["reason"]
-    population = shape["algorithm"]["population"]
-    assert shape["budget"]["generations_affordable"] == 20 // population
+    population = shape["algorithm"]["popsize"]
+    assert shape["budget"]["steps_affordable"] == 20 // population
     assert bool(shape["warnings"]) == (20 // population < 5)
     assert shape["links"]["ask"] == f"/v1/studies/{shape['id']}/ask"
     assert shape["created_at"].endswith("Z")
@@ -192,7 +192,7 @@ def test_quarantine_takes_back_all_results_of_a_worker(server: Server) -> None:
     _run(server, one, 2, "bad")
     _run(server, two, 1, "bad")
     answer = server.http.post("/v1/workers/bad/quarantine").json()
-    assert answer["invalidated"] == {one: 2, two: 1}
+    assert answer == {"worker": "bad", "invalidated": {one: 2, two: 1}, "skipped": {}}
 
 
 def test_enqueued_points_come_first(server: Server) -> None:
@@ -212,7 +212,7 @@ def test_a_fork_shares_the_past(each_store: Server) -> None:
     assert fork.status_code == 201
     shape = fork.json()
     assert shape["parent"] == study
-    assert shape["generation"] == 1
+    assert shape["step"] == 1
     assert fork.headers["location"] == shape["links"]["self"]
     assert server.ask(shape["id"])["granted"] == 1
     other = server.http.post(f"/v1/studies/{study}/fork", json={"algorithm": "random_search"}).json()
@@ -226,7 +226,7 @@ def test_a_snapshot_on_request(each_store: Server) -> None:
     _run(each_store, study, 4)
     answer = each_store.http.post(f"/v1/studies/{study}/snapshots")
     assert answer.status_code == 201
-    assert answer.json()["generation"] == 1
+    assert answer.json()["step"] == 1
 
 
 # The log --------------------------------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def test_events_are_the_log_in_order_without_gaps(each_store: Server) -> None:
         after = page["next_after"]
     assert [int(e["seq"]) for e in seen] == list(range(1, len(seen) + 1))
     assert sum(e["type"] == "trial.completed" for e in seen) == 9
-    assert sum(e["type"] == "generation.closed" for e in seen) == 2
+    assert sum(e["type"] == "step.closed" for e in seen) == 2
     assert seen[-1]["data"] == {"reason": "lunch"}
     only = server.http.get(f"/v1/studies/{study}/events?types=study.paused,study.created&limit=3").json()
     assert [e["type"] for e in only["events"]] == ["study.created"]
@@ -336,7 +336,7 @@ def test_a_seed_encoded_trial_rebuilds_to_the_values(each_store: Server) -> None
             base = trial["base"]
             blobs = {}
             if base is not None:
-                assert base["version"] == trial["generation"]
+                assert base["version"] == trial["step"]
                 content = server.http.get(base["href"]).content
                 vector = np.frombuffer(content, dtype="<f4")
                 assert recipes.digest(vector) == base["sha256"]
@@ -348,10 +348,10 @@ def test_a_seed_encoded_trial_rebuilds_to_the_values(each_store: Server) -> None
             assert np.allclose(np.array(stored)[index], value, rtol=1e-6)
             if key is not None:
                 assert np.array_equal(recipes.materialise(recipe, key, 64, blobs), np.float32(stored))
-        population = server.http.get(f"/v1/studies/{study}").json()["algorithm"]["population"] or 8
+        population = server.http.get(f"/v1/studies/{study}").json()["algorithm"]["popsize"] or 8
         left = server.ask(study, count=population)["trials"]
         told = [{"trial": t["id"], "value": float(t["number"])} for t in [*trials, *left]]
-        assert server.tell(study, *told)["study"]["generation"] >= 1
+        assert server.tell(study, *told)["study"]["step"] >= 1
 
 
 def test_values_of_a_recipe_study_are_numbers(server: Server) -> None:

@@ -68,7 +68,9 @@ def without_option(cls: Any, option: str) -> Any:
 
     def shortened(model: type[Options]) -> Any:
         kept: Any = {name: (field.annotation, field) for name, field in model.model_fields.items() if name != option}
-        return pydantic.create_model(model.__name__, __base__=Options, **kept)
+        shorter: Any = pydantic.create_model(model.__name__, __base__=Options, **kept)
+        shorter.renamed = model.renamed
+        return shorter
 
     class Without(cls):  # type: ignore[misc]
         __doc__ = cls.__doc__

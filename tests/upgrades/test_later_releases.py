@@ -79,12 +79,12 @@ def everything_is_read(left: Left, name: str) -> None:
     """A study is shown, listed, exported, and its trials and its best one are what they were."""
     expected = left.studies[name]
     seen = left.get(name).json()
-    assert (seen["state"], seen["generation"], seen["best"]) == (
+    assert (seen["state"], seen["step"], seen["best"]) == (
         expected["state"], expected["step"], expected["best"]
     )  # fmt: skip
     assert len(left.get(name, "/trials", limit=1000).json()["trials"]) == expected["made"]
     exported = [json.loads(line) for line in left.get(name, "/export").text.splitlines()]
-    assert len([event for event in exported if event["type"] == "generation.closed"]) == expected["step"]
+    assert len([event for event in exported if event["type"] == "step.closed"]) == expected["step"]
     assert left.get(name, "/events", limit=1000).json()["events"]
     if expected["best"] is not None:
         assert left.get(name, "/best").json()["items"][0]["value"] == expected["best"]["value"]
@@ -161,12 +161,12 @@ def test_another_revision_goes_on_from_a_stored_state(left: Left, release: Any) 
     release(revised(lookup("cma_es"), wider))
     expected = left.studies["group"]
     evaluate(left.server, expected["id"], 12)
-    assert left.get("group").json()["generation"] > expected["step"]
+    assert left.get("group").json()["step"] > expected["step"]
     left.server.app.state.service.forget(expected["id"])
     evaluate(left.server, expected["id"], 6)
     fork = post(left.server, expected["id"], "fork", {"name": "next"})
     assert fork["algorithm"]["reason"] is None
-    assert fork["generation"] >= expected["step"]
+    assert fork["step"] >= expected["step"]
 
 
 def test_without_a_stored_state_another_revision_reads_everything_and_asks_nothing(
@@ -207,13 +207,13 @@ def test_what_is_told_to_a_study_that_cannot_go_on_waits_for_its_release(
         told = server.tell(study, {"params": {"rate": 0.3, "depth": 2, "kind": "a"}, "value": 1.0, "key": f"k{i}"})
         assert told["results"][0]["outcome"] == "injected"
     now = stateless.get("group").json()
-    assert (now["generation"], now["budget"]["used"]) == (step, used + len(held))
+    assert (now["step"], now["budget"]["used"]) == (step, used + len(held))
     assert now["best"]["value"] == 0.25
     assert post(server, study, f"trials/{held[1]['id']}/invalidate")["invalidated"] == 1
     release(original)
     server.app.state.service.forget(study)
     evaluate(server, study, 12)
-    assert stateless.get("group").json()["generation"] > step
+    assert stateless.get("group").json()["step"] > step
     if stateless.same_bits:
         assert all(equal for _, equal in stateless.replayed("group"))
 
@@ -227,6 +227,7 @@ def test_a_fork_continues_with_the_algorithm_of_today(stateless: Left, release: 
     assert "revision 1 of cbo" in fork["algorithm"]["reason"]
     assert 'the option "alpha" was dropped' in fork["algorithm"]["reason"]
     assert "alpha" not in fork["algorithm"]["options"]
+    assert fork["algorithm"]["options"]["popsize"] == 5  # people wrote "members"
     assert fork["best"]["value"] == expected["best"]["value"]
     assert fork["warnings"] == []
     evaluate(stateless.server, fork["id"], 12, lambda params: -objective(params))
@@ -241,9 +242,9 @@ def test_nested_options_that_are_gone_are_named_by_their_place() -> None:
 
 
 def test_options_that_a_release_refuses_are_named(left: Left, release: Any) -> None:
-    release(stricter(lookup("cbo"), "members", (int, Field(ge=10))))
+    release(stricter(lookup("cbo"), "popsize", (int, Field(ge=10))))
     (note,) = notes(left, "members")
-    assert note.startswith("this release's cbo does not take the stored options: members: ")
+    assert note.startswith("this release's cbo does not take the stored options: popsize: ")
     everything_is_read(left, "members")
     study = left.id("members")
     problem = assert_problem(left.server.http.post(f"/v1/studies/{study}/ask", json={}), 409, "algorithm-changed")

@@ -128,7 +128,7 @@ def test_every_study_asks_and_tells(left: Left) -> None:
         worth = (lambda params: -objective(params)) if name == "members" else objective
         evaluate(left.server, expected["id"], 30, worth)
         now = left.get(name).json()
-        assert now["generation"] > expected["step"], name
+        assert now["step"] > expected["step"], name
         assert now["budget"]["used"] == expected["used"] + 30
         if left.same_bits:
             assert all(equal for _, equal in left.replayed(name)), name
@@ -150,7 +150,7 @@ def test_every_study_of_trials_forks(left: Left) -> None:
         if "fork" not in left.get(name).json()["links"]:
             continue
         fork = post(left.server, expected["id"], "fork", {"name": f"next {name}"})["id"]
-        assert left.get(name).json()["generation"] == expected["step"]
+        assert left.get(name).json()["step"] == expected["step"]
         if name != "finished":  # its budget is spent
             evaluate(left.server, fork, 20)
         if name != "region":  # random search knows no regions
@@ -164,4 +164,4 @@ def test_rounds_go_on(left: Left) -> None:
         d = Rounds(left.server, left.id(name), clients)
         outcomes = d.contribute(clients)
         assert set(outcomes) == {"applied"} if name == "forgetful" else outcomes == ["applied", "duplicate", "applied"]
-        assert left.get(name).json()["generation"] == left.studies[name]["step"] + 1
+        assert left.get(name).json()["step"] == left.studies[name]["step"] + 1

@@ -138,7 +138,7 @@ def rewritten(server: Server) -> None:
 
 def members(server: Server) -> None:
     """Members, with options that are no defaults; two are out."""
-    options = {"members": 5, "diffusion": "isotropic", "drift": 0.3, "schedule": "multiply", "alpha": 2.0}
+    options = {"popsize": 5, "diffusion": "isotropic", "drift": 0.3, "schedule": "multiply", "alpha": 2.0}
     study = server.create("members", algorithm={"name": "cbo", "options": options}, direction="maximize",
                           lease={"max_seconds": NEVER})  # fmt: skip
     evaluate(server, study, 17, lambda params: -objective(params))
@@ -154,9 +154,9 @@ def sequential(server: Server) -> None:
 
 def recipes(server: Server) -> None:
     """Points that are noise addresses: of an estimator whose last step is half told, and of genomes, completed."""
-    study = server.create("recipes", space=VECTOR, algorithm={"name": "openai_es", "options": {"population": 8}})
+    study = server.create("recipes", space=VECTOR, algorithm={"name": "openai_es", "options": {"popsize": 8}})
     evaluate(server, study, 29)
-    genomes = {"name": "deep_ga", "options": {"population": 6, "parents": 2}}
+    genomes = {"name": "deep_ga", "options": {"popsize": 6, "parents": 2}}
     study = server.create("finished", space=VECTOR, algorithm=genomes, budget={"evaluations": 24})
     evaluate(server, study, 24)
 
@@ -210,7 +210,7 @@ def says(server: Server, study: dict[str, Any]) -> dict[str, Any]:
     found = server.http.get(f"{at}/best", params={"view": "recommended"}).json()["items"][0]
     seen = server.http.get(at).json()
     return {
-        "id": seen["id"], "state": seen["state"], "reason": seen["reason"], "step": seen["generation"],
+        "id": seen["id"], "state": seen["state"], "reason": seen["reason"], "step": seen["step"],
         "epoch": seen["epoch"], "seq": int(seen["seq"]), "used": seen["budget"]["used"], "made": seen["trials"]["made"],
         "queued": seen["trials"]["queued"], "leased": seen["trials"]["leased"], "best": seen["best"],
         "recommended": found["params"],

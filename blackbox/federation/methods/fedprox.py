@@ -1,4 +1,4 @@
-"""FedProx: local zeroth-order descent that is held near the common point.
+"""FedProx: local zeroth-order descent with a pull towards the common point.
 
 Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith (2020), Federated Optimization in Heterogeneous Networks, arXiv:1812.06127,
 with finite differences in place of gradients. Each participant descends on f_i(z) + beta/2 |z - x|^2::
@@ -17,7 +17,7 @@ from blackbox.records import Vector
 
 
 class FedProxOptions(ScalarOptions):
-    """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
+    """Options of `fedprox`. Lengths are in internal units: bounded parameters are the unit interval."""
 
     beta: float = Field(0.01, ge=0)
     """Strength of the pull towards the common point, in units of the objective over squared internal units: compare
@@ -29,7 +29,7 @@ class FedProxResolved(DescentResolved, FedProxOptions):
 
 
 class FedProxParticipant(DescentParticipant[FedProxResolved]):
-    """Local descent with a pull back to where the round began."""
+    """Local descent with a pull back to the point at which the round began."""
 
     def pull(self, state: DescentState) -> Vector | float:
         # z - x = sum of coefficient times direction: the pull is linear in the coefficients, too

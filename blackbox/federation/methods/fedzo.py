@@ -15,7 +15,7 @@ from blackbox.federation.method import federated
 
 
 class FedZoOptions(ScalarOptions):
-    """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
+    """Options of `fedzo`. Lengths are in internal units: bounded parameters are the unit interval."""
 
 
 class FedZoResolved(DescentResolved, FedZoOptions):

@@ -1,4 +1,4 @@
-"""FZooS: gradients from a model of all evaluations so far, corrected by what the other participants know.
+"""FZooS: gradients from a model of all evaluations so far, corrected by the models of the other participants.
 
 Shu, Lin, Dai, Low (2023), Federated Zeroth-Order Optimization using Trajectory-Informed Surrogate Gradients,
 arXiv:2308.04077, and the authors' code (shuyao95/FZooS). A round has two phases. "local", at each participant, from
@@ -9,19 +9,20 @@ z = x with a fresh stepper, t = 1 ... T::
     evaluate f_i at z and at those of random points around it where the gradient is least certain (not after step T)
 
 The coordinator moves x by the mean of z_T - x. "transfer", around the new x: evaluate where the gradient is least
-certain, fit random features to the nearest evaluations and send their weights w_i; their mean w is what the next round
-corrects by. The features m_w(x) = w' phi(x) are drawn from the shared key, so they are never sent.
+certain, fit random features to the nearest evaluations and send their weights w_i; their mean w corrects the next
+round. The features m_w(x) = w' phi(x) are drawn from the shared key, so they are never sent.
 
-Who is absent from a phase is stood in for by its last vector, with a weight that fades by the factor `memory` a round::
+An absent participant is represented by its last vector, with a weight that fades by the factor `memory` per round::
 
     mean = sum of w_i memory^age_i v_i / sum of w_i memory^age_i,   age_i = rounds since participant i was counted
 
-Otherwise the means are those of whoever arrived, and at a constant rate the differences of the participants stay in x
-as noise. (Gu, Huang, Zhang, Huang 2021, arXiv:2106.04159, keep last updates for ever; with memory < 1 who left is
-forgotten.) As in SCAFFOLD a participant sends the *change* of its vector against what the coordinator has of it, which
-both sides let fade: so the coordinator only needs weighted sums, and with everybody there the mean is the plain one.
+Without it the mean is over the contributions that arrive, and at a constant rate the differences of the participants
+stay in x as noise. (Gu, Huang, Zhang, Huang 2021, arXiv:2106.04159, keep last updates for ever; with memory < 1 a
+participant that left is forgotten.) As in SCAFFOLD a participant sends the *change* of its vector against what the
+coordinator has of it, which both sides let fade: so the coordinator only needs weighted sums, and with everybody there
+the mean is the plain one.
 
-Other than the authors' code: gradients are closed forms, repeats of a point are merged, the ridge is not zero, and z_T,
+Unlike the authors' code: gradients are closed forms, repeats of a point are merged, the ridge is not zero, and z_T,
 which can be read off the update, is never evaluated. A participant whose own weights are not those of the last round
 takes no correction.
 """
@@ -55,10 +56,10 @@ CANDIDATES = 1  # stream of a participant's private candidates
 
 
 class FZooSOptions(FederationOptions):
-    """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
+    """Options of `fzoos`. Lengths are in internal units: bounded parameters are the unit interval."""
 
     stepper: AnyStepper = Adam()
-    """How gradients become moves; starts afresh every round."""
+    """Stepper that turns gradients into moves; it starts afresh every round."""
     rate: AnySchedule = Constant(value=0.01)
     """Local step size by round. With adam about what every coordinate moves per local step. Near the end the error of
     the surrogate dominates: a falling rate goes closer."""
@@ -90,8 +91,8 @@ class FZooSOptions(FederationOptions):
     """Length of the correction: gamma_t = 1/t, 1, or 0. none also leaves out the transfer phase."""
     memory: float | None = Field(None, ge=0, lt=1)
     """Factor by which the weight of an absent participant's last move and model fades a round. 0: the means are over
-    who arrived. A stale move counts with this power of its age, instead of by `staleness_power`. None: 0.8, and 0 where
-    privacy adds noise, because that of past changes would stay for as long."""
+    the contributions that arrive. A stale move counts with this power of its age, instead of by `staleness_power`.
+    None: 0.8, and 0 where privacy adds noise, because that of past changes would stay for as long."""
     archive: int = Field(2000, ge=10)
     """Evaluations a participant remembers; the newest stay."""
 
@@ -117,17 +118,17 @@ class FZooSState:
     Attributes
     ----------
     work : see `Work`.
-    points, values : (n, d) and (n,) what was evaluated.
-    x : (d,) where the round began.
-    z : (d,) where the participant is.
+    points, values : (n, d) and (n,) the evaluations.
+    x : (d,) the point at which the round began.
+    z : (d,) the participant's current point.
     t : local steps taken.
     rate : step size of this round.
     stepper : of this round.
     shared : (M,) mean weights of all participants; empty: no correction in this round.
     weights : (M,) own weights, fitted at the end of a round; empty before.
-    fitted : that round; -1 before.
-    last_move, last_weights : (d,), (M,) what the coordinator has of this participant; empty: nothing.
-    moved, told : the rounds these are of; -1 before.
+    fitted : the round of `weights`; -1 before.
+    last_move, last_weights : (d,), (M,) the vectors that the coordinator keeps of this participant; empty: none.
+    moved, told : the rounds of these two; -1 before.
     """
 
     work: Work
@@ -151,18 +152,18 @@ NOTHING = np.empty(0)
 
 
 def default_length(dim: int) -> float:
-    """0.2 sqrt(d/3) = 0.1155 sqrt(d): distances in a cube grow with sqrt(d)."""
+    """Return 0.2 sqrt(d/3) = 0.1155 sqrt(d): distances in a cube grow with sqrt(d)."""
     return 0.2 * math.sqrt(dim / 3)
 
 
 class FZooSParticipant(Participant[FZooSResolved, FZooSState]):
-    """The participant of FZooS: a local Gaussian process to descend on, random features to tell others."""
+    """The participant of FZooS: a local Gaussian process to descend on, random features to share with others."""
 
     State = FZooSState
 
     @cached_property
     def features(self) -> RandomFeatures:
-        """The features that all participants share."""
+        """The random features that all participants share."""
         length = self.options.length
         width = length if isinstance(length, float) else default_length(self.space.dim)
         return RandomFeatures.draw(self.key.stream(FEATURES), self.options.features, self.space.dim, width)
@@ -215,7 +216,7 @@ class FZooSParticipant(Participant[FZooSResolved, FZooSState]):
         transfer = state.work.phase == "transfer"
         if not counted or not self.options.memory or (state.told if transfer else state.moved) == state.work.round:
             return state
-        # what was sent, clipped, noised and rounded: so this stays what the coordinator has
+        # the vector as it was sent: clipped, noised and rounded, as the coordinator has it
         (change,) = self.contribution(state).vectors.values()
         kept = self._known(state) + change.astype(np.float64)
         if transfer:
@@ -223,7 +224,7 @@ class FZooSParticipant(Participant[FZooSResolved, FZooSState]):
         return replace(state, last_move=kept, moved=state.work.round)
 
     def _known(self, state: FZooSState) -> Vector | float:
-        """What the coordinator has of this participant for the phase at work, faded until now."""
+        """Return the vector that the coordinator keeps of this participant for the current phase, faded until now."""
         transfer = state.work.phase == "transfer"
         kept, of = (state.last_weights, state.told) if transfer else (state.last_move, state.moved)
         return self.options.memory ** (state.work.round - of) * kept if len(kept) else 0.0
@@ -241,7 +242,7 @@ class FZooSParticipant(Participant[FZooSResolved, FZooSState]):
         return _asking(state, np.concatenate([z[None], self._least_certain(state, z, self.options.active)]))
 
     def gradient(self, state: FZooSState, t: int) -> Vector:
-        """(d,) the corrected gradient at z in local step t = 1, 2, ..."""
+        """Return the (d,) corrected gradient at z in local step t = 1, 2, ..."""
         model = self._process(state, state.z)
         gradient = np.zeros(self.space.dim) if model is None else model.gradient(state.z)
         if len(state.shared):
@@ -284,14 +285,14 @@ class FZooSParticipant(Participant[FZooSResolved, FZooSState]):
     # -- where to evaluate
 
     def _around(self, state: FZooSState, x: Vector, half: float, n: int) -> Matrix:
-        """(n, d) points drawn uniformly in the box of that half-width around x."""
+        """Draw (n, d) points uniformly from the box of the given half-width around x."""
         key, step, d = self.private.stream(CANDIDATES), state.work.step, self.space.dim
         return project(x + half * (2 * rng.uniforms(key, step, range(n), d) - 1), self.space)
 
     def _least_certain(
         self, state: FZooSState, x: Vector, n: int, half: float | None = None, candidates: int | None = None
     ) -> Matrix:
-        """(n, d) of random points around x those where the gradient varies most under the local model."""
+        """Return the (n, d) of random points around x at which the local model's gradient is least certain."""
         half = self.options.spread if half is None else half
         tried = self._around(state, x, half, max(candidates or self.options.candidates, n))
         model = self._process(state, x)
@@ -352,7 +353,7 @@ class FZooS(Federation[FZooSResolved]):
             return super().mean(state, phase, name, told, weights)
         clients = {c: (known.weight, known.counted.get(phase.name, -1)) for c, known in state.clients.items()}
         last = max((counted for _, counted in clients.values()), default=-1)
-        # the sum of w_i fade^age_i v_i over everybody: what it was, faded until now, and the changes
+        # the sum of w_i fade^age_i v_i over all participants: the old sum, faded until now, plus the changes
         total = fade ** (now - last) * state.memory.get(name, np.zeros(len(told[0].vectors[name])))
         for c in told:
             total = total + c.weight * fade ** (now - c.round) * c.vectors[name].astype(np.float64)

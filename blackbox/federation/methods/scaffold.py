@@ -1,4 +1,4 @@
-"""SCAFFOLD: local zeroth-order descent, corrected by the difference of the mean gradient and one's own.
+"""SCAFFOLD: local zeroth-order descent, corrected by the difference of the mean gradient and the participant's own.
 
 Karimireddy, Kale, Mohri, Reddi, Stich, Suresh (2020), Stochastic Controlled Averaging for Federated Learning,
 arXiv:1910.06378, with finite differences in place of gradients, in the two forms of FZooS's code (shuyao95/FZooS)::
@@ -9,8 +9,9 @@ arXiv:1910.06378, with finite differences in place of gradients, in the two form
     control = "fresh"   (I)   c_i is one more estimate at the new x, in a second phase "control"
 
 II sends the *change* of c_i beside the move. The coordinator keeps the sum, so c counts every participant once with its
-last c_i, whoever took part since; a participant takes a change over only when it was counted. I takes the mean of those
-who sent in the last round, and who did not gets no correction. A newcomer has no c_i and gets none either.
+last c_i, even if it was absent since; a participant adopts a change only once it was counted. I takes the mean over the
+contributions of the last round, and a participant that sent none gets no correction. Nor does a newcomer, without a
+c_i.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from blackbox.records import Vector
 
 
 class ScaffoldOptions(DescentOptions):
-    """What a user may tune. Lengths are in internal units: bounded parameters are the unit interval."""
+    """Options of `scaffold`. Lengths are in internal units: bounded parameters are the unit interval."""
 
     control: Literal["average", "fresh"] = "average"
-    """What a control variate is: the mean of the last round's local estimates (II, no evaluations of its own), or an
+    """Kind of control variate: the mean of the last round's local estimates (II, no evaluations of its own), or an
     estimate of its own at the new x (I, count + 1 more evaluations and a second phase)."""
 
 
@@ -73,7 +74,7 @@ class ScaffoldParticipant(DescentParticipant[ScaffoldResolved]):
     def settle(self, state: DescentState, counted: bool) -> DescentState:
         if self.options.control == "fresh" or not counted or state.made == state.work.round:
             return state
-        # what was sent, clipped, noised and rounded: so the sum at the coordinator stays the sum of these
+        # the vector as it was sent: clipped, noised and rounded, so that the coordinator's sum stays the sum of these
         change = self.contribution(state).vectors["control"].astype(np.float64)
         control = state.control + change if len(state.control) else change
         return replace(state, control=control, made=state.work.round)

@@ -1,11 +1,11 @@
-"""What Frank-Wolfe methods on values are composed of.
+"""Parts of Frank-Wolfe methods on values.
 
 ================  =====================================================================================================
 `schemes`         which points a gradient needs, and the averaged gradient that their values make
-`rules`           what a gradient and the oracle's answer to it become: how far to go, whether to look first
+`rules`           the step that follows from a gradient and the oracle's answer, with or without values of candidates
 `certificates`    the gap, measured with directions of its own
 `mixtures`        iterates as mixtures of few atoms, and a search that moves weight between these
-`state`           the state that all of them look at
+`state`           the state that all of them read
 ================  =====================================================================================================
 
 Schemes and rules know nothing of one another; `blackbox.algorithms.zo_frank_wolfe` composes one of each.

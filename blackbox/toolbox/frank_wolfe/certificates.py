@@ -16,13 +16,13 @@ __all__ = ["Certificate", "bracket"]
 
 
 class Certificate:
-    """A measurement of the gap at an iterate, by central differences along directions that nothing else has seen.
+    """A measurement of the gap at an iterate, by central differences along directions that nothing else uses.
 
     Parameters
     ----------
-    room : where the centres of probes are.
+    room : the centres of probes.
     lmo : the region's linear oracle.
-    key : of the directions.
+    key : key of the directions' noise.
     pairs : pairs of values per measurement.
     clip : see `estimators.differences`.
     """
@@ -38,11 +38,11 @@ class Certificate:
 
     @property
     def need(self) -> int:
-        """Results that make a certificate."""
+        """Number of results that make a certificate."""
         return 2 * self.pairs
 
     def plan(self, w: Vector, step: int, lanes: Ints, radius: float) -> Points:
-        """The probes of the given lanes around the centre of w, with direction and sign as note."""
+        """Return the probes of the given lanes around the centre of w, with direction and sign as note."""
         note = roles(lanes, "central")
         u = self._rows(step, note[:, 0])
         return dense(self.room.centre(w, radius) + (radius * note[:, 1])[:, None] * u, note)
@@ -50,7 +50,7 @@ class Certificate:
     def reduce(
         self, w: Vector, step: int, note: Ints, values: Vector, radius: float
     ) -> tuple[float, float, float, float] | None:
-        """What `bracket` makes of the results that came; None if a half has fewer than two slopes."""
+        """Return the `bracket` of the gap from the results; None if a half has fewer than two slopes."""
         slopes = differences(note, values, radius, clip=self.clip)
         own = slopes.index % 2 == 0
         if min(own.sum(), (~own).sum()) < 2:
@@ -59,7 +59,7 @@ class Certificate:
         return bracket(w, self.lmo, terms[own], terms[~own])
 
     def _rows(self, step: int, indices: Ints) -> Matrix:
-        """(n, d) directions: even ones of one half, odd ones of the other."""
+        """Return the (n, d) directions: even ones from one half, odd ones from the other."""
         u = np.empty((len(indices), self.room.space.dim))
         for half, directions in enumerate(self.halves):
             own = indices % 2 == half
@@ -68,7 +68,7 @@ class Certificate:
 
 
 def bracket(x: Vector, lmo: Callable[[Vector], Vector], a: Matrix, b: Matrix) -> tuple[float, float, float, float]:
-    """Two numbers whose means enclose the Frank-Wolfe gap G = max_{v in C} <grad f(x), x - v>.
+    """Return two numbers whose means enclose the Frank-Wolfe gap G = max_{v in C} <grad f(x), x - v>.
 
     With the means g_a, g_b of two independent halves, v(g) the oracle's answer and g = (g_a + g_b) / 2::
 
@@ -79,7 +79,7 @@ def bracket(x: Vector, lmo: Callable[[Vector], Vector], a: Matrix, b: Matrix) ->
     ----------
     x : (d,) a point of the set C.
     lmo : the set's linear oracle.
-    a, b : (n, d) and (m, d) independent estimates of the gradient without bias, n, m >= 2.
+    a, b : (n, d) and (m, d) independent, unbiased estimates of the gradient, n, m >= 2.
 
     Returns
     -------

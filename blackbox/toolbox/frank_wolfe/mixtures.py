@@ -13,7 +13,7 @@ __all__ = ["MOST_ATOMS", "Mixture", "Search", "least_on_segment", "most_atoms"]
 SAME = 1e-9
 """Atoms that differ by less, relative to the largest coordinate, are one."""
 EXTRAPOLATED = 8.0
-"""How far beyond the longer length that was tried a step may go, in multiples of it."""
+"""Largest step, in multiples of the longer length that was tried."""
 MOST_ATOMS, MOST_NUMBERS = 64, 1_000_000
 """Most atoms that a search remembers, and most numbers in them."""
 FIRST_REACH, SHORTEST = (0.25, 1.0), 1e-9
@@ -35,7 +35,7 @@ class Mixture:
 
     @classmethod
     def at(cls, x: Vector) -> Mixture:
-        """The point x alone."""
+        """Return the mixture of the point x alone."""
         return cls(x[None].copy(), np.ones(1))
 
     def __len__(self) -> int:
@@ -48,21 +48,21 @@ class Mixture:
         return point
 
     def away(self, g: Vector) -> int:
-        """The atom to lose weight: that with the largest <g, atom>."""
+        """Return the index of the atom that loses weight: the one with the largest <g, atom>."""
         return int((self.atoms @ g).argmax())
 
     def toward(self, v: Vector, share: float) -> Mixture:
-        """The Frank-Wolfe step: every atom gives `share` of its weight to v."""
+        """Take a Frank-Wolfe step: every atom gives `share` of its weight to v."""
         return self._given(self.weights * (1 - share), v, share)
 
     def exchanged(self, i: int, v: Vector, weight: float) -> Mixture:
-        """The pairwise step: atom i gives `weight`, at most all it has, to v."""
+        """Take a pairwise step: atom i gives `weight`, at most all it has, to v."""
         weights = self.weights.copy()
         weights[i] -= weight
         return self._given(weights, v, weight)
 
     def at_most(self, n: int) -> Mixture:
-        """The same point with at most n >= 1 atoms: the lightest two become their mixture, which is no vertex."""
+        """Return the same point with at most n >= 1 atoms: the lightest two are merged into one, which is no vertex."""
         atoms, weights = self.atoms, self.weights
         while len(weights) > n:
             i, j = sorted(np.argsort(weights, kind="stable")[:2].tolist())
@@ -86,7 +86,7 @@ class Mixture:
 
 
 def least_on_segment(base: float, whole: float, half: float, length: float, longest: float) -> tuple[float, float]:
-    """Where on a segment an objective is least, by the parabola through three of its values: exact for a quadratic.
+    """Minimise an objective on a segment by the parabola through three of its values: exact for a quadratic.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def least_on_segment(base: float, whole: float, half: float, length: float, long
     Returns
     -------
     step : in [0, longest], at most 8 times `length`; 0 where nothing is below the base.
-    change : of the value over the step as the parabola predicts it, <= 0.
+    change : predicted change of the value over the step, <= 0.
     """
     if np.isnan(half):
         return (length, whole - base) if whole < base else (0.0, 0.0)
@@ -114,7 +114,7 @@ def least_on_segment(base: float, whole: float, half: float, length: float, long
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Which of two steps to take, and how far, from two values along each: the state of the rule `search`.
+    """The state of the rule `search`, which chooses one of two steps and its length by two values along each.
 
     With the averaged gradient g and the oracle's answer v to it, one segment leads from w to v (Frank-Wolfe), the other
     moves weight from the atom a of the mixture w that has the largest <g, a> to v (pairwise), until a has none left.
@@ -124,7 +124,7 @@ class Search:
     Attributes
     ----------
     mixture : w.
-    reach : (2,) the longest length to try along each segment, in units of its way; the others are halves of it.
+    reach : (2,) the longest length to try along each segment, relative to the segment; the others are halves of it.
 
     Notes
     -----
@@ -136,20 +136,20 @@ class Search:
 
     @classmethod
     def at(cls, x: Vector) -> Search:
-        """At the point x, with the first lengths."""
+        """Return the search at the point x, with the first lengths."""
         return cls(Mixture.at(x), np.array(FIRST_REACH))
 
     @classmethod
     def without(cls, dim: int) -> Search:
-        """No mixture, for methods that do not search."""
+        """Return a search without a mixture, for rules that do not search."""
         return cls(Mixture(np.zeros((0, dim)), np.zeros(0)), np.array(FIRST_REACH))
 
     def need(self, g: Vector, v: Vector) -> int:
-        """Values that close the search: two along each segment."""
+        """Number of values that close the search: two along each segment."""
         return 2 * len(self._segments(g, v))
 
     def candidates(self, g: Vector, v: Vector, lanes: Ints) -> tuple[Matrix, Ints]:
-        """The (n, d) points of the lanes, and (n, 2) which segment each is on and how often its length was halved.
+        """Return the (n, d) points of the lanes, and (n, 2) their segment and how often the length was halved.
 
         Lanes go round the segments; further lanes, for idle workers and lost results, halve the lengths again.
         """
@@ -159,14 +159,14 @@ class Search:
         return np.array(points).reshape(len(lanes), w.size), note
 
     def after(self, g: Vector, v: Vector, base: float | None, note: Ints, values: Vector) -> Search:
-        """The mixture after the better step, and lengths to try next: 4 times the best, or half of the last in vain.
+        """Return the search after the better step, with lengths to try next: 4 times the best, or half of the last.
 
         Parameters
         ----------
-        g, v : (d,) as the candidates were made with.
-        base : value at w; None: stay.
+        g, v : (d,) gradient and vertex that the candidates were made with.
+        base : value at w; None: the mixture stays.
         note : (n, 2) as `candidates` gave it, none twice.
-        values : (n,) what is not finite counts as missing.
+        values : (n,); NaN and infinities count as missing.
         """
         mixture, reach, least = self.mixture, self.reach.copy(), 0.0
         for i, segment in enumerate(self._segments(g, v)):
@@ -175,7 +175,7 @@ class Search:
             if base is None or not known:
                 continue
             best = min(known, key=lambda halvings: (known[halvings], halvings))
-            first = best - 1 if best - 1 in known else best  # with a longer one that is worse the least is between
+            first = best - 1 if best - 1 in known else best  # a longer one that is worse: the minimum is between
             length = segment.reach * 0.5**first
             step, change = least_on_segment(base, known[first], known.get(first + 1, np.nan), length, segment.longest)
             reach[i] = min(max(4 * step, segment.reach * 0.5 ** (max(known) + 1), SHORTEST), 1.0)
@@ -185,7 +185,7 @@ class Search:
         return Search(mixture.at_most(most_atoms(v.size)), reach)
 
     def toward(self, v: Vector, share: float) -> Search:
-        """After a Frank-Wolfe step of a given length."""
+        """Return the search after a Frank-Wolfe step of a given length."""
         return Search(self.mixture.toward(v, share).at_most(most_atoms(v.size)), self.reach)
 
     def _segments(self, g: Vector, v: Vector) -> list[_Segment]:
@@ -200,7 +200,7 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """Points w + length * way with length in [0, longest]; `atom` gives weight away, None: all atoms do."""
+    """Points w + length * way with length in [0, longest]; `atom` loses weight, None: all atoms do."""
 
     way: Vector
     reach: float
@@ -209,5 +209,5 @@ class _Segment:
 
 
 def most_atoms(dim: int) -> int:
-    """How many atoms of `dim` numbers a search remembers."""
+    """Return the number of atoms of `dim` numbers that a search keeps."""
     return max(2, min(MOST_ATOMS, MOST_NUMBERS // dim))

@@ -1,8 +1,8 @@
-"""Rules: what a gradient and the oracle's answer to it become, that is how far to go and whether to look first.
+"""Step rules: the step that follows from a gradient and the oracle's answer, with or without values of candidates.
 
 With the averaged gradient gbar, the vertex v = argmin_{v in C} <gbar, v> and the step size gamma_t of the t-th
-gradient, a rule moves the iterate w. One that looks first asks for values in a phase of its own; its candidates are
-points of the set, and a lost or refused one is followed by others.
+gradient, a rule moves the iterate w. One that compares values asks for them in a phase of its own; its
+candidates are points of the set, and a lost or refused one is followed by others.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ GIVE_UP = 3
 
 
 class Rule:
-    """The open rule: w + gamma (v - w), whatever its value; the choice with noise. Others look first.
+    """The open rule: w + gamma (v - w), whatever its value; the choice with noise. Other rules compare values.
 
     Parameters
     ----------
     step_size : gamma by number of gradients; clipped to [0, 1].
-    slack : growth of the value that is still accepted, by rules that look.
-    comparable : whether values of different steps are: the centres of probes stand back from w equally far.
+    slack : growth of the value that is still accepted, by rules that compare values.
+    comparable : whether values of different steps can be compared: the centres of probes stand back from w equally far.
 
     Attributes
     ----------
-    phase : in which its candidates are evaluated.
-    offset : o of its default step sizes 2 / (t + o).
+    phase : the phase in which its candidates are evaluated.
+    offset : o in its default step sizes 2 / (t + o).
     """
 
     phase: ClassVar[str] = "gradient"
@@ -49,52 +49,52 @@ class Rule:
 
     @classmethod
     def vectors(cls, dim: int) -> int:
-        """Vectors of `dim` numbers that it keeps."""
+        """Return the number of vectors of `dim` numbers that it keeps."""
         return 0
 
     def start(self, w: Vector) -> Search:
-        """The mixture that a state begins with."""
+        """Return the search that a state begins with."""
         return Search.without(w.size)
 
     def base(self, state: State) -> float | None:
-        """F at the centre of w where the next gradient need not evaluate it; None: it must."""
+        """Return F at the centre of w if the next gradient need not evaluate it, else None."""
         return None
 
     def gamma(self, t: int) -> float:
-        """The step size of the t-th gradient, t = 1, 2, ..."""
+        """Return the step size of the t-th gradient, t = 1, 2, ..."""
         return min(max(self.step_size(max(t - 1, 0)), 0.0), 1.0)
 
     def metrics(self, state: State) -> Mapping[str, float]:
-        """What to plot of it."""
+        """Return the metrics of the rule."""
         return {"step_size": self.gamma(state.t) * 0.5**state.halvings}
 
-    # -- without looking
+    # -- steps without candidates
 
     def step(self, state: State) -> State:
-        """The state after the step that nobody evaluates first."""
+        """Return the state after a step that is taken without evaluating candidates."""
         return replace(state, w=self.after(state), phase="gradient")
 
     def after(self, state: State, added: int = 0) -> Vector:
-        """(d,) the iterate after a step of gamma 2^-(phi + added)."""
+        """Return the (d,) iterate after a step of gamma 2^-(phi + added)."""
         return state.w + self.gamma(state.t) * 0.5 ** (state.halvings + added) * (state.vertex - state.w)
 
-    # -- looking first
+    # -- steps by the values of candidates
 
     def need(self, state: State) -> int:
-        """Values that decide about the step; 0: it is taken without looking."""
+        """Return the number of values that decide about the step; 0: it is taken without any."""
         return 0
 
     def candidates(self, state: State, lanes: Ints) -> tuple[Matrix, Ints]:
-        """The (n, d) places of the lanes to which the step may lead, and (n, 2) a note of what each is."""
+        """Return the (n, d) candidates of the lanes, and (n, 2) notes that identify them."""
         return np.tile(self.after(state), (len(lanes), 1)), np.zeros((len(lanes), 2), dtype=np.int64)
 
     def decided(self, state: State, note: Ints, values: Vector) -> State:
-        """The state after values of candidates: moved and in the phase "gradient", or still to be decided.
+        """Return the state after values of candidates: moved and in the phase "gradient", or still undecided.
 
         Parameters
         ----------
         note : (n, 2) as `candidates` gave it, none twice.
-        values : (n,) at the centres of the candidates; what is not finite counts as missing.
+        values : (n,) at the centres of the candidates; NaN and infinities count as missing.
         """
         return self.step(state)
 
@@ -124,12 +124,12 @@ class Monotone(Rule):
         return np.array([self.after(state, i) for i in note[:, 0].tolist()]).reshape(len(lanes), state.w.size), note
 
     def decided(self, state: State, note: Ints, values: Vector) -> State:
-        """The best candidate that does not make it worse; none: more halvings, or after some another gradient."""
+        """Take the best candidate that is not worse; without one halve again, or in the end take another gradient."""
         finite = np.flatnonzero(np.isfinite(values))
         limit = np.inf if state.value is None else state.value + self.slack
         if len(finite) and values[best := finite[int(values[finite].argmin())]] <= limit:
-            # Halvings count if a longer step was refused, not if its result is only late: or the lanes of many workers
-            # would shorten the steps for good.
+            # A halving counts if a longer step was refused, not if its result is merely late: otherwise the lanes of
+            # many workers would shorten the steps for good.
             added = int(note[best, 0])
             refused = note[~(values <= limit), 0]
             more = int(refused[refused < added].max(initial=-1)) + 1

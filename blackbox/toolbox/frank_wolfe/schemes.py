@@ -1,7 +1,7 @@
-"""Schemes: which points a gradient of the objective needs, and the averaged gradient that their values make.
+"""Schemes: the points that a gradient of the objective needs, and the averaged gradient from their values.
 
-A scheme sees the iterate w and what was averaged so far. It plans the lanes of a step and reduces its results,
-whichever came, to the next average gbar_t; how it averages is its own affair::
+A scheme sees the iterate w and what was averaged so far. It plans the lanes of a step and reduces the
+results that arrive to the next average gbar_t, each in its own way::
 
     irdsa, rdsa, kwsa   gbar_t = (1 - rho_t) gbar_{t-1} + rho_t g_t, g_t from the slopes along random directions, one of
                         them, or all coordinates                                        Sahu, Zaheer, Kar (2019)
@@ -40,12 +40,12 @@ SHARE_OF_ROOM = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Average:
-    """What a scheme knows of the gradient after a step.
+    """The gradient as a scheme knows it after a step.
 
     Attributes
     ----------
     gradient : (d,) gbar_t.
-    value : F at the centre of the step, as far as it was told; None: not.
+    value : F at the centre of the step; None if it was not told.
     memory : (d,) slopes in memory; empty for schemes without one.
     renewed : (d,) the t at which a coordinate of the memory was renewed, -1 for never; empty but for jaguar.
     """
@@ -58,13 +58,13 @@ class Average:
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What a scheme is built from.
+    """The parts that a scheme is built from.
 
     Attributes
     ----------
     estimator : directions of its family, kind of differences, directions or coordinates per step, clipping.
     room, region : the set, with and without the centres of probes.
-    noise : for what is not a direction.
+    noise : key of all noise but the directions.
     rho : (t, second moment of the estimate) to the weight of the newest gradient, in [0, 1].
     """
 
@@ -80,16 +80,16 @@ class Scheme(ABC):
 
     Attributes
     ----------
-    default_count : directions (coordinates, chords) per step where nothing else is asked for.
-    own_count : whether that many are always taken, so that there is nothing to choose.
-    family : the directions it is made for; None: those of the options.
+    most_directions : default number of directions (coordinates, chords) per step, where there are as many dimensions.
+    fixed : the directions that are always taken, if there is no choice; empty if there is.
+    family : the family of directions that it requires; None: that of the options.
     difference : the default differences.
     averaging : the default weight of the newest gradient; None: the paper's schedule.
     anywhere : whether it needs no inner point of the region.
     """
 
-    default_count: ClassVar[int] = 6
-    own_count: ClassVar[bool] = False
+    most_directions: ClassVar[int] = 6
+    fixed: ClassVar[str] = ""
     family: ClassVar[Family | None] = None
     difference: ClassVar[Difference] = "forward"
     averaging: ClassVar[float | None] = None
@@ -98,24 +98,24 @@ class Scheme(ABC):
     def __init__(self, tools: Tools) -> None:
         self.tools = tools
 
-    # -- what an option left out becomes
+    # -- defaults of options
 
     @classmethod
-    def count(cls, wanted: int | None, dim: int) -> int:
-        """Directions per step: as wanted, if there is a choice."""
-        return wanted or min(cls.default_count, dim)
+    def directions(cls, dim: int) -> int:
+        """Return the default number of directions per step."""
+        return min(cls.most_directions, dim)
 
     @classmethod
     def radius_for(cls, inner: float) -> float:
-        """The default length of a probe in a region of that inner radius."""
+        """Return the default length of a probe in a region of the given inner radius."""
         return SHARE_OF_ROOM * inner if np.isfinite(inner) else SHARE_OF_ROOM
 
     @classmethod
-    def offset(cls, dim: int, count: int) -> float:
-        """The least o of step sizes 2 / (t + o) with which the average keeps up with the iterate."""
+    def offset(cls, dim: int, n_directions: int) -> float:
+        """Return the least o of step sizes 2 / (t + o) with which the average keeps up with the iterate."""
         return 0.0
 
-    # -- where probes are
+    # -- positions of probes
 
     @property
     def longest(self) -> float:
@@ -123,35 +123,35 @@ class Scheme(ABC):
         return self.tools.room.longest
 
     def centre(self, w: Vector, radius: float) -> Vector:
-        """(d,) the point at which F stands for F(w)."""
+        """Return the (d,) point at which F stands for F(w)."""
         return self.tools.room.centre(w, radius)
 
     def around(self, radius: float) -> float:
-        """The radius of probes that surround a centre, where those of the scheme have the given one."""
+        """Return the radius of probes that surround a centre, if those of the scheme have the given one."""
         return radius
 
     # -- a gradient
 
     def blank(self) -> tuple[Vector, Ints]:
-        """Memory and the age of its entries before the first gradient."""
+        """Return the memory and the ages of its entries before the first gradient."""
         return np.zeros(0), np.zeros(0, dtype=np.int64)
 
     def need(self, state: State, base: float | None) -> int:
-        """Results that make a gradient; `base` is F at the centre where it is known, so that no lane evaluates it."""
+        """Return the results that make a gradient; `base` is F at the centre if known: then no lane evaluates it."""
         return replace(self.tools.estimator, base=base is None).need
 
     @abstractmethod
     def plan(self, state: State, lanes: Ints, radius: float, base: float | None) -> Points:
-        """The probes of the given lanes, with a note of what each is for."""
+        """Return the probes of the given lanes, with notes that identify them."""
 
     @abstractmethod
     def reduce(self, state: State, note: Ints, values: Vector, radius: float, base: float | None) -> Average | None:
-        """The average with the results of a step; None if nothing can be made of them.
+        """Return the average with the results of a step; None if they allow no estimate.
 
         Parameters
         ----------
         note : (n, 2) as planned and given back.
-        values : (n,) F; what is not finite counts as missing.
+        values : (n,) F; NaN and infinities count as missing.
         radius, base : as they were planned with.
         """
 
@@ -176,29 +176,29 @@ class RandomDirections(Scheme):
 class OneDirection(RandomDirections):
     """rdsa: one random direction."""
 
-    default_count = 1
-    own_count = True
+    most_directions = 1
+    fixed = "one direction"
 
 
 class EveryCoordinate(RandomDirections):
     """kwsa: every coordinate in every step. Its forward differences have a bias."""
 
-    own_count = True
+    fixed = "every coordinate"
     family: ClassVar[Family | None] = "coordinate"
     difference: ClassVar[Difference] = "central"
 
     @classmethod
-    def count(cls, wanted: int | None, dim: int) -> int:
+    def directions(cls, dim: int) -> int:
         return dim
 
 
 class Jaguar(Scheme):
     """A memory of slopes along coordinates, of which the oldest are renewed per step: arXiv:2409.10442.
 
-    The first step reads them all. Lost ones stay the oldest, and come next.
+    The first step evaluates them all. Lost ones stay the oldest and are renewed next.
     """
 
-    default_count = 25
+    most_directions = 25
     family: ClassVar[Family | None] = "coordinate"
     difference: ClassVar[Difference] = "central"
     averaging = 1.0
@@ -209,14 +209,14 @@ class Jaguar(Scheme):
         self.order = permutation(tools.noise, 0, 0, self.dim)
 
     @classmethod
-    def offset(cls, dim: int, count: int) -> float:
-        return 2 * dim / count
+    def offset(cls, dim: int, n_directions: int) -> float:
+        return 2 * dim / n_directions
 
     def blank(self) -> tuple[Vector, Ints]:
         return np.zeros(self.dim), np.full(self.dim, -1, dtype=np.int64)
 
     def need(self, state: State, base: float | None) -> int:
-        return 2 * max(self.tools.estimator.count, int(np.count_nonzero(state.renewed < 0)))
+        return 2 * max(self.tools.estimator.n_directions, int(np.count_nonzero(state.renewed < 0)))
 
     def plan(self, state: State, lanes: Ints, radius: float, base: float | None) -> Points:
         note = roles(lanes, "central")
@@ -240,7 +240,7 @@ class Jaguar(Scheme):
         return Average(gradient, slopes.value, memory, renewed)
 
     def _oldest(self, state: State) -> Ints:
-        """(d,) coordinates, the one untouched for longest first; ties in a random order that stays."""
+        """Return the (d,) coordinates, the least recently renewed first; ties in a fixed random order."""
         return self.order[np.argsort(state.renewed[self.order], kind="stable")]
 
 
@@ -296,7 +296,7 @@ class Chords(Scheme):
         return Average(memory, value, memory, state.renewed) if np.isfinite(memory).all() else None
 
     def chords(self, state: State, indices: Ints) -> Matrix:
-        """(n, d) v_i - w for random vertices v_i of the open step."""
+        """Return the (n, d) chords v_i - w to random vertices v_i of the open step."""
         step, d = state.step + 1, state.w.size  # step 0 is the start's
         vertices = [self.tools.region.vertex(self.noise, step, i, d) for i in indices.tolist()]
         chords: Matrix = np.array(vertices).reshape(len(indices), d) - state.w

@@ -1,4 +1,4 @@
-"""The state that schemes, rules and certificates look at, each at its part of it."""
+"""The state shared by schemes, rules and certificates; each reads its own part."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ZoFrankWolfeState"]
 
 @dataclass(frozen=True, slots=True)
 class ZoFrankWolfeState:
-    """What changes. d is the dimension.
+    """State of `zo_frank_wolfe` between two steps; d is the dimension.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class ZoFrankWolfeState:
 
     @classmethod
     def at(cls, w: Vector, memory: Vector, renewed: Ints, search: Search) -> ZoFrankWolfeState:
-        """The state before the first result, at the point w."""
+        """Return the state before the first result, with the iterate at the point w."""
         return cls(
             step=0,
             phase="gradient",

@@ -63,7 +63,7 @@ NON_FINITE_HINT = (
     'If the point cannot be evaluated send {"status":"infeasible"}; if your evaluator broke send {"status":"failed"}; '
     'or create the study with "non_finite":"infeasible".'
 )
-"""What the server says to a NaN; the client says the same before sending it."""
+"""The server's hint about a NaN; the client gives the same one before sending it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class ResultsUndelivered(BlackboxClientError):
         self.why = why
 
     def with_more(self, results: Sequence[Result]) -> ResultsUndelivered:
-        """The same error about further results."""
+        """This error, extended by further results."""
         error = ResultsUndelivered([*self.results, *results], self.why)
         error.__cause__ = self.__cause__
         return error
@@ -174,7 +174,7 @@ class AnsweredWithError(BlackboxClientError):
 
     @property
     def retryable(self) -> bool:
-        """Whether the server says that the same request may succeed later."""
+        """Whether the same request may succeed later, as the server says."""
         return self.problem.get("retryable") is True
 
     def __str__(self) -> str:
@@ -222,7 +222,7 @@ class StudySpecMismatch(Conflict):
 
 
 class IdempotencyInProgress(Conflict):
-    """The same call is still being worked on."""
+    """An earlier attempt of the same call is still being worked on."""
 
 
 class PreconditionFailed(AnsweredWithError):

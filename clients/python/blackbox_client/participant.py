@@ -1,7 +1,7 @@
 """Taking part in federated rounds: a private objective that never leaves, and updates that do.
 
-Needs the extra `federated` (`pip install 'blackbox-zoo-client[federated]'`): a participant runs its half of the method.
-Nothing else of this package imports this module.
+Needs the extra `federated` (`pip install 'blackbox-zoo-client[federated]'`), because a participant runs its half of the
+algorithm. Nothing else of this package imports this module.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ WAIT_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a participant did.
+    """The work that a participant has done.
 
     Attributes
     ----------
@@ -254,7 +254,7 @@ class Participant:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """What the file `state` holds: in one file, so that a crash leaves both of the old or both of the new."""
+    """The content of the file `state`: one file, so that a crash leaves both old or both new values."""
 
     settled: int
     state: NDArray[np.uint8]

@@ -202,7 +202,7 @@ class PrefixCache:
         return len(self._kept)
 
     def takes(self, n_bytes: int) -> bool:
-        """Whether a point of this size is kept at all."""
+        """Whether a point of this size is small enough to be kept."""
         return n_bytes <= self.max_bytes
 
     def parent(self, trial: Mapping[str, Any], base: Floats | None, terms: Sequence[_Term]) -> NDArray[np.float32]:

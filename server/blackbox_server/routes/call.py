@@ -1,4 +1,4 @@
-"""One request under way: who sends it, what it says, and what every answer tells about it."""
+"""One request: its sender, its content, and the headers of its answer."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ T = TypeVar("T")
 _run = secrets.token_hex(5)
 _count = itertools.count(1)
 LARGE_BODY = 256 * 1024
-"""Bodies from here on are parsed in a thread."""
+"""Bodies of more bytes than this are parsed in a thread."""
 NOBODY = Principal("", "anonymous", "", frozenset(), TokenBucket(1.0, 0.0))
 
 
 class Call(ServerTiming):
-    """One request. The application makes it, the route lets it in, and the endpoint reads it step by step.
+    """One request. The application makes it, the route admits it, and the endpoint reads it step by step.
 
     Attributes
     ----------
-    route : the path of its route, for the metrics: never what a client wrote.
-    raw : the bytes of its body, once they were read.
+    route : the path template of its route, for the metrics; never text of the client.
+    raw : the bytes of its body, once it has been read.
     """
 
     __slots__ = (
@@ -68,13 +68,13 @@ class Call(ServerTiming):
         self._body_limit = self.settings.max_body_bytes
 
     async def enter(self, route: str, scope: str | None, *, allow_empty: bool, vectors: bool) -> None:
-        """Let the request into a route, or raise.
+        """Admit the request to a route, or raise.
 
         Parameters
         ----------
-        scope : what its key must allow; "" for any key, None for no key at all.
-        allow_empty : no body means an empty object.
-        vectors : the body may be as large as points are.
+        scope : required of its key; "" admits any key, None needs no key.
+        allow_empty : whether a missing body counts as an empty object.
+        vectors : whether the limit of bodies with points applies.
 
         Raises
         ------
@@ -94,7 +94,7 @@ class Call(ServerTiming):
 
     @property
     def may_read(self) -> bool:
-        """Whether the key may see values of others, such as the best one."""
+        """Whether the key may see results of others, such as the best one."""
         return self.principal.may("study:read")
 
     @property
@@ -103,7 +103,7 @@ class Call(ServerTiming):
         return self.service.clock()
 
     def answer_headers(self) -> list[tuple[bytes, bytes]]:
-        """What every answer says about itself."""
+        """The headers of every answer: request id, timing, rate limit."""
         headers = [
             (b"x-request-id", self.request_id.encode()),
             (b"server-timing", b"algo;dur=%.2f, db;dur=%.2f" % (self.algo * 1e3, self.db * 1e3)),
@@ -120,13 +120,13 @@ class Call(ServerTiming):
 
     @property
     def path(self) -> dict[str, str]:
-        """What stands for the names in the route's path."""
+        """The values of the parameters in the route's path."""
         parameters: dict[str, str] = self.scope["path_params"]
         return parameters
 
     @property
     def origin(self) -> str:
-        """Scheme and host by which the client reaches the service."""
+        """Scheme and host under which the client reaches the service."""
         return f"{self.scope['scheme']}://{(self.header(b'host') or '')[:100]}"
 
     def header(self, name: bytes) -> str | None:
@@ -144,7 +144,7 @@ class Call(ServerTiming):
         return parsing.fit_query(model, self.scope["query_string"])
 
     async def opened(self) -> OpenStudy:
-        """The study that the path names, if it is the caller's.
+        """The study in the path, if it belongs to the caller's project.
 
         Raises
         ------
@@ -154,7 +154,7 @@ class Call(ServerTiming):
 
     @property
     def trial(self) -> int:
-        """The trial that the path names, as t_41 or 41.
+        """The number of the trial in the path, written as t_41 or 41.
 
         Raises
         ------
@@ -186,12 +186,12 @@ class Call(ServerTiming):
         return key
 
     def names_etag(self, etag: str) -> bool:
-        """Whether the client has the version of this ETag already."""
+        """Whether If-None-Match has this ETag: the client has that version already."""
         named = [word.strip().removeprefix("W/") for word in (self.header(b"if-none-match") or "").split(",")]
         return etag in named or "*" in named
 
     async def gone(self) -> None:
-        """Returns when the client has left. After the body, the next message can only be that."""
+        """Return when the client has disconnected. After the body no other message can come."""
         while (await self.receive())["type"] != "http.disconnect":
             pass
 
@@ -203,7 +203,7 @@ class Call(ServerTiming):
         Raises
         ------
         MalformedJson, InvalidInput, NonFiniteValue
-            And what `read` raises.
+            And the errors of `read`.
         """
         value, finite = await self.json()
         if not finite:
@@ -220,7 +220,11 @@ class Call(ServerTiming):
         return parsing.read_json(raw)
 
     async def read(self, kinds: Sequence[bytes] = ()) -> bytes:
-        """The bytes of the body: said to be JSON (or nothing), or of one of these other kinds, and within the limit.
+        """The bytes of the body, of at most the limit and of an accepted content type.
+
+        Parameters
+        ----------
+        kinds : content types accepted besides JSON and none at all.
 
         Raises
         ------
@@ -260,7 +264,7 @@ class Call(ServerTiming):
                 return b"".join(parts)
 
     def _check_kind(self, kind: bytes | None) -> None:
-        """JSON, or what `curl -d` says when it is not told (never where a web page could send it without asking)."""
+        """Accept JSON, and the default of `curl -d`, except where a web page could send that without permission."""
         word = (kind or b"").split(b";")[0].strip().lower()
         if word == b"application/json" or (word.startswith(b"application/") and word.endswith(b"+json")):
             return
@@ -276,12 +280,12 @@ class Call(ServerTiming):
 
     @property
     def idempotent(self) -> IdempotentRequest:
-        """What this request is recognised by, if it is sent again."""
+        """The identity of this request, by which a retry is recognised."""
         path = self.scope["path"].encode()
         return IdempotentRequest.of(self.principal.project, self.idempotency_key, path, self.raw)
 
     async def once(self, steps: Steps[T], render: Callable[[Tx, Any], tuple[int, bytes]]) -> Answered[T]:
-        """Drive an operation whose answer is remembered for a request that is sent again; see `Service.once`."""
+        """Drive an operation whose answer is remembered for retries; see `Service.once`."""
         return await self.service.once(self.idempotent, steps, render)
 
 

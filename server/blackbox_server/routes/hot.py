@@ -1,4 +1,4 @@
-"""The hot path: ask, tell, heartbeat. Bytes in, bytes out, nothing in between that is not needed."""
+"""The hot path: ask, tell, heartbeat. Only what is needed happens between the bytes that come in and go out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from blackbox_server.routes.call import Call
 from blackbox_server.routes.responses import answer, dumps
 from blackbox_server.routes.route import Routes
 from blackbox_server.schemas import answers, parsing
-from blackbox_server.schemas.requests import Ask, Heartbeat, Result, Tell
+from blackbox_server.schemas.requests import Ask, Heartbeat, Result, ShortTell, Tell
 from blackbox_server.service import IdempotentRequest, OpenStudy
 
 routes = Routes()
@@ -36,50 +36,54 @@ async def ask(call: Call) -> Response:
     """Lease up to `count` trials."""
     wanted = await call.body(Ask)
     opened = await call.opened()
-    wish = _wish(call, opened.study, wanted, wanted.worker)
-    asked = await call.service.ask(opened, wish, wait_seconds=wanted.wait_seconds, gone=call.gone)
+    request = _ask_request(call, opened.study, wanted, wanted.worker)
+    asked = await call.service.ask(opened, request, wait_seconds=wanted.wait_seconds, gone=call.gone)
     granted = await shapes.granted_json(call.service, opened.study, asked, wanted.encoding)
     return answer({**granted, "study": shapes.progress(opened.study, asked.row, call.may_read)})
 
 
-@routes("POST /v1/studies/{study}/tell", "study:evaluate", {200: answers.TellAnswer}, body=Tell, vectors=True)
+@routes(
+    "POST /v1/studies/{study}/tell", "study:evaluate", {200: answers.TellAnswer}, body=Tell | ShortTell, vectors=True
+)
 async def tell(call: Call) -> Response:
-    """Results, item by item, and perhaps the next ask. The short form is one result without `results`."""
+    """Tell results, and perhaps ask for the next trials. Each result is taken or refused on its own."""
     value, finite = await call.json()
     opened = await call.opened()
-    told, short = _long_form(value)
-    body = parsing.fit(Tell, told, shorten="/results/0" if short else "")
+    short = _is_short(value)
+    body = parsing.fit(ShortTell, value).written_out() if short else parsing.fit(Tell, value)
     if not finite:
         parsing.refuse_not_finite(value, tolerant=opened.study.spec.non_finite == "infeasible")
     limits.within_count(call.settings, body.results, "/results")
     telling = _Telling(call, opened, body.worker or call.principal.name, short)
-    wish = None if body.ask is None else _wish(call, opened.study, body.ask, body.ask.worker or body.worker)
+    request = None
+    if body.ask is not None:
+        request = _ask_request(call, opened.study, body.ask, body.ask.worker or body.worker)
     asked: AskAnswer | None = None
     if any(item.params is not None for item in body.results):
         outcomes = await telling.injected(body.results)
         row = await call.service.row(opened)
     else:
-        outcomes, row, asked = await telling.trials(body.results, wish)
+        outcomes, row, asked = await telling.trials(body.results, request)
     shape: answers.TellAnswer = {
         "applied": sum(outcome["outcome"] == "applied" for outcome in outcomes),
         "results": outcomes,
         "study": shapes.progress(opened.study, row, call.may_read),
     }
-    if body.ask is not None and wish is not None:
+    if body.ask is not None and request is not None:
         try:
             asked = await call.service.ask(
-                opened, wish, wait_seconds=body.ask.wait_seconds, gone=call.gone, asked=asked
+                opened, request, wait_seconds=body.ask.wait_seconds, gone=call.gone, asked=asked
             )
             shape["ask"] = await shapes.granted_json(call.service, opened.study, asked, body.ask.encoding)
             shape["study"] = shapes.progress(opened.study, asked.row, call.may_read)
         except AlgorithmChanged as error:  # what was told is stored, so this request has not failed
-            shape["ask"] = shapes.nothing_granted(wish.count, error, call.request_id)
+            shape["ask"] = shapes.nothing_granted(request.count, error, call.request_id)
     return answer(shape)
 
 
 @routes("POST /v1/studies/{study}/heartbeat", "study:evaluate", {200: answers.HeartbeatAnswer}, body=Heartbeat)
 async def heartbeat(call: Call) -> Response:
-    """Renew leases; the answer says what to do with each."""
+    """Renew leases; the answer says for each whether to continue."""
     body = await call.body(Heartbeat)
     limits.within_count(call.settings, body.leases, "/leases")
     study = as_kind((await call.opened()).study, TrialStudy)
@@ -90,8 +94,18 @@ async def heartbeat(call: Call) -> Response:
 # Asking ---------------------------------------------------------------------------------------------------------------
 
 
-def _wish(call: Call, study: BaseStudy, wanted: Ask, worker: str | None) -> AskRequest:
-    """What an ask wants, within the limits: looked at before anything is told, or a stored tell would answer 422."""
+def _ask_request(call: Call, study: BaseStudy, wanted: Ask, worker: str | None) -> AskRequest:
+    """The body of an ask as the engine takes it.
+
+    It is checked before anything is told: else a tell whose results are stored would be answered with an error.
+
+    Raises
+    ------
+    TooLarge
+        If more trials, or more numbers, are asked for than one request may have.
+    InvalidInput
+        If seeds are asked of a study that has none to send.
+    """
     limits.within_count(call.settings, wanted.count, "/count")
     if wanted.encoding == "seed":
         _check_seed_encodable(study)
@@ -108,7 +122,7 @@ def _check_seed_encodable(study: BaseStudy) -> None:
     if not (isinstance(study, TrialStudy) and study.seed_encodable):
         raise InvalidInput(
             f"{study.resolved.algorithm} on this space does not send its points as seeds",
-            hint='Ask with "encoding":"values". Seeds need one unbounded vector and a method that works on noise '
+            hint='Ask with "encoding":"values". Seeds need one unbounded vector and an algorithm that works on noise '
             "addresses; GET /v1/algorithms marks those.",
             errors=[FieldError("/encoding", "not_seed_encodable", "this study sends values")],
         )
@@ -117,22 +131,18 @@ def _check_seed_encodable(study: BaseStudy) -> None:
 # Telling --------------------------------------------------------------------------------------------------------------
 
 
-def _long_form(value: Any) -> tuple[Any, bool]:
-    """`{"trial": ..., "value": ...}` as `{"results": [...]}`; whether it was the short form."""
-    if type(value) is not dict or "results" in value or not ("trial" in value or "params" in value or "lease" in value):
-        return value, False
-    outer = {name: value[name] for name in ("worker", "ask") if name in value}
-    inner = {name: item for name, item in value.items() if name not in outer}
-    return {**outer, "results": [inner]}, True
+def _is_short(value: Any) -> bool:
+    """Whether a body is a `ShortTell`: it has no `results`, and names a trial, a lease or a point itself."""
+    return type(value) is dict and "results" not in value and not value.keys().isdisjoint(("trial", "params", "lease"))
 
 
 @dataclass(frozen=True, slots=True)
 class _Telling:
-    """The results of one request.
+    """Tells the results of one request.
 
     Attributes
     ----------
-    short : the request was one result without `results`, so errors point into that.
+    short : the request was a `ShortTell`, so the pointers of errors begin at the result itself.
     """
 
     call: Call
@@ -141,17 +151,17 @@ class _Telling:
     short: bool
 
     async def trials(
-        self, items: Sequence[Result], wish: AskRequest | None
+        self, items: Sequence[Result], ask: AskRequest | None
     ) -> tuple[list[answers.OutcomeInfo], StudyRow, AskAnswer | None]:
-        """Tell results of trials that were asked."""
+        """Tell results of trials that were leased."""
         reports, refused = self._reports(items)
-        told, row = await self.call.service.tell(self.opened, reports, self.worker, wish)
+        told, row = await self.call.service.tell(self.opened, reports, self.worker, ask)
         return self._shape(items, refused, told.outcomes), row, told.asked
 
     async def injected(self, items: Sequence[Result]) -> list[answers.OutcomeInfo]:
-        """Tell results among which are points that nobody asked for: each must be recognised when it is told again.
+        """Tell results some of which are of points that the study did not choose; a retry must not count them twice.
 
-        With the header the whole tell is remembered; with keys on the items each of those is.
+        With an Idempotency-Key header the answer to the whole tell is remembered, otherwise that to each keyed item.
         """
         call = self.call
         if call.idempotency_key is not None:
@@ -193,7 +203,7 @@ class _Telling:
         return outcomes
 
     def _reports(self, items: Sequence[Result]) -> tuple[list[Report], dict[int, BlackboxError]]:
-        """What the engine is told, and by their places the results that are refused before that."""
+        """The results as the engine takes them, and by index the errors of those that it does not get to see."""
         reports: list[Report] = []
         refused: dict[int, BlackboxError] = {}
         for i, item in enumerate(items):
@@ -221,14 +231,14 @@ _TOLD = frozenset(TOLD)
 
 
 def report(study: BaseStudy, item: Result, max_info_bytes: int) -> Report:
-    """One told result as the engine takes it.
+    """One result as the engine takes it.
 
     Raises
     ------
     InvalidInput
         If it names no trial, or its point does not fit the space.
     TooLarge
-        If what it tells beside the value is.
+        If a field beside the value exceeds `max_info_bytes` as JSON.
     """
     extra: dict[str, Any] = {}
     for name in item.model_fields_set & _TOLD:

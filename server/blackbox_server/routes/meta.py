@@ -1,4 +1,4 @@
-"""What the service says about itself."""
+"""The service itself: links, health, metrics, documentation, limits, algorithms."""
 
 # ruff: noqa: E501 -- the shell lines of llms.txt are printed as they are typed
 
@@ -57,7 +57,7 @@ Federated rounds (objectives that only their owners may evaluate): POST .../roun
 blackbox participant $S my_job:evaluate --client me
 
 GET /v1/studies/$S/brief says how it goes in 2 kB and ends with the next command to run.
-GET /v1/algorithms lists the methods and their options; "auto" (the default) chooses. GET /v1/limits lists the limits.
+GET /v1/algorithms lists the algorithms and their options; "auto" (the default) chooses. GET /v1/limits lists the limits.
 Reference: /openapi.json
 """
 
@@ -95,38 +95,38 @@ async def document(call: Call) -> Response:
 
 @routes("GET /healthz", None, {200: answers.Status})
 async def healthz(call: Call) -> Response:
-    """Whether the process answers."""
+    """Liveness: the process answers."""
     return answer({"status": "ok"})
 
 
 @routes("GET /readyz", None, {200: answers.Status})
 async def readyz(call: Call) -> Response:
-    """Whether the store answers."""
+    """Readiness: the store answers, too."""
     await call.service.read(lambda tx: tx.key("readyz"))
     return answer({"status": "ready"})
 
 
 @routes("GET /metrics", None, {200: "text/plain"})
 async def exposition(call: Call) -> Response:
-    """Prometheus."""
+    """Metrics for Prometheus."""
     return Response(call.service.metrics.text(), media_type=metrics.CONTENT_TYPE)
 
 
 @routes("GET /openapi.json", None, {200: "application/json", 304: None}, documented=False)
 async def schema(call: Call) -> Response:
-    """The reference: every route, what it reads and what it answers."""
+    """The reference: every route with its requests and answers."""
     return tagged(call, await asyncio.to_thread(call.scope["app"].openapi))  # making it takes half a second, once
 
 
 @routes("GET /llms.txt", None, {200: "text/plain"})
 async def llms(call: Call) -> Response:
-    """Text for agents: the whole loop."""
+    """The whole loop as text, for agents."""
     return PlainTextResponse(LLMS.replace("{origin}", call.origin))
 
 
 @routes("GET /problems/{code}", None, {200: answers.ProblemKind})
 async def problem_page(call: Call) -> Response:
-    """What a problem's `type` means."""
+    """The meaning of a problem's `type`."""
     code = call.path["code"]
     rows = {row.code: (cls, row) for cls, row in problems.TABLE.items()}
     if code not in rows:
@@ -135,7 +135,7 @@ async def problem_page(call: Call) -> Response:
     return answer(
         {
             "code": code, "status": row.status, "title": row.title, "retryable": row.retryable,
-            "hint": row.hint, "about": cls.__doc__,
+            "hint": problems.hint(row), "about": cls.__doc__,
         }
     )  # fmt: skip
 
@@ -168,13 +168,13 @@ async def limits(call: Call) -> Response:
 
 @routes("GET /v1/algorithms", "", {200: answers.Algorithms, 304: None})
 async def algorithms(call: Call) -> Response:
-    """Every method: what it treats, its options as JSON schema, what it needs in memory."""
+    """Every algorithm: the problems it treats, its options as JSON schema, the memory it needs."""
     return tagged(call, {"algorithms": _algorithms(), "federated": _federated()})
 
 
 @lru_cache(maxsize=1)
 def _federated() -> list[dict[str, Any]]:
-    """Methods that work in rounds of participants; a study names them like any other."""
+    """Algorithms that work in rounds of participants; a study names them like any other."""
     shapes = []
     for name, cls in federation.registry().items():
         about = (cls.__doc__ or "").strip()
@@ -211,7 +211,7 @@ def _algorithms() -> list[dict[str, Any]]:
 
 
 def _memory(name: str) -> dict[str, int]:
-    """Estimate by dimension, with default options; dimensions it does not treat are left out."""
+    """Estimated bytes by dimension, with default options; dimensions it does not treat are left out."""
     cls, found = registry()[name], {}
     for dim in (10, 1000, 100_000, 1_000_000):
         for limits in ({}, {"low": 0.0, "high": 1.0}, {"region": {"type": "simplex"}}):

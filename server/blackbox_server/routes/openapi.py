@@ -37,10 +37,10 @@ def document(routes: Iterable[Route], title: str, version: str) -> dict[str, Any
 
 
 def _schemas(routes: Iterable[Route]) -> tuple[dict[Any, dict[str, Any]], dict[str, Any]]:
-    """By type the schema of all that is read and answered, which names parts of the second: the components."""
+    """The schema of each type that is read or answered, by type, and the components that these refer to."""
     named = (each for route in routes for each in (route.body, *route.answers.values()))
     types = dict.fromkeys([Problem, *(each for each in named if each is not None and not isinstance(each, str))])
-    # One schema of all of them, for what several share is then made once.
+    # One schema of all of them, so that shared parts are made once.
     whole = TypeAdapter(tuple[*types]).json_schema(ref_template=REF)  # type: ignore[valid-type]
     return dict(zip(types, whole["prefixItems"], strict=True)), whole["$defs"]
 

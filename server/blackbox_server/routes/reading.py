@@ -12,7 +12,7 @@ from typing import cast
 
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from blackbox.errors import AlgorithmChanged, BlobNotFound, InvalidInput
+from blackbox.errors import RENAMED, AlgorithmChanged, BlobNotFound, FieldError, InvalidInput, nearest
 from blackbox.study.base import BaseStudy
 from blackbox.study.hosting import HostedStudy
 from blackbox.study.kinds import as_kind
@@ -34,7 +34,7 @@ routes = Routes()
 
 @routes("GET /v1/studies/{study}/best", "study:read", {200: answers.BestAnswer, 304: None}, query=BestQuery)
 async def best(call: Call) -> Response:
-    """The best told trial, or the k best points with what is known of their values, or what the method would deploy."""
+    """The best told trial, the k best points with estimated values, or the point that the algorithm recommends."""
     wanted = call.query(BestQuery)
     opened = await call.opened()
     limits.within_values(call.settings, opened.study.space.dim, wanted.k)
@@ -52,10 +52,10 @@ async def best(call: Call) -> Response:
 async def _recommended(call: Call, opened: OpenStudy) -> tuple[list[answers.RecommendedPoint], str]:
     await call.service.advance(opened)
     step, params, payload = await call.service.drive(opened.study.recommend())
-    item: answers.RecommendedPoint = {"generation": step, "params": params, "value": None}
+    item: answers.RecommendedPoint = {"step": step, "params": params, "value": None}
     if payload is not None:
         item["payload"] = payload
-    return [item], "the point the method would deploy; it has not necessarily been evaluated"
+    return [item], "the point the algorithm would deploy; it has not necessarily been evaluated"
 
 
 async def _best_points(service: Service, study: TrialStudy, k: int) -> tuple[list[answers.EstimatedPoint], str]:
@@ -87,10 +87,10 @@ async def _best_trial(call: Call, study: BaseStudy) -> tuple[list[answers.TrialW
 
 @routes("GET /v1/studies/{study}/events", "study:read", {200: answers.EventsPage}, query=EventsQuery)
 async def events(call: Call) -> Response:
-    """The log after a sequence number; with `wait_seconds`, held until there is something."""
+    """The log after a sequence number; with `wait_seconds`, held until there is something to show."""
     wanted = call.query(EventsQuery)
     opened, service = await call.opened(), call.service
-    types = {word.strip() for word in wanted.types.split(",") if word.strip()}
+    types = _types(wanted.types)
     after, loop = wanted.after, asyncio.get_running_loop()
     until = loop.time() + min(wanted.wait_seconds, call.settings.max_wait_seconds)
     while True:
@@ -107,9 +107,26 @@ async def events(call: Call) -> Response:
             await opened.log.wait(min(1.0, remaining))
 
 
+def _types(text: str) -> set[str]:
+    """The types of events in a list with commas.
+
+    Raises
+    ------
+    InvalidInput
+        For a type that has another name now; one that is merely unknown has no events.
+    """
+    types = {word.strip() for word in text.split(",") if word.strip()}
+    for word in sorted(types & RENAMED.keys()):
+        hint = nearest(word, [RENAMED[word]])
+        raise InvalidInput(
+            f'there are no events of the type "{word}"', hint=hint, errors=[FieldError("/types", "unknown", hint)]
+        )
+    return types
+
+
 @routes("GET /v1/studies/{study}/export", "study:read", {200: "application/x-ndjson"}, query=ExportQuery)
 async def export(call: Call) -> Response:
-    """The whole log, one JSON document a line: the study, then its events by number; results with their parameters."""
+    """The whole log as lines of JSON: the study, then its events by number, results with their parameters."""
     wanted = call.query(ExportQuery)
     opened, service = await call.opened(), call.service
     row = await service.row(opened)
@@ -155,7 +172,7 @@ async def brief(call: Call) -> Response:
 
 
 async def brief_of(service: Service, opened: OpenStudy, origin: str) -> str:
-    """The words of a brief."""
+    """The text of a brief, of at most 2 kB."""
     study, row = opened.study, await service.row(opened)
     spec, evaluations = study.spec, study.spec.budget.evaluations
     used = f"{row.used}" if evaluations is None else f"{row.used} of {evaluations}"
@@ -166,7 +183,7 @@ async def brief_of(service: Service, opened: OpenStudy, origin: str) -> str:
     ]
     try:
         seen = await service.drive(study.metrics())
-    except AlgorithmChanged:  # what follows from its log only another release can say
+    except AlgorithmChanged:  # only another release can compute them from the log
         seen = {}
     lines += [f"release: {note}" for note in study.stored.notes(study.resolved.algorithm)]
     if isinstance(study, HostedStudy):
@@ -176,7 +193,7 @@ async def brief_of(service: Service, opened: OpenStudy, origin: str) -> str:
         if not study.stuck:
             lines += _standing(study, await service.drive(study.phase(now=service.clock())), seen)
     else:
-        lines.append(f"evaluations: {used}; generation {row.step}; {row.leased} leased, {row.queued} queued")
+        lines.append(f"evaluations: {used}; step {row.step}; {row.leased} leased, {row.queued} queued")
         if row.best_trial is None:
             lines.append("best: none yet")
         else:
@@ -186,7 +203,7 @@ async def brief_of(service: Service, opened: OpenStudy, origin: str) -> str:
             words = dumps(found[1]).decode() if found is not None and study.space.dim <= 50 else "(see GET .../best)"
             lines.append(f"best: {row.best_value!r} at t_{row.best_trial} {words[:700]}")
     if seen:
-        lines.append("method: " + ", ".join(f"{name}={value:.4g}" for name, value in list(seen.items())[:8]))
+        lines.append("algorithm: " + ", ".join(f"{name}={value:.4g}" for name, value in list(seen.items())[:8]))
     failed = await service.read(lambda tx: len(tx.page(study.id, 0, 100, ["FAILED"])))
     if failed:
         lines.append(f"health: {'100 or more' if failed == 100 else failed} failed trials")
@@ -197,7 +214,7 @@ async def brief_of(service: Service, opened: OpenStudy, origin: str) -> str:
 
 
 def _following(study: BaseStudy, row: StudyRow, origin: str) -> str:
-    """The command that most probably comes next."""
+    """The shell command that is most likely to be needed next."""
     url = f"{origin}/v1/studies/{study.id}"
     in_rounds = isinstance(study, FederatedStudy | HostedStudy)
     if row.state in ("COMPLETED", "CANCELLED"):
@@ -215,7 +232,7 @@ def _following(study: BaseStudy, row: StudyRow, origin: str) -> str:
 
 
 def _standing(study: FederatedStudy, phase: OpenPhase, metrics: dict[str, float]) -> list[str]:
-    """Where the rounds stand: the values are with the participants, so there is no best one to show."""
+    """Lines about the rounds. The values stay with the participants, so there is no best one to show."""
     options, row = study.federation.options, phase.row
     n = len(study.federation.phases)
     rounds = f"{row.step // n}" + ("" if options.rounds is None else f" of {options.rounds}")
@@ -250,7 +267,7 @@ def _short(text: str) -> str:
     headers={"Range": "A single range of bytes.", "If-Range": "ETag without which the range is not looked at."},
 )  # fmt: skip
 async def base(call: Call) -> Response:
-    """The base vector of a generation, or any vector that a recipe names, by its sha256.
+    """The base vector of a step, or any vector that a recipe names, by its sha256.
 
     Raw little-endian float32, immutable, with range requests.
     """
@@ -264,7 +281,7 @@ async def base(call: Call) -> Response:
         try:
             step = trial_number(version)
         except ValueError:
-            raise InvalidInput(f"a base is named by a generation or a sha256, got {version[:80]!r}") from None
+            raise InvalidInput(f"a base is named by a step or a sha256, got {version[:80]!r}") from None
         found = await call.service.read(lambda tx: tx.blob_at(study, step), long=True)
         digest, content = found if found is not None else ("", None)
     if content is None:

@@ -1,4 +1,4 @@
-"""Answers as bytes: JSON, an ETag where it helps, and problems."""
+"""Answers as bytes: JSON, perhaps with an ETag, and problems."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PROBLEM = (b"content-type", b"application/problem+json")
 
 
 class JsonResponse(Response):
-    """A JSON answer from bytes: two messages, nothing else."""
+    """A response with JSON that is serialised already; it sends two ASGI messages and does nothing else."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class JsonResponse(Response):
 
 
 def dumps(value: Any) -> bytes:
-    """JSON bytes. Refuses nothing silently: NaN cannot be here, everything that came in was checked."""
+    """JSON bytes. orjson would write NaN as null, but none can be here: all input was checked."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z)
 
 
@@ -48,7 +48,7 @@ def answer(value: Any, status: int = 200) -> JsonResponse:
 
 
 def tagged(call: Call, value: Any, etag: str | None = None) -> Response:
-    """A JSON answer with an ETag; 304 if the client has it already."""
+    """A JSON answer with an ETag (by default a hash of the body); 304 if the client has it already."""
     body = dumps(value)
     etag = etag or f'"{hashlib.blake2b(body, digest_size=9).hexdigest()}"'
     if call.names_etag(etag):
@@ -57,7 +57,7 @@ def tagged(call: Call, value: Any, etag: str | None = None) -> Response:
 
 
 def problem_answer(error: BaseException, request_id: str) -> JsonResponse:
-    """The answer for an error."""
+    """The problem document of an error as a response."""
     document = problems.problem(error, request_id)
     headers = []
     if document["status"] == 401:

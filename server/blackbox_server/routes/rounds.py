@@ -1,4 +1,4 @@
-"""Federated rounds: join, see the open phase, contribute, catch up. No route takes points or values."""
+"""Federated rounds: join, read the open phase, contribute, catch up. No route takes points or values."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOKEN_HEADER = {"Participant-Token": "The `token` of the join answer."}
 
 @routes("POST /v1/studies/{study}/rounds/join", "study:evaluate", {200: answers.JoinAnswer}, body=Join)
 async def join(call: Call) -> Response:
-    """Take part under a name. Joining again with the same name is how a participant comes back."""
+    """Take part under a name. A participant that comes back joins again with the same name."""
     opened, study = await _federated(call)
     body = await call.body(Join)
     hosted: answers.HostedStudyLinks | None = None
@@ -66,7 +66,7 @@ LINKS = {"current": "rounds/current", "contributions": "rounds/{round}/contribut
     body=Nothing, required=False, headers=TOKEN_HEADER,
 )  # fmt: skip
 async def leave(call: Call) -> Response:
-    """Take part no more: rounds do not wait for this participant."""
+    """Stop taking part: rounds no longer wait for this participant."""
     opened, study = await _federated(call)
     await call.body(Nothing)
     await call.service.drive(study.leave(_token(call), now=call.now))
@@ -80,7 +80,7 @@ async def leave(call: Call) -> Response:
     query=RoundQuery, headers=TOKEN_HEADER,
 )  # fmt: skip
 async def read(call: Call) -> Response:
-    """The open phase (`current`), held while its step is not after `after_step`; or a round that is over, by number."""
+    """The open phase (`current`), held until its step is after `after_step`; or a past round, by number."""
     wanted = call.query(RoundQuery)
     opened, study = await _federated(call)
     if call.path["round"] != "current":
@@ -95,13 +95,13 @@ async def read(call: Call) -> Response:
         if over or (phase.broadcast is not None and phase.row.step > wanted.after_step) or remaining <= 0:
             return answer(_phase(study, phase, await service.drive(study.metrics())))
         with service.metrics.waiting.track_inprogress():
-            # At the deadline nobody calls, so who waits looks then.
+            # Nobody calls at the deadline, so a waiting request has to look then.
             left = remaining if phase.closes_at is None else max(0.05, phase.closes_at - call.now)
             await opened.asks.wait(min(1.0, remaining, left))
 
 
 def _phase(study: FederatedStudy, phase: OpenPhase, metrics: Mapping[str, float]) -> dict[str, Any]:
-    """The open phase as JSON; its vectors are named, with where to get them."""
+    """The open phase as JSON; of its vectors it has the names, and where to fetch them."""
     broadcast = None
     if phase.broadcast is not None:
         broadcast = phase.broadcast.to_json()
@@ -123,7 +123,12 @@ def _phase(study: FederatedStudy, phase: OpenPhase, metrics: Mapping[str, float]
 
 
 async def _past(service: Service, study: FederatedStudy, number: int) -> answers.RoundInfo:
-    """A round that is over: how each of its phases closed."""
+    """A past round: for each phase, how it closed.
+
+    Raises
+    ------
+    RoundNotFound
+    """
     closed = await service.drive(study.closed(number))
     if not closed:
         raise RoundNotFound(f"round {number} of {study.id} has not closed a phase")
@@ -140,7 +145,7 @@ async def _past(service: Service, study: FederatedStudy, number: int) -> answers
     body=ContributionJson, kinds=(BYTES,), vectors=True, headers=TOKEN_HEADER,
 )  # fmt: skip
 async def contribute(call: Call) -> Response:
-    """One participant's update for the open phase, as JSON or (application/octet-stream) as its canonical bytes."""
+    """Contribute to the open phase, as JSON or (application/octet-stream) in the canonical binary form."""
     opened, study = await _federated(call)
     if (call.header(b"content-type") or "").partition(";")[0].strip().lower() == BYTES:
         raw = await call.read(kinds=(call.headers[b"content-type"],))
@@ -173,10 +178,10 @@ async def contribute(call: Call) -> Response:
 
 @routes("GET /v1/studies/{study}/updates", "study:evaluate", {200: answers.UpdatesPage}, query=UpdatesQuery)
 async def updates(call: Call) -> Response:
-    """How the common point moved after a version: a participant that was away rebuilds it from these."""
+    """Updates of the common point after a version, from which a participant that was away rebuilds it."""
     wanted = call.query(UpdatesQuery)
     _, study = await _federated(call)
-    # Many moves are many bytes, so they are read beside the event loop.
+    # Many updates are many bytes, so they are read beside the event loop.
     rows = await call.service.drive_beside(study.updates(wanted.after, wanted.limit))
     shape = [shapes.stored(row.content) for row in rows]
     return answer({"updates": shape, "next_after": rows[-1].version if rows else wanted.after})

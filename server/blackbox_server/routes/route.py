@@ -1,8 +1,9 @@
-"""A route: its address, who may use it, what it reads and answers, and the endpoint that does it."""
+"""A route: its path, the scope it needs, its requests and answers, and its endpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import UnionType
 from typing import Any, ClassVar
 
 from fastapi.routing import APIRoute
@@ -18,35 +19,36 @@ Endpoint = Callable[[Call], Awaitable[Response]]
 
 
 class Route(APIRoute):
-    """A route that lets nobody in without the scope it declares.
+    """A route that admits only keys with the scope it declares.
 
-    What else it declares is for `/openapi.json`; the tests hold every answer against it. Its endpoint takes the `Call`
-    and skips FastAPI's dependency solver and response model: on the hot routes they cost more than the work.
+    Its other declarations make `/openapi.json`; the tests validate every answer against them. Its endpoint takes the
+    `Call` and bypasses FastAPI's dependency injection and response models, which on the hot routes cost more than the
+    work itself.
 
     Attributes
     ----------
     action : the endpoint.
-    needs : scope of the key; "" for any key, None for no key at all.
-    answers : by status, the type of a JSON answer, the media type of another one, or None for one without a body.
-    body : model of the body.
-    required : whether there must be one.
-    kinds : media types, other than JSON, in which the body may come.
-    vectors : whether it may be as large as points are.
+    needs : scope of the key; "" admits any key, None needs no key.
+    answers : by status, the type of a JSON answer, the media type of any other, or None for one without a body.
+    body : model of the body, or the union of several.
+    required : whether the body may not be missing.
+    kinds : other media types than JSON in which the body may come.
+    vectors : whether the limit of bodies with points applies.
     query : model of the query parameters.
-    headers : other request headers that it reads, with what they are for.
-    documented : whether `/openapi.json` has it.
+    headers : further request headers that it reads, with their meanings.
+    documented : whether `/openapi.json` contains it.
     """
 
     PATH: ClassVar[Mapping[str, str]] = {
         "study": "Id of a study.",
         "trial": "A trial, as t_41 or 41.",
         "round": "Number of a round; `current` for the open one.",
-        "version": "A generation, or the sha256 of a vector.",
+        "version": "A step, or the sha256 of a vector.",
         "worker": "Name of a worker.",
         "key": "Id of an API key.",
         "code": "Last part of a problem's `type`.",
     }
-    """What the names in paths stand for."""
+    """The parameters of paths, described."""
 
     def __init__(
         self,
@@ -56,7 +58,7 @@ class Route(APIRoute):
         answers: Mapping[int, Any],
         endpoint: Endpoint,
         *,
-        body: type[BaseModel] | None = None,
+        body: type[BaseModel] | UnionType | None = None,
         required: bool = True,
         kinds: Sequence[str] = (),
         vectors: bool = False,
@@ -82,8 +84,9 @@ class Route(APIRoute):
         self.documented = documented
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Admit the request, run the endpoint, send its response."""
         if scope["method"] != self.method:
-            await super().handle(scope, receive, send)  # says which method it takes
+            await super().handle(scope, receive, send)  # 405, with the method that it takes
             return
         call: Call = scope["blackbox"]
         await call.enter(self.path, self.needs, allow_empty=not self.required, vectors=self.vectors)

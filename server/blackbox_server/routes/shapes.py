@@ -1,4 +1,4 @@
-"""How things look in JSON: studies, trials, leases, outcomes, events."""
+"""Rows and answers of the engine as JSON: studies, trials, leases, outcomes, events."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from blackbox_server.schemas import answers
 from blackbox_server.service import LARGE_DIM, Service
 
 stored: Any = orjson.Fragment
-"""JSON text as it was stored, to be sent as it is."""
+"""Wraps JSON text that was stored, to be sent unchanged."""
 
 
 @overload
@@ -40,7 +40,7 @@ def at(seconds: None) -> None: ...
 @overload
 def at(seconds: float | None) -> datetime | None: ...
 def at(seconds: float | None) -> datetime | None:
-    """A time as JSON has it: UTC."""
+    """A time in seconds since the epoch as one with its zone, UTC."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
@@ -54,7 +54,7 @@ def resolved_of(text: str) -> Resolved:
 
 
 def links(study: str, federated: bool, rounds: str | None = None) -> dict[str, str]:
-    """Where to go from a study; `rounds` is that of a hosted participant."""
+    """The addresses of what a study takes; `rounds` is the federated study of a hosted participant."""
     base = f"/v1/studies/{study}"
     names = ("best", "events", "export", "brief", "pause", "resume")
     if federated:
@@ -68,25 +68,19 @@ def _below(base: str, names: Sequence[str]) -> dict[str, str]:
     return {name: f"{base}/{name}" for name in names}
 
 
-def population(resolved: Resolved) -> int | None:
-    """Results per generation, where the method's options say it."""
-    for name in ("popsize", "population", "members"):
-        if isinstance(found := resolved.options.get(name), int):
-            return found
-    return None
-
-
 def study_json(head: StudyHead, row: StudyRow) -> answers.StudyInfo:
-    """A study."""
+    """A study, with everything decided and where it stands."""
     resolved = resolved_of(head.resolved)
-    spec, size = resolved.spec, population(resolved)
+    spec = resolved.spec
+    stored = stored_algorithm(resolved, Space.from_json(spec.space))
+    size = None if stored.cls is None or stored.options is None else stored.cls.results_per_step(stored.options)
     budget = spec.budget
     remaining = None if budget.evaluations is None else max(0, budget.evaluations - row.used)
     affordable = remaining // size if remaining is not None and size else None
     warnings = []
     if affordable is not None and affordable < 5 and row.step == 0:
-        warnings.append(f"the budget pays for {affordable} generations of {size}; adaptive methods need more")
-    warnings += stored_algorithm(resolved, Space.from_json(spec.space)).notes(resolved.algorithm)
+        warnings.append(f"the budget pays for {affordable} steps of {size}; adaptive algorithms need more")
+    warnings += stored.notes(resolved.algorithm)
     return {
         "id": head.id,
         "name": head.name,
@@ -104,7 +98,7 @@ def study_json(head: StudyHead, row: StudyRow) -> answers.StudyInfo:
             "resolved": resolved.algorithm,
             "reason": resolved.reason or None,
             "options": resolved.options,
-            "population": size,
+            "popsize": size,
         },
         "budget": {
             "evaluations": budget.evaluations,
@@ -114,7 +108,7 @@ def study_json(head: StudyHead, row: StudyRow) -> answers.StudyInfo:
             "cost": row.cost,
             "leased": row.leased,
             "remaining": remaining,
-            "generations_affordable": affordable,
+            "steps_affordable": affordable,
         },
         "target": spec.target,
         "lease": spec.lease.model_dump(mode="json"),
@@ -123,7 +117,7 @@ def study_json(head: StudyHead, row: StudyRow) -> answers.StudyInfo:
         "non_finite": spec.non_finite,
         "require_lease": spec.require_lease,
         "labels": spec.labels,
-        "generation": row.step,
+        "step": row.step,
         "epoch": row.epoch,
         "seq": str(row.seq),
         "trials": {"made": row.trials, "queued": row.queued, "leased": row.leased},
@@ -134,19 +128,19 @@ def study_json(head: StudyHead, row: StudyRow) -> answers.StudyInfo:
 
 
 def _place(resolved: Resolved) -> answers.HostedPlace | None:
-    """Of a hosted participant, where it takes part."""
+    """The place of a hosted participant in its federated study; None for any other study."""
     hosted = resolved.hosted
     return None if hosted is None else {"study": hosted.study, "client": hosted.client, "weight": hosted.weight}
 
 
 def study_etag(head: StudyHead, row: StudyRow) -> str:
-    """The version of a study: that of its spec, then that of its row."""
+    """The ETag of a study: the version of its spec, a dot, and a hash of its row."""
     rest = hashlib.blake2b(repr(row).encode(), digest_size=6).hexdigest()
     return f'"{spec_version(head)}.{rest}"'
 
 
 def spec_version(head: StudyHead) -> str:
-    """The part of the ETag that PATCH changes; If-Match compares only this, or a busy study could never be edited."""
+    """The part of the ETag that PATCH changes. If-Match compares only this, or no busy study could be edited."""
     return hashlib.blake2b(head.resolved.encode(), digest_size=6).hexdigest()
 
 
@@ -155,11 +149,11 @@ def _best(row: StudyRow) -> answers.BestTrial | None:
 
 
 def progress(study: BaseStudy, row: StudyRow, with_best: bool) -> answers.Progress:
-    """The few words about the study that come with every ask and tell."""
+    """The state of a study in short, which comes with every ask and tell."""
     evaluations = study.spec.budget.evaluations
     words: answers.Progress = {
         "state": row.state,
-        "generation": row.step,
+        "step": row.step,
         "used": row.used,
         "leased": row.leased,
         "remaining": None if evaluations is None else max(0, evaluations - row.used),
@@ -175,7 +169,7 @@ def progress(study: BaseStudy, row: StudyRow, with_best: bool) -> answers.Progre
 
 
 async def granted_json(service: Service, asked_of: BaseStudy, asked: AskAnswer, encoding: str) -> answers.Granted:
-    """What an ask was granted."""
+    """The leased trials of an answer to an ask."""
     study = as_kind(asked_of, TrialStudy)
     points = await points_json(service, study, [lease.point for lease in asked.leases], encoding)
     seeds: dict[tuple[int, int, bool], str] = {}
@@ -200,7 +194,7 @@ async def granted_json(service: Service, asked_of: BaseStudy, asked: AskAnswer, 
 
 
 def nothing_granted(requested: int, error: AlgorithmChanged, request_id: str) -> answers.Granted:
-    """What is said of an ask along with a tell that was stored, where the study cannot go on."""
+    """The answer to an ask along with a tell, where the results are stored but the study cannot go on."""
     return {
         "trials": [],
         "granted": 0,
@@ -222,7 +216,7 @@ def _leased(
     return {
         "id": f"t_{trial.number}",
         "number": trial.number,
-        "generation": trial.step,
+        "step": trial.step,
         "replicate": trial.replicate,
         **point,  # type: ignore[typeddict-item]
         "eval_seed": seed,
@@ -238,9 +232,9 @@ def _leased(
 async def points_json(
     service: Service, study: TrialStudy, points: Sequence[PointRow], encoding: str = "values", past: bool = False
 ) -> list[dict[str, Any]]:
-    """What trials ask: their parameters, or how to make them.
+    """The points of trials: their parameters, or how to make them.
 
-    Of `past` trials the vectors that a recipe names may be gone; then the recipe itself is shown.
+    The vectors that the recipe of a `past` trial refers to may have been deleted; then the recipe itself is shown.
     """
     if encoding == "values" and all(point.params is not None for point in points):
         return [_stored(point) for point in points]
@@ -283,12 +277,12 @@ def _blobs(tx: Tx, study: str, names: set[str]) -> dict[str, bytes]:
 
 
 def trial_json(trial: TrialRow, now: float) -> answers.TrialInfo:
-    """A trial, without its point."""
+    """A trial without its point; `now` in seconds since the epoch."""
     shape: answers.TrialInfo = {
         "id": f"t_{trial.number}",
         "number": trial.number,
         "state": trial.state,
-        "generation": trial.step,
+        "step": trial.step,
         "lane": trial.lane if trial.lane >= 0 else None,
         "replicate": trial.replicate,
         "source": trial.source,
@@ -311,12 +305,12 @@ def trial_json(trial: TrialRow, now: float) -> answers.TrialInfo:
 
 
 def interim_json(rows: Sequence[InterimRow]) -> list[answers.InterimInfo]:
-    """What was reported of a trial while it was evaluated."""
+    """The interim values of a trial."""
     return [{"attempt": row.attempt, "step": row.step, "value": row.value, "at": at(row.at)} for row in rows]
 
 
 def renewal_json(renewal: Renewal, request_id: str) -> answers.RenewalInfo:
-    """What to do with a lease."""
+    """The renewal of a lease, or the reason to abandon it."""
     shape: answers.RenewalInfo = {"token": renewal.token, "directive": renewal.directive}
     if renewal.until is not None:
         shape["expires_at"] = at(renewal.until)
@@ -326,7 +320,7 @@ def renewal_json(renewal: Renewal, request_id: str) -> answers.RenewalInfo:
 
 
 def outcome_json(outcome: Outcome, request_id: str, pointer: str) -> answers.OutcomeInfo:
-    """What became of one result."""
+    """The outcome of one result; `pointer` leads to it in the request."""
     shape: answers.OutcomeInfo = {
         "trial": None if outcome.trial is None else f"t_{outcome.trial}",
         "outcome": outcome.outcome,
@@ -372,7 +366,7 @@ def _told_event(trial: TrialRow) -> answers.Event:
         "trial": f"t_{trial.number}",
         "value": trial.value,
         "worker": trial.worker,
-        "generation": trial.step,
+        "step": trial.step,
         "attempt": trial.attempt,
     }
     if trial.source is not None:
@@ -384,10 +378,10 @@ def _told_event(trial: TrialRow) -> answers.Event:
 
 def _step_event(step: StepRow) -> answers.Event:
     data = {
-        "generation": step.step, "upto_seq": str(step.upto_seq), "results": step.told, "why": step.why,
+        "step": step.step, "upto_seq": str(step.upto_seq), "results": step.told, "why": step.why,
         "digest": step.digest,
     }  # fmt: skip
-    return _event(step.seq, "generation.closed", step.at, data)
+    return _event(step.seq, "step.closed", step.at, data)
 
 
 def _study_event(event: EventRow) -> answers.Event:

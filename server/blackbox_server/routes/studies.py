@@ -1,4 +1,4 @@
-"""Studies: create, list, read, change, end, branch."""
+"""Studies: create, list, read, edit, end, fork."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _location(head: StudyHead | None) -> list[tuple[bytes, bytes]]:
 
 @routes("POST /v1/studies", "study:admin", {200: StudyInfo, 201: StudyInfo}, body=StudySpec, vectors=True)
 async def create(call: Call) -> Response:
-    """Create a study, or get the one of the same name and spec."""
+    """Create a study, or get the existing one of the same name and spec."""
     value, finite = await call.json()
     if not finite:
         parsing.refuse_not_finite(value)
@@ -80,7 +80,7 @@ async def read(call: Call) -> Response:
     body=Edit, headers={"If-Match": "ETag of the study; only the part before the dot counts: the spec's version."},
 )  # fmt: skip
 async def edit(call: Call) -> Response:
-    """Change budget, labels, lease defaults or parallelism.
+    """Edit budget, labels, lease defaults or parallelism.
 
     If-Match is compared with the part of the ETag before the dot: the spec's version.
     """
@@ -126,7 +126,7 @@ async def _transition(call: Call, change: Callable[[BaseStudy, str | None], Step
 
 @routes("POST /v1/studies/{study}/pause", "study:admin", {200: StudyInfo}, body=Reason, required=False)
 async def pause(call: Call) -> Response:
-    """Hand out nothing; take every result."""
+    """Hand out no trials; results are still taken."""
     return await _transition(call, lambda study, reason: study.pause(now=call.now, reason=reason or "by request"))
 
 
@@ -138,13 +138,13 @@ async def resume(call: Call) -> Response:
 
 @routes("POST /v1/studies/{study}/complete", "study:admin", {200: StudyInfo}, body=Reason, required=False)
 async def complete(call: Call) -> Response:
-    """End the study; results that are out are still taken."""
+    """End the study; results of leased trials are still taken."""
     return await _transition(call, lambda study, _: study.complete(now=call.now))
 
 
 @routes("POST /v1/studies/{study}/cancel", "study:admin", {200: StudyInfo}, body=Reason, required=False)
 async def cancel(call: Call) -> Response:
-    """End the study and cancel what is out."""
+    """End the study and cancel its open trials."""
     return await _transition(call, lambda study, _: study.cancel(now=call.now))
 
 
@@ -153,7 +153,7 @@ async def cancel(call: Call) -> Response:
 
 @routes("POST /v1/studies/{study}/fork", "study:admin", {201: StudyInfo}, body=Fork, required=False)
 async def fork(call: Call) -> Response:
-    """A study that shares this one's past up to a generation."""
+    """A study that shares this one's past up to a step."""
     body = await call.body(Fork)
     study, now = as_kind((await call.opened()).study, Study), call.now
     name = body.name or f"{study.spec.name[:150]}-fork-{int(now * 1000):x}"
@@ -168,9 +168,9 @@ async def fork(call: Call) -> Response:
 
 @routes("POST /v1/studies/{study}/snapshots", "study:admin", {201: SnapshotTaken}, body=Nothing, required=False)
 async def snapshot(call: Call) -> Response:
-    """Store the state of the open generation now."""
+    """Store the state of the open step now."""
     await call.body(Nothing)
     opened = await call.opened()
     await call.service.advance(opened)
     step, size = await call.service.drive(services.snapshot(opened.study))
-    return answer({"generation": step, "step": step, "bytes": size}, 201)
+    return answer({"step": step, "bytes": size}, 201)

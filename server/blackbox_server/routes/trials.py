@@ -1,4 +1,4 @@
-"""Trials: enqueue, import, read, cancel, run again, take back."""
+"""Trials: enqueue, import, read, cancel, requeue, invalidate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from blackbox.errors import FieldError, InvalidInput, LeaseUnknown, TrialNotFound, nearest
+from blackbox.errors import FieldError, IncompatibleProblem, InvalidInput, LeaseUnknown, TrialNotFound, nearest
 from blackbox.study import leases
 from blackbox.study.editing import Study
 from blackbox.study.effects import Steps
@@ -31,7 +31,7 @@ routes = Routes()
 
 @routes("POST /v1/studies/{study}/trials", "study:admin", {201: answers.Enqueued}, body=Enqueue, vectors=True)
 async def enqueue(call: Call) -> Response:
-    """Put given points in the queue, or import finished ones (with a value, or infeasible)."""
+    """Enqueue points to evaluate, or import finished ones (with a value, or infeasible)."""
     body = await call.body(Enqueue)
     limits.within_count(call.settings, body.trials, "/trials")
     finished = [item.value is not None or item.status == "infeasible" for item in body.trials]
@@ -77,7 +77,7 @@ async def _import(call: Call, opened: OpenStudy, body: Enqueue) -> Response:
 
 @routes("GET /v1/studies/{study}/trials", "study:read", {200: answers.TrialsPage}, query=TrialsQuery)
 async def page(call: Call) -> Response:
-    """Trials by number, with their parameters; a recipe whose base is no longer kept is shown as the recipe."""
+    """Trials by number, with their parameters, or as a recipe if its base vector is no longer kept."""
     wanted = call.query(TrialsQuery)
     states = _states(wanted.state)
     study = (await call.opened()).study
@@ -153,7 +153,7 @@ async def cancel(call: Call) -> Response:
     body=Reason, required=False,
 )  # fmt: skip
 async def requeue(call: Call) -> Response:
-    """Run a trial again that has no value."""
+    """Queue a trial that has no value once more."""
     return await _change(call, lambda study, number: study.requeue_trial(number, now=call.now))
 
 
@@ -180,20 +180,29 @@ def _studies(tx: Tx, project: str, after: str) -> list[tuple[StudyHead, StudyRow
 
 @routes("POST /v1/workers/{worker}/quarantine", "study:admin", {200: answers.Quarantined}, body=Reason, required=False)
 async def quarantine(call: Call) -> Response:
-    """Take back all results of a worker, in every study of the project."""
+    """Take back all results of a worker, in every study of the project that has results to take back.
+
+    Of federated studies and their hosted participants nothing is taken; the answer says so for each.
+    """
     await call.body(Reason)
     service, project, worker = call.service, call.principal.project, call.path["worker"]
     taken: dict[str, int] = {}
+    skipped: dict[str, str] = {}
     after = ""
     while found := await service.read(partial(_studies, project=project, after=after), long=True):
         after = found[-1][0].id
         for head, _ in found:
             opened = await service.open(head.id, project)
-            count = await service.drive(as_kind(opened.study, Study).invalidate(worker=worker, now=call.now))
+            try:
+                study = as_kind(opened.study, Study)
+            except IncompatibleProblem as error:
+                skipped[head.id] = error.detail
+                continue
+            count = await service.drive(study.invalidate(worker=worker, now=call.now))
             if count:
                 taken[head.id] = count
                 opened.changed()
-    return answer({"worker": worker, "invalidated": taken})
+    return answer({"worker": worker, "invalidated": taken, "skipped": skipped})
 
 
 @routes(
@@ -201,8 +210,8 @@ async def quarantine(call: Call) -> Response:
     body=InterimReport,
 )  # fmt: skip
 async def interim(call: Call) -> Response:
-    """An interim value: kept with the trial, of which the newest 100 stay. It extends the lease; the answer says
-    whether to go on."""
+    """Report an interim value, of which the newest 100 stay with the trial. It extends the lease; the answer says
+    whether to continue."""
     body = await call.body(InterimReport)
     study, number = as_kind((await call.opened()).study, TrialStudy), call.trial
     token = body.lease

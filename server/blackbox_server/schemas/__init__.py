@@ -1,1 +1,1 @@
-"""What goes over the wire: how it is read, what it must look like, and the document that says so."""
+"""The wire format: models of requests, types of answers, and the parsing of both JSON and queries."""

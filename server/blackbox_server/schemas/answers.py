@@ -1,11 +1,11 @@
-"""What the service answers, as typed dictionaries.
+"""The answers of the service as typed dictionaries.
 
-They are the declarations that `/openapi.json` is made from and that the shapes of the routes are checked against by
-mypy; at run time an answer is a plain dictionary. A member that may be missing is `NotRequired`; no others come.
-The file is long because every member of every answer stands here, and nowhere else.
+`/openapi.json` is made from these declarations, and mypy checks the shapes of the routes against them; at run time an
+answer is a plain dictionary. A member that may be missing is `NotRequired`, and there are no undeclared ones.
+The file is long because it declares every member of every answer, and no other file does.
 """
 
-# No `from __future__ import annotations`: what is not required has to be known when a class is made.
+# No `from __future__ import annotations`: `NotRequired` has to be visible when a class is made.
 
 from datetime import datetime
 from typing import Annotated, Any, Literal, NotRequired
@@ -23,7 +23,7 @@ from blackbox_server.problems import Problem, documented
 
 
 def _one_of(*words: str) -> WithJsonSchema:
-    """Of a text: which ones there are."""
+    """The schema of a string that is one of these words."""
     return WithJsonSchema({"type": "string", "enum": list(words)})
 
 
@@ -51,25 +51,27 @@ class _Shown:
 
 @documented
 class BestTrial(TypedDict):
+    """The best trial so far, by its value."""
+
     trial: str
     value: float | None
 
 
 @documented
 class Progress(TypedDict):
-    """How a study stands; it comes with every ask and tell."""
+    """The state of a study, which comes with every ask and tell."""
 
     state: StudyState
-    generation: int
+    step: int
     used: int
     """Results that count against the budget."""
     leased: int
     remaining: int | None
-    """Of the budget; null: no limit."""
+    """Results left in the budget; null: no limit."""
     reason: NotRequired[str]
     """Why it is not active."""
     best: NotRequired[BestTrial]
-    """For keys that may read."""
+    """Only for keys that may read."""
 
 
 @documented
@@ -83,17 +85,21 @@ class HostedPlace(TypedDict):
 
 @documented
 class ResolvedAlgorithm(TypedDict):
+    """The algorithm of a study, as it was requested and as it runs."""
+
     requested: str
     resolved: str
     reason: str | None
     """Why `auto` chose it."""
     options: dict[str, Any]
-    population: int | None
-    """Results per generation, where the options say it."""
+    popsize: int | None
+    """Results per step, if the options determine it."""
 
 
 @documented
 class BudgetUse(TypedDict):
+    """The limits of a study, and what it has used of them."""
+
     evaluations: int | None
     max_cost: float | None
     deadline: datetime | None
@@ -101,11 +107,13 @@ class BudgetUse(TypedDict):
     cost: float
     leased: int
     remaining: int | None
-    generations_affordable: int | None
+    steps_affordable: int | None
 
 
 @documented
 class TrialCounts(TypedDict):
+    """Trials of a study: how many were ever made, are queued, are leased."""
+
     made: int
     queued: int
     leased: int
@@ -136,11 +144,11 @@ class StudyInfo(TypedDict):
     non_finite: Literal["reject", "infeasible"]
     require_lease: bool
     labels: dict[str, str]
-    generation: int
+    step: int
     epoch: int
-    """Grows when history is rewritten."""
+    """Incremented when the past is rewritten."""
     seq: str
-    """Last number of the log."""
+    """Sequence number of the last entry of the log."""
     trials: TrialCounts
     best: BestTrial | None
     warnings: list[str]
@@ -149,14 +157,17 @@ class StudyInfo(TypedDict):
 
 @documented
 class StudiesPage(TypedDict):
+    """A page of studies."""
+
     studies: list[StudyInfo]
     next: str | None
-    """Where the next page is."""
+    """Path and query of the next page; null on the last."""
 
 
 @documented
 class SnapshotTaken(TypedDict):
-    generation: int
+    """A state that was stored: after which step, and its size."""
+
     step: int
     bytes: int
 
@@ -166,16 +177,18 @@ class SnapshotTaken(TypedDict):
 
 @documented
 class LeaseInfo(TypedDict):
+    """The right to tell about a trial until the lease expires."""
+
     token: str
     attempt: int
     expires_at: datetime
     heartbeat_seconds: float
-    """How often to renew it."""
+    """Interval at which to renew it, in seconds."""
 
 
 @documented
 class Base(TypedDict):
-    """The vector that a recipe begins from."""
+    """The vector that a recipe starts from."""
 
     sha256: str
     version: int
@@ -184,6 +197,8 @@ class Base(TypedDict):
 
 @documented
 class SomeCoordinates(TypedDict):
+    """A few coordinates of a point: their indices and float32 values."""
+
     index: list[int]
     value: list[float]
 
@@ -194,7 +209,7 @@ class LeasedTrial(TypedDict):
 
     id: str
     number: int
-    generation: int
+    step: int
     replicate: int
     params: NotRequired[Params]
     encoding: NotRequired[Literal["seed/1"]]
@@ -206,9 +221,9 @@ class LeasedTrial(TypedDict):
     rng: NotRequired[str]
     key: NotRequired[str]
     check: NotRequired[SomeCoordinates]
-    """What the point must be there, for who makes it."""
+    """Coordinates that the finished point must have, as a check."""
     payload: NotRequired[Any]
-    """What the evaluator gets beside the point."""
+    """Data of the algorithm for the evaluator, beside the point."""
     eval_seed: str
     lease: LeaseInfo
 
@@ -236,7 +251,7 @@ class AskAnswer(Granted):
 
 @documented
 class OutcomeInfo(TypedDict):
-    """What became of one result."""
+    """The outcome of one result."""
 
     trial: str | None
     outcome: Outcome
@@ -261,6 +276,8 @@ class TellAnswer(TypedDict):
 
 @documented
 class RenewalInfo(TypedDict):
+    """The renewal of one lease, or the reason to abandon it."""
+
     token: str
     directive: Literal["continue", "abandon"]
     expires_at: NotRequired[datetime]
@@ -269,17 +286,23 @@ class RenewalInfo(TypedDict):
 
 @documented
 class HeartbeatAnswer(TypedDict):
+    """The renewals, in the order of the tokens that were sent."""
+
     leases: list[RenewalInfo]
 
 
 @documented
 class InterimAnswer(TypedDict):
+    """Whether to continue an evaluation, and until when its lease lasts now."""
+
     directive: Literal["continue", "abandon"]
     lease_expires_at: datetime | None
 
 
 @documented
 class QueuedTrial(TypedDict):
+    """A point that was queued."""
+
     id: str
     number: int
     state: Literal["QUEUED"]
@@ -287,6 +310,8 @@ class QueuedTrial(TypedDict):
 
 @documented
 class ImportedTrial(OutcomeInfo):
+    """A finished point that was imported; a rejected one has no id."""
+
     id: str | None
 
 
@@ -299,6 +324,8 @@ class Enqueued(TypedDict):
 
 @documented
 class InterimInfo(TypedDict):
+    """An interim value; its step is how far the evaluation had got, in its own units."""
+
     attempt: int
     step: int
     value: float
@@ -312,7 +339,7 @@ class TrialInfo(TypedDict):
     id: str
     number: int
     state: TrialState
-    generation: int
+    step: int
     lane: int | None
     """null: a point that the study did not choose."""
     replicate: int
@@ -331,7 +358,7 @@ class TrialInfo(TypedDict):
     invalid: bool
     """Whether its result was taken back."""
     extra: NotRequired[dict[str, Any]]
-    """What was told beside the value."""
+    """Fields that were told beside the value."""
 
 
 @documented
@@ -340,7 +367,7 @@ class TrialWithPoint(TrialInfo):
 
     params: NotRequired[Params]
     recipe: NotRequired[dict[str, Any]]
-    """Instead of parameters, where a vector that it is made of is no longer kept."""
+    """Instead of parameters, if a vector that it refers to is no longer kept."""
     payload: NotRequired[Any]
 
 
@@ -353,24 +380,32 @@ class TrialDetail(TrialWithPoint):
 
 @documented
 class TrialsPage(TypedDict):
+    """A page of trials."""
+
     trials: list[TrialWithPoint]
     next: str | None
-    """Where the next page is."""
+    """Path and query of the next page; null on the last."""
 
 
 @documented
 class Invalidated(TypedDict):
+    """A result that was taken back."""
+
     trial: str
     invalidated: int
-    """How many results were taken back."""
+    """Number of results taken back; 0: it was taken back before."""
     epoch: int
 
 
 @documented
 class Quarantined(TypedDict):
+    """A worker whose results were taken back."""
+
     worker: str
     invalidated: dict[str, int]
-    """Results taken back, by study."""
+    """Number of results taken back, by study."""
+    skipped: dict[str, str]
+    """Studies that have no results to take back, with the reason."""
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
@@ -378,6 +413,8 @@ class Quarantined(TypedDict):
 
 @documented
 class Estimate(TypedDict):
+    """Mean and standard error of the values of a point."""
+
     mean: float
     n: int
     stderr: float | None
@@ -385,6 +422,8 @@ class Estimate(TypedDict):
 
 @documented
 class EstimatedPoint(TypedDict):
+    """A point with an estimate of its value."""
+
     id: str
     params: Params
     estimate: Estimate
@@ -392,7 +431,9 @@ class EstimatedPoint(TypedDict):
 
 @documented
 class RecommendedPoint(TypedDict):
-    generation: int
+    """The point that the algorithm would deploy, after this step."""
+
+    step: int
     params: Params
     value: None
     payload: NotRequired[Any]
@@ -403,14 +444,18 @@ Items = list[TrialWithPoint] | list[EstimatedPoint] | list[RecommendedPoint]
 
 @documented
 class BestAnswer(TypedDict):
+    """The best points of a view."""
+
     view: Literal["observed", "recommended"]
     items: Items
     note: str | None
-    """What to think of them."""
+    """How to read the values."""
 
 
 @documented
 class Event(TypedDict):
+    """An entry of the log."""
+
     seq: str
     type: str
     at: datetime | None
@@ -419,9 +464,11 @@ class Event(TypedDict):
 
 @documented
 class EventsPage(TypedDict):
+    """A page of the log."""
+
     events: list[Event]
     next_after: str
-    """What to ask for next."""
+    """`after` of the next page."""
 
 
 # Federated rounds -----------------------------------------------------------------------------------------------------
@@ -429,15 +476,18 @@ class EventsPage(TypedDict):
 
 @documented
 class HostedStudyLinks(TypedDict):
+    """The study in which the trials of a hosted participant are asked and told."""
+
     study: str
     links: dict[str, str]
 
 
 @documented
 class InvitationInfo(TypedDict):
-    """What a participant's machine is made of."""
+    """All that a participant's half of the algorithm is made from."""
 
     method: str
+    """The algorithm, by its name; the digest in `terms` is over this member, so it keeps its old name."""
     options: dict[str, Any]
     space: dict[str, Any]
     key: str
@@ -446,9 +496,11 @@ class InvitationInfo(TypedDict):
 
 @documented
 class JoinAnswer(TypedDict):
+    """A participant's place in the rounds."""
+
     client: str
     token: str
-    """To be shown in the header Participant-Token."""
+    """To be sent in the header Participant-Token."""
     hosted: HostedStudyLinks | None
     invitation: InvitationInfo
     terms: str
@@ -458,11 +510,15 @@ class JoinAnswer(TypedDict):
 
 @documented
 class LeaveAnswer(TypedDict):
+    """The study after a participant has left."""
+
     study: Progress
 
 
 @documented
 class NamedVector(TypedDict):
+    """A vector of a broadcast, by its digest, and where to fetch it."""
+
     sha256: str
     dtype: str
     length: int
@@ -471,7 +527,7 @@ class NamedVector(TypedDict):
 
 @documented
 class BroadcastInfo(TypedDict):
-    """What the coordinator sends to everybody."""
+    """The data that the coordinator sends to all participants of a phase."""
 
     terms: str
     step: int
@@ -489,7 +545,7 @@ class OpenPhaseInfo(TypedDict):
     reason: str | None
     step: int
     broadcast: BroadcastInfo | None
-    """null: too few have joined, or the study has ended."""
+    """null: too few participants have joined, or the study has ended."""
     invited: bool | None
     contributed: bool
     joined: int
@@ -501,6 +557,8 @@ class OpenPhaseInfo(TypedDict):
 
 @documented
 class ClosedPhase(TypedDict):
+    """How a phase was closed."""
+
     phase: str
     counted: int
     why: str
@@ -510,7 +568,7 @@ class ClosedPhase(TypedDict):
 
 @documented
 class RoundInfo(TypedDict):
-    """A round that is over, or partly."""
+    """A round of which at least one phase has closed."""
 
     round: int
     state: Literal["AGGREGATED", "OPEN"]
@@ -519,6 +577,8 @@ class RoundInfo(TypedDict):
 
 @documented
 class ContributionAnswer(TypedDict):
+    """The outcome of a contribution, and the state of its phase."""
+
     outcome: str
     counted: bool
     received: int
@@ -528,6 +588,8 @@ class ContributionAnswer(TypedDict):
 
 @documented
 class UpdatesPage(TypedDict):
+    """Updates of the common point, oldest first."""
+
     updates: list[dict[str, Any]]
     next_after: int
 
@@ -537,6 +599,8 @@ class UpdatesPage(TypedDict):
 
 @documented
 class KeyInfo(TypedDict):
+    """An API key, without its text."""
+
     id: str
     name: str
     project: str
@@ -555,11 +619,15 @@ class MadeKey(KeyInfo):
 
 @documented
 class KeysPage(TypedDict):
+    """The keys of the project."""
+
     keys: list[KeyInfo]
 
 
 @documented
 class ServiceInfo(TypedDict):
+    """The service: its links, and example bodies."""
+
     name: Literal["blackbox"]
     version: str
     links: dict[str, str]
@@ -568,12 +636,14 @@ class ServiceInfo(TypedDict):
 
 @documented
 class Status(TypedDict):
+    """The health of the service."""
+
     status: Literal["ok", "ready"]
 
 
 @documented
 class ProblemKind(TypedDict):
-    """What a problem's `type` means."""
+    """The meaning of a problem's `type`."""
 
     code: str
     status: int
@@ -585,6 +655,8 @@ class ProblemKind(TypedDict):
 
 @documented
 class KeyUse(TypedDict):
+    """The key of this request."""
+
     id: str
     name: str
     project: str
@@ -593,6 +665,8 @@ class KeyUse(TypedDict):
 
 @documented
 class Limits(TypedDict):
+    """The limits of this key."""
+
     body_bytes: int
     vector_body_bytes: int
     json_depth: int
@@ -608,7 +682,7 @@ class Limits(TypedDict):
 
 @documented
 class AlgorithmInfo(TypedDict):
-    """A method of optimization."""
+    """An optimization algorithm."""
 
     name: str
     summary: str
@@ -625,12 +699,12 @@ class AlgorithmInfo(TypedDict):
     injects: bool
     seed_encoded: bool
     memory_bytes: dict[str, int]
-    """By dimension, with default options."""
+    """Estimated bytes by dimension, with default options."""
 
 
 @documented
 class FederatedAlgorithmInfo(TypedDict):
-    """A method that works in rounds of participants."""
+    """An algorithm that works in rounds of participants."""
 
     name: str
     summary: str
@@ -641,5 +715,7 @@ class FederatedAlgorithmInfo(TypedDict):
 
 @documented
 class Algorithms(TypedDict):
+    """The algorithms of the service: those that work on trials, and those that work in federated rounds."""
+
     algorithms: list[AlgorithmInfo]
     federated: list[FederatedAlgorithmInfo]

@@ -1,9 +1,9 @@
-"""Reads what comes over the wire: bodies and query parameters, as models.
+"""Parses bodies and query parameters into models.
 
-Bodies are read in two passes. `read_json` turns bytes into Python values and refuses what JSON does not mean: a name
+Bodies are read in two passes. `read_json` turns bytes into Python values and refuses ambiguous or hostile JSON: a name
 given twice, nesting deeper than the limit, text after the document. It lets NaN and infinities through (Python's `json`
-writes them), because only then can the answer say where they are; `finite` finds them, `read_body` refuses them.
-The models are strict: `true` is no number, "3" is not 3, and an unknown field is an error that names the nearest one.
+writes them), so that the error can say where they are: `not_finite` finds them, `refuse_not_finite` refuses them. The
+models are strict: `true` is no number, "3" is not 3, and an unknown field is an error that names the nearest one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CONTAINERS = (dict, list)
 
 
 def read_json(body: bytes) -> tuple[Any, bool]:
-    """The value of a JSON document, and whether all its numbers are finite, and its integers of at most 64 bits.
+    """The value of a JSON document, and whether all its numbers are finite and its integers have at most 64 bits.
 
     Raises
     ------
@@ -47,13 +47,13 @@ def read_json(body: bytes) -> tuple[Any, bool]:
     except ValueError as error:
         raise _malformed(body, str(error)) from None
     members, finite = _survey(value)
-    if members != body.count(b":"):  # each member has a colon; texts may have more, and a name given twice is left over
+    if members != body.count(b":"):  # each member has a colon, so a surplus is in a string or of a name given twice
         json.loads(body, object_pairs_hook=_once)
     return value, finite
 
 
 def _survey(value: Any) -> tuple[int, bool]:
-    """How many object members there are, and whether every number is one we can send back; refuses depth."""
+    """The number of object members, and whether every number can be sent back; refuses too deep nesting."""
     members, finite = 0, True
     level: list[Any] = [value] if isinstance(value, _CONTAINERS) else []
     for _ in range(MAX_DEPTH):
@@ -132,7 +132,7 @@ def escape(name: str) -> str:
 
 
 def spelled(value: float) -> str:
-    """A non-finite number as people write it."""
+    """A non-finite number as people write it: NaN, Infinity or -Infinity."""
     return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
 
 
@@ -149,7 +149,7 @@ def refuse_not_finite(value: Any, tolerant: bool = False) -> None:
 
     Parameters
     ----------
-    tolerant : a result's value may be anything.
+    tolerant : whether the values of results may be anything.
 
     Raises
     ------
@@ -178,13 +178,13 @@ def refuse_not_finite(value: Any, tolerant: bool = False) -> None:
 
 
 class Wire(BaseModel):
-    """Base of what clients send: strict types, no unknown fields."""
+    """Base of the models of bodies: strict types, no unknown fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
 class Query(BaseModel):
-    """Base of the query parameters of a route: text that is read as what the model says; others are not looked at."""
+    """Base of the models of query parameters: text is converted to the type of the field; others are ignored."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -193,12 +193,12 @@ Q = TypeVar("Q", bound=Query)
 
 
 def fit_query(model: type[Q], text: bytes) -> Q:
-    """The query string of an address as the model. Of a name that is given twice the last one counts.
+    """The query string of an address as the model. If a name is given twice the last one counts.
 
     Raises
     ------
     InvalidInput
-        With a JSON pointer per parameter at fault.
+        With a pointer for each faulty parameter.
     """
     try:
         return model.model_validate(dict(parse_qsl(text.decode("latin-1"), keep_blank_values=True)))
@@ -211,30 +211,26 @@ def fit_query(model: type[Q], text: bytes) -> Q:
         raise InvalidInput(detail, errors=faults) from None
 
 
-def fit(model: type[M], raw: Any, shorten: str = "") -> M:
+def fit(model: type[M], raw: Any) -> M:
     """`raw` as the model.
-
-    Parameters
-    ----------
-    shorten : a prefix to leave out of the pointers, where the client sent a shorter form than the model's.
 
     Raises
     ------
     InvalidInput
-        With a JSON pointer per field at fault, and the nearest name for an unknown field.
+        With a JSON pointer for each faulty field, and the nearest name for an unknown one.
     """
     try:
         return model.model_validate(raw)
     except pydantic.ValidationError as error:
-        raise _unfit(error, model, shorten) from None
+        raise _unfit(error, model) from None
 
 
-def _unfit(error: pydantic.ValidationError, model: type[BaseModel], shorten: str) -> InvalidInput:
+def _unfit(error: pydantic.ValidationError, model: type[BaseModel]) -> InvalidInput:
     faults = []
     spelled_out = False
     for item in error.errors(include_url=False)[:100]:
         place = [str(part) for part in item["loc"] if not _is_branch(part)]
-        pointer = "".join(f"/{escape(part)}" for part in place).removeprefix(shorten)
+        pointer = "".join(f"/{escape(part)}" for part in place)
         if item["type"] == "extra_forbidden":
             message = f"unknown field; {nearest(place[-1], _names_at(model, place[:-1]))}"
         elif item["type"] == "missing":
@@ -265,7 +261,7 @@ def _shown(value: Any) -> str:
 
 
 def _names_at(model: type[BaseModel], place: list[str]) -> list[str]:
-    """Names of the fields of the model that is found by walking down the annotations."""
+    """The names of the fields at a place: of the model found there by following the annotations."""
     current: type[BaseModel] = model
     for part in place:
         if part.isdecimal():

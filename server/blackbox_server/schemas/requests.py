@@ -1,4 +1,4 @@
-"""What clients send, as models: bodies, and the query parameters of reads."""
+"""Models of requests: bodies and query parameters."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Ask(Wire):
     worker: Name | None = None
     """Who evaluates; by default the name of the key."""
     lease_seconds: Seconds | Literal["auto"] | None = None
-    """How long without a heartbeat; by default as the study says."""
+    """How long it lasts without a heartbeat; by default as the study says."""
     wait_seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
     """How long to wait when nothing is free (at most 30)."""
     resume: bool = False
-    """First give the worker the leases it still has."""
+    """First return the leases that the worker still holds."""
     encoding: Literal["values", "seed"] = "values"
-    """seed: vectors as a base and noise addresses, where the method works on those."""
+    """seed: vectors as a base and noise addresses, if the algorithm makes its points that way."""
 
 
 class Failure(Wire):
@@ -60,7 +60,7 @@ class Failure(Wire):
 
 
 class _Settled(Wire):
-    """Which trial a result is for, and how it went."""
+    """The trial of a result, and its value or failure."""
 
     trial: TrialNumber | None = None
     """The trial's id, such as "t_41"."""
@@ -82,9 +82,9 @@ else:
 
 
 class Result(_Told):
-    """One result. Without `params` it is for a trial that was asked.
+    """One result: of a leased trial, or, with `params`, of a point that the study did not choose.
 
-    Beside its own fields it has those of `blackbox.study.side_data.TOLD`.
+    Besides its own fields it has those of `blackbox.study.side_data.TOLD`.
     """
 
     error: Failure | None = None
@@ -92,7 +92,7 @@ class Result(_Told):
     params: Params | None = None
     """A point that the study did not choose."""
     source: Name | None = None
-    """Where such a point comes from."""
+    """The origin of such a point."""
     key: Name | None = None
     """Idempotency key of such an item."""
 
@@ -106,12 +106,26 @@ class Tell(Wire):
     """Lease the next trials in the same answer."""
 
 
+class ShortTell(Result):
+    """The short form of a tell: one result, without a list around it."""
+
+    worker: Name | None = None
+    ask: Ask | None = None
+    """Lease the next trials in the same answer."""
+
+    def written_out(self) -> Tell:
+        """The long form of the same tell."""
+        told = {name: getattr(self, name) for name in self.model_fields_set & Result.model_fields.keys()}
+        return Tell(results=[Result(**told)], worker=self.worker, ask=self.ask)
+
+
 class Heartbeat(Wire):
     """Renew leases."""
 
     leases: list[Annotated[str, Field(max_length=200)]]
-    worker: Name | None = None
+    """The `lease.token` of each trial."""
     extend_seconds: Seconds | None = None
+    """How long from now; by default as long as the lease was granted for."""
 
 
 class Enqueued(Wire):
@@ -121,7 +135,6 @@ class Enqueued(Wire):
     value: float | None = None
     status: Literal["completed", "infeasible"] = "completed"
     source: Name | None = None
-    key: Name | None = None
     info: dict[str, Any] | None = None
 
 
@@ -148,20 +161,20 @@ class Join(Wire):
     client: Name
     """The participant's name, unique in the study: letters, digits and . _ : @ - behind a letter or digit."""
     hosted: bool = False
-    """Whether the participant's machine shall run here. The answer names a study whose trials are its points; asking
-    and telling there is all that is left to do. This server then sees points and values."""
+    """Whether the server runs the participant's half of the algorithm, and so sees points and values. The answer then
+    names a study whose trials are these points, where only asking and telling is left to do."""
     weight: Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)] | None = None
-    """Of a hosted participant, its share in means, such as its number of examples; default 1."""
+    """The share of a hosted participant in means, such as its number of examples; default 1."""
 
 
 class Reason(Wire):
-    """Why."""
+    """A reason, for the log."""
 
     reason: Annotated[str, Field(max_length=500)] | None = None
 
 
 class Edit(Wire):
-    """What may change about a study. Each part replaces the one that was there."""
+    """Changes of a study. Each part replaces the one that was there."""
 
     budget: Annotated[Budget, Field(strict=False)] | None = None
     labels: dict[str, str] | None = None
@@ -170,11 +183,11 @@ class Edit(Wire):
 
 
 class Fork(Wire):
-    """A branch of a study."""
+    """A fork of a study."""
 
     name: Name | None = None
     step: int | None = Field(None, ge=0)
-    """Generation to branch at; now by default."""
+    """Step at which the fork leaves; now by default."""
     algorithm: dict[str, Any] | str | None = None
     """Another algorithm starts fresh, with the parent's results as points it did not choose."""
 
@@ -220,10 +233,10 @@ class TrialsQuery(Query):
 
 
 class BestQuery(Query):
-    """Which points, and how many."""
+    """Which of the best points, and how many."""
 
     view: Literal["observed", "recommended"] = "observed"
-    """observed: the best of what was told. recommended: the point that the method would deploy."""
+    """observed: the best of what was told. recommended: the point that the algorithm would deploy."""
     k: int = Field(1, ge=1, le=100)
     """How many of the observed ones."""
 
@@ -242,7 +255,7 @@ class EventsQuery(Query):
 
 
 class ExportQuery(Query):
-    """How to write the log."""
+    """The form of an export."""
 
     format: Literal["ndjson"] = "ndjson"
     """One JSON document a line."""
@@ -251,10 +264,10 @@ class ExportQuery(Query):
 
 
 class RoundQuery(Query):
-    """How long to wait for the next phase."""
+    """How long to hold the answer for the next phase."""
 
     after_step: int = Field(-1, ge=-1, le=MAX_TRIAL)
-    """Wait while the step of the open phase is not after this one."""
+    """Wait until the step of the open phase is after this one."""
     wait_seconds: Wait = 0.0
     """How long (at most 30)."""
 

@@ -1,9 +1,8 @@
-"""A store of this process behind an event loop: the writes of many requests become one transaction, which one fsync
-pays for.
+"""A store of this process behind an event loop: group commit, with one transaction and one fsync for many requests.
 
-Works run in the loop's own thread, one after the other; only COMMIT, which waits for the disk, is done by a thread.
-While it does, the loop reads requests, whose works form the next group. Two threads that ran works and requests side by
-side would hand the interpreter to each other all the time, which costs a quarter of what 32 clients get.
+Works run in the thread of the loop, one after the other; only COMMIT, which waits for the disk, runs in another thread.
+Meanwhile the loop reads requests, whose works form the next group. If works and requests ran in two threads, these
+would compete for the interpreter lock, which costs 32 clients a quarter of their throughput.
 """
 
 from __future__ import annotations
@@ -26,22 +25,23 @@ _Queued = tuple[Callable[[Tx], Any], bool, "asyncio.Future[Any]"]
 _Ran = tuple["asyncio.Future[Any]", Any, BaseException | None]
 
 GROUP_WORKS = 256
-"""Works in one transaction, at most ..."""
+"""Most works in one transaction ..."""
 GROUP_SECONDS = 0.005
-"""... and how long they may run: whoever came first waits no longer than this for the others."""
+"""... and the seconds they may run: the first one waits no longer than this for the others."""
 BUSY_SECONDS = 5.0
-"""How long to wait for another program, or thread, that holds the database."""
+"""Seconds to wait for another program, or thread, that holds the database ..."""
 RETRY_SECONDS = 0.002
+"""... and the interval at which to try."""
 
 
 class EmbeddedStore:
     """Queues works for the transactions of a store in this process; see `front.AsyncStore` for what is promised.
 
-    Belongs to the event loop it was made in. The store itself stays open when this closes.
+    It belongs to the event loop in which it was made. The store itself stays open when this closes.
 
     Parameters
     ----------
-    bound : works that may wait before new ones are refused.
+    bound : most works that may wait; more are refused.
     """
 
     def __init__(self, store: Store, bound: int = 4096) -> None:
@@ -50,9 +50,9 @@ class EmbeddedStore:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Queued] = deque()
         self._busy = False
-        """A group is under way, or about to begin."""
+        """Whether a group is under way or about to begin."""
         self._since = 0.0
-        """When the group that is about to begin first found the database held."""
+        """When the next group first found the database held by others; 0 if it has not."""
         self._calls: SimpleQueue[tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]] | None]
         self._calls = SimpleQueue()
         threading.Thread(target=self._wait_for_the_disk, name="store-commits", daemon=True).start()
@@ -60,11 +60,11 @@ class EmbeddedStore:
     async def write(self, work: Callable[[Tx], T], long: bool = False) -> T:
         """Run a work in a transaction; returns when it is durable.
 
-        A work whose caller has been cancelled before its turn is not run.
+        If the caller is cancelled before the work has begun, the work is not run.
 
         Parameters
         ----------
-        long : run it in the thread, in a transaction of its own.
+        long : whether to run it in the other thread, in a transaction of its own.
 
         Raises
         ------
@@ -79,17 +79,17 @@ class EmbeddedStore:
         self._queue.append((work, long, future))
         if not self._busy:
             self._busy = True
-            self._loop.call_soon(self._begin)  # not now: what else this turn of the loop brings joins the group
+            self._loop.call_soon(self._begin)  # later, so that other works of this iteration of the loop join the group
         return await future
 
     async def read(self, work: Callable[[Tx], T], long: bool = False) -> T:
-        """Run a work on what is committed: at once, or beside the event loop where it is long."""
+        """Run a work on a snapshot of what is committed: at once, or, if it is long, in another thread."""
         if long:
             return await asyncio.to_thread(self._store.read, work)
         return self._store.read(work)
 
     def close(self) -> None:
-        """End the thread, after what it has in hand. Nothing may be written after that."""
+        """End the thread after its current commit. Nothing may be written after that."""
         self._calls.put(None)
 
     # One group --------------------------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ class EmbeddedStore:
             self._since = self._since or time.monotonic()
             try:
                 group = self._store.try_begin(time.monotonic() - self._since < BUSY_SECONDS, wait=False)
-            except Exception as error:  # whoever is queued would wait as long for the same answer
+            except Exception as error:  # all others in the queue would wait as long for the same error
                 self._since = 0.0
                 waiting = [(future, None, error) for _, _, future in self._queue]
                 self._queue.clear()
@@ -139,7 +139,7 @@ class EmbeddedStore:
         self._end([(future, value, failure)], None, None)
 
     def _end(self, ran: Sequence[_Ran], _: Any, error: BaseException | None) -> None:
-        """Answer those whose works were run; `error` is the database's, and everybody's."""
+        """Resolve the futures of a group; an `error` of the database is that of every one."""
         for future, value, failure in ran:
             if future.done():
                 continue
@@ -149,7 +149,7 @@ class EmbeddedStore:
                 future.set_exception(failure)
             else:
                 future.set_result(value)
-        # After the callers have seen their answers: of what failed, they have to forget what they thought was stored.
+        # After the callers have seen their answers: if it failed, they first have to drop what they believed stored.
         self._loop.call_soon(self._begin)
 
     def _wait_for_the_disk(self) -> None:
@@ -160,12 +160,12 @@ class EmbeddedStore:
                 value = run()
             except BaseException as raised:
                 error = raised
-            with suppress(RuntimeError):  # the loop has ended, and with it who waited
+            with suppress(RuntimeError):  # the loop has ended, and with it the callers
                 self._loop.call_soon_threadsafe(then, value, error)
 
 
 def _again(error: BaseException) -> BaseException:
-    """The error for one more caller: an exception that is raised twice collects the tracebacks of both."""
+    """A copy of the error for one more caller: an exception raised twice would collect the tracebacks of both."""
     if isinstance(error, StoreUnavailable):
         other = StoreUnavailable(str(error), hint=error.hint)
         other.__cause__ = error

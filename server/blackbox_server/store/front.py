@@ -1,4 +1,4 @@
-"""How the service reaches its store: by awaiting works."""
+"""The store as the service sees it: transactions to await."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ T = TypeVar("T")
 
 
 class AsyncStore(Protocol):
-    """What `blackbox.study.rows.Store` promises, for an event loop.
+    """The promises of `blackbox.study.rows.Store`, for an event loop.
 
-    Nothing above knows which one it has: `embedded.EmbeddedStore` is the database of this process; one that is reached
-    over a network would be another.
+    No caller knows which store it has. `embedded.EmbeddedStore` is a database of this process; a store that is reached
+    over a network would be another implementation.
     """
 
     async def write(self, work: Callable[[Tx], T], long: bool = False) -> T:
-        """Run a work in a transaction; returns when it is durable, and undoes what it did if it raises.
+        """Run a work in a transaction: durable when this returns, rolled back if the work raises.
 
         Parameters
         ----------
-        long : it may touch very many rows, and must not hold up other works.
+        long : the work may touch very many rows, and must not delay other works.
 
         Raises
         ------
@@ -32,11 +32,11 @@ class AsyncStore(Protocol):
         ...
 
     async def read(self, work: Callable[[Tx], T], long: bool = False) -> T:
-        """Run a work on what is committed.
+        """Run a work on a snapshot of what is committed.
 
         Parameters
         ----------
-        long : it may read very many rows or bytes.
+        long : the work may read very many rows or bytes.
 
         Raises
         ------
@@ -45,5 +45,5 @@ class AsyncStore(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of what this front holds, after the works in hand. Nothing may be asked of it after that."""
+        """Release all resources, after the works under way. No other method may be called after that."""
         ...

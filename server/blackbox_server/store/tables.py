@@ -4,7 +4,7 @@ Each table has one column per field of its row type in `blackbox.study.rows`, in
 database is the row type's arguments. The CHECK constraints say what no bug above may break: a row that violates one is
 not stored.
 
-The statements over these tables are in `sql`; the steps that bring an older database here are in `migrations`. A change
+The statements over these tables are in `verbs`; the steps that upgrade an older database are in `migrations`. A change
 here needs a migration there, and a test compares the two.
 """
 

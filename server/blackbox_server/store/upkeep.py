@@ -1,4 +1,4 @@
-"""What operators do to a database file: check it, bring it to this release's schema, copy it while a server uses it."""
+"""Maintenance of a database file: check it, upgrade its schema, back it up while a server uses it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from pydantic import ValidationError
 from blackbox.errors import InvalidInput, StoreUnavailable
 from blackbox.study.spec import Resolved
 from blackbox_server.store import migrations
-from blackbox_server.store.sql import BEST, BUSY_SECONDS, database_path, lock
+from blackbox_server.store.sql import BUSY_SECONDS, database_path, lock
+from blackbox_server.store.verbs.trials import BEST
 
 
 @dataclass(frozen=True, slots=True)
 class StudyHealth:
-    """One study of a database: what it is, and what is wrong with it."""
+    """One study of a database, with its size and its faults."""
 
     id: str
     name: str
@@ -32,7 +33,7 @@ class StudyHealth:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What a check has found.
+    """The findings of a check.
 
     Attributes
     ----------
@@ -47,6 +48,7 @@ class Health:
 
     @property
     def sound(self) -> bool:
+        """Whether nothing is wrong."""
         return not self.faults and not any(study.faults for study in self.studies)
 
 
@@ -56,7 +58,7 @@ class Health:
 def check(path_or_url: str | Path) -> Health:
     """Look for damage of the file, and for rows that contradict one another. Changes nothing; a server may be running.
 
-    All of it is read in one transaction, so what a server writes meanwhile is not seen by halves.
+    Everything is read in one transaction, so writes of a running server are seen completely or not at all.
 
     Raises
     ------
@@ -79,7 +81,7 @@ def check(path_or_url: str | Path) -> Health:
 
 
 def _damage(connection: sqlite3.Connection) -> tuple[str, ...]:
-    """What SQLite itself finds wrong with the file."""
+    """The faults that SQLite itself finds in the file."""
     try:
         return tuple(row[0] for row in connection.execute("PRAGMA integrity_check(20)") if row[0] != "ok")
     except sqlite3.DatabaseError as error:
@@ -89,7 +91,7 @@ def _damage(connection: sqlite3.Connection) -> tuple[str, ...]:
 
 
 def _strays(connection: sqlite3.Connection) -> Iterator[str]:
-    """Rows of no study."""
+    """Rows that belong to no study."""
     for table, n in connection.execute('SELECT "table", count(*) FROM pragma_foreign_key_check GROUP BY 1'):
         yield f"{n} rows of {table} belong to no study"
     for (study,) in connection.execute("SELECT id FROM heads EXCEPT SELECT id FROM studies"):
@@ -144,7 +146,7 @@ STRAY_ROWS = {
 
 
 def _faults(connection: sqlite3.Connection, row: sqlite3.Row, resolved: Resolved) -> Iterator[str]:
-    """What contradicts the row of a study."""
+    """Contradictions between the row of a study and its other rows."""
     study: dict[str, Any] = dict(row)
 
     def one(sql: str) -> sqlite3.Row:
@@ -180,7 +182,7 @@ def _faults(connection: sqlite3.Connection, row: sqlite3.Row, resolved: Resolved
 
 
 def _best(connection: sqlite3.Connection, study: dict[str, Any], *, maximize: bool) -> Iterator[str]:
-    """What is wrong with the best trial of a study."""
+    """Faults of the best trial in the row of a study."""
     order = "DESC" if maximize else "ASC"
     best = connection.execute(f"{BEST} ORDER BY value {order}, seq LIMIT 1", (study["id"],)).fetchone()
     known = (study["best_trial"], study["best_value"])
@@ -197,7 +199,7 @@ def _best(connection: sqlite3.Connection, study: dict[str, Any], *, maximize: bo
 
 
 def upgrade(path_or_url: str | Path) -> list[str]:
-    """Bring a database to this release's schema; what was done, in order. Crashing leaves the old schema.
+    """Bring a database to the schema of this release; returns the steps taken. A crash leaves the old schema.
 
     Raises
     ------
@@ -215,10 +217,9 @@ def upgrade(path_or_url: str | Path) -> list[str]:
 
 
 def backup(path_or_url: str | Path, target: str | Path) -> Health:
-    """Copy a database as it is at one moment, while a server may be writing; returns what a check of the copy finds.
+    """Copy a database as of one moment, while a server may be writing; returns the check of the copy.
 
-    The copy appears under its name when it is complete and on the disk; a fault that it shares with the original does
-    not keep it away.
+    The copy gets its name once it is complete and on the disk, even if the check finds faults that the original shares.
 
     Parameters
     ----------
@@ -253,7 +254,7 @@ def backup(path_or_url: str | Path, target: str | Path) -> Health:
 
 
 def _publish(draft: Path, target: Path) -> None:
-    """Give a file its name, if nobody has it, once its content is on the disk."""
+    """Give a file its name, if that is free, once its content is on the disk."""
     _sync(draft)
     os.link(draft, target)
     _sync(target.parent)

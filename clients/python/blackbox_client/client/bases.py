@@ -1,4 +1,4 @@
-"""The base vectors used last, so that a generation of recipes costs one download."""
+"""The base vectors used last, so that a step's recipes costs one download."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class BaseCache:
         study, version : whose it is, and its name there.
         dtype : ``"f32"`` or ``"f64"``: what the raw bytes are.
         sha256 : digest it must have, if one is promised; it then names the vector, whatever `version` says, because
-            several generations may share one.
+            several steps may share one.
         fetch : gives its little-endian bytes.
 
         Raises

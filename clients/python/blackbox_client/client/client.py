@@ -1,4 +1,4 @@
-"""The client: what one key can do at a server.
+"""The client: the calls about the service and about all studies.
 
 >>> from blackbox_client import Client, completed
 >>> with Client("http://127.0.0.1:8800", key="zok_...") as client:  # doctest: +SKIP
@@ -42,7 +42,7 @@ class Client(Connection):
         return self.send(protocol.service())
 
     def limits(self) -> Limits:
-        """What this key may do."""
+        """The limits of this key."""
         return self.send(protocol.limits())
 
     def algorithms(self) -> tuple[AlgorithmInfo, ...]:
@@ -54,7 +54,7 @@ class Client(Connection):
         return self.send(protocol.algorithms()).federated
 
     def explain(self, code: str) -> ProblemInfo:
-        """What the `code` of an error means, whatever the request.
+        """The meaning of the `code` of an error, independent of the request.
 
         Raises
         ------
@@ -77,10 +77,11 @@ class Client(Connection):
 
         Parameters
         ----------
-        scopes : what it may do: ``"study:evaluate"``, ``"study:read"``, ``"study:admin"``, ``"keys:admin"``.
+        scopes : some of ``"study:read"``, ``"study:evaluate"``, ``"study:admin"``, ``"project:admin"``,
+            ``"keys:admin"``.
         name : for people.
         project : another one than this key's; only administrators of the root project may say so.
-        expires_seconds : after which it ends; None: when it is taken back.
+        expires_seconds : how long it is valid; None: until it is deleted.
         """
         return self.send(
             protocol.create_key(scopes=scopes, name=name, project=project, expires_seconds=expires_seconds)
@@ -91,13 +92,14 @@ class Client(Connection):
         return tuple(self.all(protocol.list_keys()))
 
     def delete_key(self, key_id: str) -> None:
-        """Take a key back."""
+        """Revoke a key."""
         self.send(protocol.delete_key(key_id))
 
     def quarantine(self, worker: str, reason: str | None = None) -> Quarantined:
         """Take back all results of a worker that cannot be trusted, in every study of the project.
 
-        Each study is replayed without them. What the worker tells afterwards is taken again: take its key back, too.
+        Each study is replayed without them; federated studies are skipped. Later results of the worker are accepted
+        again, so revoke its key, too.
 
         Parameters
         ----------
@@ -125,7 +127,7 @@ class Client(Connection):
         require_lease: bool | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> StudyHandle:
-        """Create a study, or get the existing one of the same name and spec. What is None has the server's default.
+        """Create a study, or get the existing one of the same name and spec. None means the default of the server.
 
         Parameters
         ----------

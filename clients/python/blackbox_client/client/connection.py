@@ -199,7 +199,7 @@ class Connection:
             response.close()
 
     def all(self, call: Call[Page[T]]) -> Iterator[T]:
-        """What a list holds, page by page."""
+        """The items of a list, page by page."""
         following: Call[Page[T]] | None = call
         while following is not None:
             page = self.send(following)
@@ -223,7 +223,7 @@ def _reply(response: httpx.Response, body: bytes) -> Reply:
 
 
 def _no_answer(error: httpx.RequestError, url: str) -> NoAnswer:
-    """What went wrong on the way; an untrusted certificate or a bad address does not get better by repeating."""
+    """The reason why no answer came. An untrusted certificate or a bad address is not worth repeating."""
     ours = isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError)
     seen: BaseException | None = error
     while seen is not None and not ours:

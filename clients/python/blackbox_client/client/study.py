@@ -64,7 +64,7 @@ class StudyHandle:
 
     @property
     def info(self) -> Study:
-        """What the server said about the study last; read once where nothing is known. `refresh` reads it anew."""
+        """The study as the server described it last, read once if nothing is known. `refresh` reads it again."""
         return self._info or self.refresh()
 
     def refresh(self) -> Study:
@@ -119,15 +119,15 @@ class StudyHandle:
         return StudyHandle(self.client, joined.hosted.study)
 
     def open_phase(self, *, after_step: int = -1, wait_seconds: float = 0.0) -> OpenPhase:
-        """Where the rounds of this federated study stand; held while no step after `after_step` has begun."""
+        """The open phase of this federated study; held until a step after `after_step` has begun."""
         return self.client.send(protocol.current_round(self.id, after_step=after_step, wait_seconds=wait_seconds))
 
     def past_round(self, round: int) -> PastRound:
-        """How a round of this federated study was closed."""
+        """A past round of this federated study: how its phases closed."""
         return self.client.send(protocol.past_round(self.id, round))
 
     def pause(self, reason: str | None = None) -> Study:
-        """Hand nothing out until `resume`."""
+        """Hand out no trials until `resume`."""
         return self._keep(self.client.send(protocol.change_state(self.id, "pause", reason=reason)))
 
     def resume(self, reason: str | None = None) -> Study:
@@ -153,12 +153,12 @@ class StudyHandle:
         name: str | None = None,
         algorithm: str | bodies.AlgorithmChoice | None = None,
     ) -> StudyHandle:
-        """A branch: a new study that shares this one's past.
+        """Fork: a new study that shares the past of this one.
 
         Parameters
         ----------
         step : where it leaves; None: now.
-        name : of the branch; None: the server makes one up.
+        name : of the fork; None: the server makes one up.
         algorithm : another one starts fresh, with the results as points it did not choose; None: the same goes on.
         """
         info = self.client.send(protocol.fork(self.id, step, name=name, algorithm=algorithm))
@@ -189,7 +189,7 @@ class StudyHandle:
         worker : who evaluates; a name of your own.
         wait_seconds : how long the server may wait for something to give out, at most 30.
         lease_seconds : how long the lease lasts, or ``"auto"``; None: as the study has it.
-        resume : first give back what this worker holds already.
+        resume : first return the trials that this worker holds already.
         encoding : ``"seed"`` for recipes instead of numbers; see `materialise`.
         idempotency_key : to repeat an ask of an earlier process.
 
@@ -239,13 +239,11 @@ class StudyHandle:
         body = protocol.ask_body(ask) if isinstance(ask, int) else ask
         return self.client.send(protocol.tell(self.id, batch, worker=worker, ask=body, idempotency_key=idempotency_key))
 
-    def heartbeat(
-        self, leases: Iterable[str | Trial], *, worker: str | None = None, extend_seconds: float | None = None
-    ) -> HeartbeatAnswer:
+    def heartbeat(self, leases: Iterable[str | Trial], *, extend_seconds: float | None = None) -> HeartbeatAnswer:
         """Extend leases (tokens, or trials that carry one) and read what to do about each."""
         held = (lease.lease if isinstance(lease, Trial) else lease for lease in leases)
         tokens = [lease if isinstance(lease, str) else lease.token for lease in held if lease is not None]
-        return self.client.send(protocol.heartbeat(self.id, tokens, worker=worker, extend_seconds=extend_seconds))
+        return self.client.send(protocol.heartbeat(self.id, tokens, extend_seconds=extend_seconds))
 
     # ---- trials
 
@@ -255,8 +253,8 @@ class StudyHandle:
         Parameters
         ----------
         trials : ``{"params": {...}}`` each, to be handed out before the algorithm's own points; or, all of them, with
-            a `value` (or ``"status": "infeasible"``) besides, to be taken as told. `source`, `info` and `key` may say
-            where such a result comes from.
+            a `value` (or ``"status": "infeasible"``) besides, to be taken as told. `source` and `info` may say where
+            such a result comes from.
 
         Raises
         ------
@@ -278,7 +276,7 @@ class StudyHandle:
         return self.client.send(protocol.change_trial(self.id, trial, "cancel", reason=reason))
 
     def requeue(self, trial: TrialRef, reason: str | None = None) -> Trial:
-        """Have a trial run again that has no value."""
+        """Queue a trial that has no value once more."""
         return self.client.send(protocol.change_trial(self.id, trial, "requeue", reason=reason))
 
     def invalidate(self, trial: TrialRef, reason: str | None = None) -> Invalidated:
@@ -305,7 +303,7 @@ class StudyHandle:
         return self.client.send(protocol.best(self.id, k=k, view=view))
 
     def brief(self) -> str:
-        """How it goes, in plain text, with the next command to run."""
+        """A summary of the study in plain text, with the next command to run."""
         return self.client.send(protocol.brief(self.id))
 
     def events(
@@ -416,13 +414,13 @@ class StudyHandle:
     def ingredients(self, candidate: SeedCandidate) -> tuple[recipes.Blob | None, dict[str, recipes.Blob]]:
         """The vectors that a candidate is made of: its base and, by digest, the factors of its noise."""
         digest, dtype = candidate.base_sha256, candidate.dtype
-        # by digest: several generations may share a base, and a number only names the newest of them
+        # by digest: several steps may share a base, and a number only names the newest of them
         base = self.base(digest, dtype=dtype, sha256=digest) if digest else None
         weights = {op["weight"] for op in candidate.ops if isinstance(op.get("weight"), str)}
         return base, {weight: self.base(weight, dtype=dtype, sha256=weight) for weight in weights}
 
     def arguments(self, trial: Trial) -> dict[str, Any]:
-        """What an objective is called with: the parameters; a seed-encoded vector is rebuilt under its name."""
+        """The arguments of the objective: the parameters, with a seed-encoded vector rebuilt under its name."""
         params = dict(trial.params)
         if trial.candidate is not None:
             params[self.name_of_vector()] = self.materialise(trial)

@@ -1,4 +1,4 @@
-"""What goes to the server and what comes back, as types: `bodies` and `results` there, the others back."""
+"""Requests (`bodies`, `results`) and answers (the other modules) as types."""
 
 from blackbox_client.models.answers import (
     AskAnswer,

@@ -1,4 +1,4 @@
-"""What the calls of a worker, and changes of trials, are answered with."""
+"""Answers to the calls of a worker, and to changes of trials."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class AskAnswer(Model):
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Model):
-    """What became of one item of a tell.
+    """The outcome of one item of a tell.
 
     `outcome` is ``applied``, ``injected``, ``requeued``, ``released``, ``duplicate``, ``late_recorded`` or
     ``rejected``; a rejected item carries its `problem`. `state` is that of the trial where it is not plainly
@@ -47,7 +47,7 @@ class Outcome(Model):
 
 @dataclass(frozen=True, slots=True)
 class TellAnswer(Model):
-    """What became of the items of a tell, and the trials asked for in the same breath."""
+    """The outcomes of a tell, and the trials that were asked for along with it."""
 
     outcomes: tuple[Outcome, ...] = field(default=(), metadata=wire("results"))
     applied: int = 0
@@ -75,7 +75,7 @@ class TellAnswer(Model):
 
 @dataclass(frozen=True, slots=True)
 class LeaseDirective(Model):
-    """What a heartbeat says about one lease: ``continue``, or ``abandon``, with the `problem` of an unknown token."""
+    """The answer of a heartbeat about one lease: ``continue``, or ``abandon`` and the `problem` of an unknown token."""
 
     token: str
     directive: str = "continue"
@@ -85,14 +85,14 @@ class LeaseDirective(Model):
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatAnswer(Model):
-    """What to do about each lease."""
+    """A directive for each lease."""
 
     leases: tuple[LeaseDirective, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ReportAnswer(Model):
-    """What an interim report is answered with; it also extends the lease."""
+    """The answer to an interim report, which also extends the lease."""
 
     directive: str = "continue"
     lease_expires_at: datetime | None = None
@@ -108,7 +108,7 @@ class Queued(Outcome):
 
 @dataclass(frozen=True, slots=True)
 class Invalidated(Model):
-    """A result that was taken back: how many results that were (0: it was before), and the study's new epoch."""
+    """A result that was taken back: the number of results (0: it was taken back before), and the study's new epoch."""
 
     trial: str = ""
     invalidated: int = 0
@@ -117,7 +117,14 @@ class Invalidated(Model):
 
 @dataclass(frozen=True, slots=True)
 class Quarantined(Model):
-    """A worker whose results were taken back; `invalidated` says how many, by study."""
+    """A worker whose results were taken back.
+
+    Attributes
+    ----------
+    invalidated : how many results were taken back, by study.
+    skipped : why nothing could be taken back, by study: federated ones and their hosted participants.
+    """
 
     worker: str = ""
     invalidated: Json = field(default_factory=dict)
+    skipped: Json = field(default_factory=dict)

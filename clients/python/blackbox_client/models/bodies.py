@@ -1,6 +1,6 @@
-"""What requests carry: their bodies and queries, one type each; the item of a tell is `results.Result`.
+"""Types of the bodies and queries of requests; the item of a tell is `results.Result`.
 
-These are names and types only. What a member means stands where it is given: `Client.create_study`, `StudyHandle.ask`,
+These are names and types only. A member is explained where it is a parameter: `Client.create_study`, `StudyHandle.ask`,
 and so on; the server checks ranges and says what it does not like.
 """
 
@@ -38,7 +38,7 @@ class Budget(TypedDict, total=False):
 
 
 class LeaseDefaults(TypedDict, total=False):
-    """How long leases last (seconds), and how many failures and lapsed leases end a trial."""
+    """Durations of leases in seconds, and the number of failures and of lapsed leases that end a trial."""
 
     default_seconds: float | Literal["auto"]
     max_seconds: float
@@ -53,7 +53,7 @@ class Parallelism(TypedDict, total=False):
 
 
 class Rounds(TypedDict, total=False):
-    """How a federated study is run: who must have joined, how long a phase may take, what stays in the log."""
+    """Rules of a federated study: participants needed, longest duration of a phase, contributions kept in the log."""
 
     min_joined: int
     deadline_seconds: float | None
@@ -79,7 +79,7 @@ class StudySpec(TypedDict, total=False):
 
 
 class Edit(TypedDict, total=False):
-    """What may change about a study; each member replaces the one that was there."""
+    """Changes of a study; each member replaces the one that was there."""
 
     budget: Budget
     labels: Mapping[str, str]
@@ -88,7 +88,7 @@ class Edit(TypedDict, total=False):
 
 
 class Fork(TypedDict, total=False):
-    """A branch of a study."""
+    """A fork of a study."""
 
     name: str
     step: int
@@ -96,7 +96,7 @@ class Fork(TypedDict, total=False):
 
 
 class Reason(TypedDict, total=False):
-    """Why."""
+    """A reason, for the log."""
 
     reason: str
 
@@ -131,12 +131,11 @@ class Heartbeat(TypedDict, total=False):
     """Leases to renew."""
 
     leases: Required[Sequence[str]]
-    worker: str
     extend_seconds: float
 
 
 class InterimReport(TypedDict, total=False):
-    """How an evaluation stands."""
+    """An interim value: how far the evaluation has got (`step`), and its value there."""
 
     lease: str
     step: int
@@ -150,7 +149,6 @@ class Enqueued(TypedDict, total=False):
     value: Any
     status: Literal["completed", "infeasible"]
     source: str
-    key: str
     info: Mapping[str, Any]
 
 
@@ -164,7 +162,7 @@ class Enqueue(TypedDict):
 
 
 class Join(TypedDict, total=False):
-    """Who takes part; hosted: the server runs the participant's half, with this weight in means."""
+    """A participant; if hosted, the server runs its half of the algorithm, with this weight in means."""
 
     client: Required[str]
     hosted: bool
@@ -207,27 +205,27 @@ class NewKey(TypedDict, total=False):
 
 
 class PageQuery(TypedDict, total=False):
-    """Which page of a list, and of what size."""
+    """A page of a list: its position and its size."""
 
     limit: int
     cursor: str
 
 
 class TrialsQuery(PageQuery, total=False):
-    """Which trials: those of some states, separated by commas."""
+    """Trials of some states, separated by commas."""
 
     state: str
 
 
 class BestQuery(TypedDict, total=False):
-    """Which best points, and how many."""
+    """A view of the best points, and their number."""
 
     view: View
     k: int
 
 
 class EventsQuery(TypedDict, total=False):
-    """Which part of the log; `types` are separated by commas."""
+    """A part of the log; `types` are separated by commas."""
 
     after: int | str
     limit: int
@@ -243,14 +241,14 @@ class ExportQuery(TypedDict, total=False):
 
 
 class RoundQuery(TypedDict, total=False):
-    """How long to hold the answer while the open phase is not after a step."""
+    """How long to hold the answer until the open phase is after a step."""
 
     after_step: int
     wait_seconds: float
 
 
 class UpdatesQuery(TypedDict, total=False):
-    """Which moves of the common point."""
+    """A part of the updates of the common point."""
 
     after: int
     limit: int

@@ -1,4 +1,4 @@
-"""How answers are read: a class declares its members once, and `Model.of` reads any of them.
+"""Parsing of answers: a class declares its members once, and `Model.of` reads an object as any such class.
 
 A field of a dataclass is the member of the JSON object with its name, unless `wire` names another. The annotation says
 how it is read, the default what a missing or unusable member becomes; a field without a default must be there. Unknown
@@ -96,7 +96,7 @@ class Member:
 
 @cache
 def members(cls: type[Model]) -> tuple[Member, ...]:
-    """What a model declares, in order."""
+    """The members that a model declares, in order."""
     hints = typing.get_type_hints(cls)
     found: list[Member] = []
     for each in fields(cls):
@@ -186,7 +186,7 @@ _READERS: dict[Any, Read] = {
 
 
 def _reader(hint: Any) -> Read:
-    """How a value of this annotation is read."""
+    """The function that reads a value of this annotation."""
     if hint in _READERS:
         return _READERS[hint]
     if isinstance(hint, type) and issubclass(hint, Model):

@@ -21,7 +21,7 @@ class Failure(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What an evaluation gave: one item of a tell.
+    """The result of an evaluation: one item of a tell.
 
     An objective run by a `Worker` may return ``Result(value=..., info=...)``; the worker fills in trial and lease. By
     hand use `completed`, `infeasible`, `failed`, `stopped`, `released` and `injected`.
@@ -67,7 +67,7 @@ class Result:
         return item
 
     def of_trial(self, trial: TrialRef) -> Result:
-        """The same result, addressed to a trial (with its lease where it is known)."""
+        """This result, addressed to a trial, with its lease if that is known."""
         return replace(self, **_address(trial))
 
 

@@ -23,7 +23,7 @@ class HostedPlace(Model):
 
 @dataclass(frozen=True, slots=True)
 class Invitation(Model):
-    """What a participant's half of an algorithm is made of: name, options, space, key and name of its noise."""
+    """All that a participant's half of an algorithm is made from: name, options, space, key and name of its noise."""
 
     method: str = ""
     options: Json = field(default_factory=dict)
@@ -47,14 +47,14 @@ class Joined(Model):
 
 @dataclass(frozen=True, slots=True)
 class Left(Model):
-    """Where the study stands after a participant left."""
+    """The study after a participant has left."""
 
     study: Progress = field(default_factory=Progress)
 
 
 @dataclass(frozen=True, slots=True)
 class Broadcast(Model):
-    """What all participants of a phase work on.
+    """The data that all participants of a phase work on.
 
     Attributes
     ----------
@@ -101,7 +101,7 @@ class OpenPhase(Model):
 
 @dataclass(frozen=True, slots=True)
 class ClosedPhase(Model):
-    """How a phase closed: contributions counted, why, when, and the digest of the state after it."""
+    """A closed phase: contributions counted, reason and time of closing, digest of the state after it."""
 
     phase: str = ""
     counted: int = 0
@@ -121,7 +121,7 @@ class PastRound(Model):
 
 @dataclass(frozen=True, slots=True)
 class Contributed(Model):
-    """What became of a contribution: ``applied``, ``held``, ``late`` or ``duplicate``; whether it is used."""
+    """The outcome of a contribution: ``applied``, ``held``, ``late`` or ``duplicate``; whether it is used."""
 
     outcome: str = ""
     counted: bool = False
@@ -132,7 +132,7 @@ class Contributed(Model):
 
 @dataclass(frozen=True, slots=True)
 class Updates(Model):
-    """How the common point moved, oldest first, and the version to go on after."""
+    """Updates of the common point, oldest first, and the version to go on after."""
 
     updates: tuple[Json, ...] = ()
     next_after: int = 0

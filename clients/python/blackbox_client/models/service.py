@@ -1,4 +1,4 @@
-"""What the service says about itself, and about the keys it gave out."""
+"""The service itself, its algorithms and its keys, as the server describes them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class KeyInUse(Model):
 
 @dataclass(frozen=True, slots=True)
 class Limits(Model):
-    """What one key may do.
+    """The limits of one key.
 
     Attributes
     ----------
@@ -112,7 +112,7 @@ class Algorithms(Tagged):
 
 @dataclass(frozen=True, slots=True)
 class ProblemInfo(Model):
-    """What a problem's code means, whatever the request.
+    """The meaning of a problem's code, independent of the request.
 
     Attributes
     ----------

@@ -22,19 +22,19 @@ class Chosen(Model):
     requested, resolved : its name as it was asked for, perhaps ``auto``, and the one that works.
     reason : why ``auto`` chose it; None where it was named.
     options : all of them, with the defaults that fit the problem filled in.
-    population : results per generation, where the options say it.
+    popsize : results per step, where the options say it.
     """
 
     requested: str = ""
     resolved: str = ""
     reason: str | None = None
     options: Json = field(default_factory=dict)
-    population: int | None = None
+    popsize: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetStatus(Model):
-    """What a study may spend, and has spent.
+    """The limits of a study, and what it has used of them.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class BudgetStatus(Model):
     used, cost : evaluations and cost (in USD) so far.
     leased : evaluations under way.
     remaining : evaluations left.
-    generations_affordable : whole generations that these pay for.
+    steps_affordable : whole steps that these pay for.
     """
 
     evaluations: int | None = None
@@ -52,12 +52,12 @@ class BudgetStatus(Model):
     cost: float = 0.0
     leased: int = 0
     remaining: int | None = None
-    generations_affordable: int | None = None
+    steps_affordable: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseTerms(Model):
-    """How a study leases: lengths in seconds (``default_seconds`` may be ``"auto"``), failures and losses allowed."""
+    """The rules of leases: durations in seconds (``default_seconds`` may be ``"auto"``), and attempts allowed."""
 
     default_seconds: Any = "auto"
     max_seconds: float | None = None
@@ -67,7 +67,7 @@ class LeaseTerms(Model):
 
 @dataclass(frozen=True, slots=True)
 class ParallelismTerms(Model):
-    """How many leases may be out at a time."""
+    """The largest number of leases at a time."""
 
     max_leased: int | None = None
 
@@ -92,7 +92,7 @@ class TrialCounts(Model):
 
 @dataclass(frozen=True, slots=True)
 class BestValue(Model):
-    """The best value told so far, and whose it is."""
+    """The best value told so far, and its trial."""
 
     trial: str = ""
     value: float | None = None
@@ -100,11 +100,11 @@ class BestValue(Model):
 
 @dataclass(frozen=True, slots=True)
 class Progress(Model):
-    """The few words about a study that come with every ask and tell."""
+    """The state of a study in short, which comes with every ask and tell."""
 
     state: str = ""
     reason: str | None = None
-    generation: int | None = None
+    step: int | None = None
     used: int | None = None
     leased: int | None = None
     remaining: int | None = None
@@ -112,7 +112,7 @@ class Progress(Model):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing is handed out any more."""
+        """Whether the study has ended: no more trials are handed out."""
         return self.state in ENDED
 
 
@@ -125,7 +125,7 @@ class Study(Tagged):
     reason : why it is in this state, where there is something to say.
     parent : the study it was forked from.
     hosted : set where it is a hosted participant of a federated study.
-    generation : steps of the algorithm that have closed.
+    step : how many steps of the algorithm have closed.
     epoch : how often its past was changed (by `invalidate`).
     seq : number of the last event.
     warnings : what looks unwise about the spec.
@@ -151,7 +151,7 @@ class Study(Tagged):
     non_finite: str = "reject"
     require_lease: bool = False
     labels: Json = field(default_factory=dict)
-    generation: int = 0
+    step: int = 0
     epoch: int = 0
     seq: int = 0
     trials: TrialCounts = TrialCounts()
@@ -161,16 +161,15 @@ class Study(Tagged):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing is handed out any more."""
+        """Whether the study has ended: no more trials are handed out."""
         return self.state in ENDED
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot(Model):
-    """A state that was stored: of which step (`generation` says the same), and how large it is."""
+    """A state that was stored: after which step, and its size in bytes."""
 
     step: int | None = None
-    generation: int | None = None
     bytes: int | None = None
 
 
@@ -200,7 +199,7 @@ class EventPage(Model):
 
 @dataclass(frozen=True, slots=True)
 class Estimate(Model):
-    """What is known of a point's value: mean and standard error of `n` evaluations."""
+    """An estimate of the value of a point: mean and standard error of `n` evaluations."""
 
     mean: float | None = None
     n: int | None = None
@@ -216,7 +215,7 @@ class BestItem(Model):
     id : of its trial; empty for a recommended point, which need not have been evaluated.
     value : as it was told, of one evaluation.
     estimate : where several points are compared by their mean values.
-    generation : of its trial; of a recommended point, the step that recommends it.
+    step : in which its trial was asked; of a recommended point, the step that recommends it.
     payload : what the algorithm says beside a recommended point.
     trial : all about the trial, where there is a single best one.
     """
@@ -225,7 +224,7 @@ class BestItem(Model):
     params: Json = field(default_factory=dict)
     value: float | None = None
     estimate: Estimate | None = None
-    generation: int | None = None
+    step: int | None = None
     payload: Any = None
     trial: Trial | None = field(default=None, metadata=inline("number"))
 

@@ -44,7 +44,7 @@ class Lease(Model):
 
 @dataclass(frozen=True, slots=True)
 class Base(Model):
-    """The base vector of a recipe: its digest, the generation it belongs to, and where its bytes are."""
+    """The base vector of a recipe: its digest, the step it belongs to, and where its bytes are."""
 
     sha256: str
     version: int | None = None
@@ -105,15 +105,16 @@ class Trial(Tagged):
     Attributes
     ----------
     params : by name; empty where the point comes as a recipe (`candidate`, or `recipe` where it is past).
-    generation, lane, replicate : the step that asked for it, its place there (None for a point that was given), and
+    step, lane, replicate : the step that asked for it, its place there (None for a point that was given), and
         the number of the evaluation where a point is evaluated again.
-    eval_seed : for common random numbers: the same for all points of a generation and replicate.
-    lease : while it is yours.
-    payload : what the algorithm says beside the point.
-    source : where a point that was given comes from.
-    worker, attempt, failures, lost : who has or had it, for which time, and how attempts before ended.
-    lease_expires_at, lapsed : until when it is somebody's, and whether that is over.
-    value, extra, seq : what was told: the value, what stood beside it, and the number of that event.
+    eval_seed : for common random numbers: the same for all points of a step and replicate.
+    lease : present while the trial is yours.
+    payload : data of the algorithm for the evaluator, beside the point.
+    source : the origin of a point that was given.
+    worker, attempt, failures, lost : who has or had it, the number of the attempt, and how many earlier ones failed or
+        were lost.
+    lease_expires_at, lapsed : when its lease ends, and whether it has.
+    value, extra, seq : the result: its value, the fields told beside it, and its sequence number in the log.
     invalid : whether the result was taken back.
     interim : what was reported while it was evaluated, where a single trial is read.
     """
@@ -122,7 +123,7 @@ class Trial(Tagged):
     number: int
     params: Json = field(default_factory=dict)
     state: str = ""
-    generation: int | None = None
+    step: int | None = None
     lane: int | None = None
     replicate: int = 0
     eval_seed: int | None = None

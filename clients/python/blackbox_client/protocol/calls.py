@@ -147,7 +147,7 @@ def service() -> Call[ServiceDocument]:
 
 
 def limits() -> Call[Limits]:
-    """What this key may do."""
+    """The limits of this key."""
     return _get(routes.LIMITS)
 
 
@@ -157,7 +157,7 @@ def algorithms() -> Call[Algorithms]:
 
 
 def problem(code: str) -> Call[ProblemInfo]:
-    """What a problem's code means."""
+    """The meaning of a problem's code."""
     return _get(routes.PROBLEM, code=code)
 
 
@@ -251,7 +251,7 @@ def fork(
     algorithm: str | send.AlgorithmChoice | None = None,
     idempotency_key: str | None = None,
 ) -> Call[Study]:
-    """A branch at a step."""
+    """A fork at a step."""
     body = _given(step=step, name=name, algorithm=algorithm_choice(algorithm))
     return _post(routes.FORK, body, study=study, idempotency_key=idempotency_key)
 
@@ -307,12 +307,11 @@ def heartbeat(
     study: str,
     leases: Iterable[str],
     *,
-    worker: str | None = None,
     extend_seconds: float | None = None,
     idempotency_key: str | None = None,
 ) -> Call[HeartbeatAnswer]:
     """Renew leases, by their tokens."""
-    body = _given(worker=worker, leases=list(leases), extend_seconds=extend_seconds)
+    body = _given(leases=list(leases), extend_seconds=extend_seconds)
     return _post(routes.HEARTBEAT, body, study=study, idempotency_key=idempotency_key)
 
 
@@ -404,7 +403,7 @@ def export(study: str, *, format: send.ExportFormat | None = None, after_seq: in
 
 
 def brief(study: str) -> Call[str]:
-    """How it goes, in plain text."""
+    """A summary of the study in plain text."""
     return _get(routes.BRIEF, study=study, accept="text/plain")
 
 
@@ -443,7 +442,7 @@ def current_round(
 
 
 def past_round(study: str, round: int) -> Call[PastRound]:
-    """How the phases of a round closed."""
+    """A past round: how its phases closed."""
     return _get(routes.PAST_ROUND, study=study, round=str(int(round)))
 
 
@@ -460,7 +459,7 @@ def contribute(study: str, round: int, token: str, contribution: bytes | send.Co
 
 
 def updates(study: str, after: int = 0, *, limit: int | None = None) -> Call[Updates]:
-    """How the common point moved after a version."""
+    """Updates of the common point after a version."""
     return _get(routes.UPDATES, {"after": after, "limit": limit}, study=study)
 
 

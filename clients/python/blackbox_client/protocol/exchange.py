@@ -1,4 +1,4 @@
-"""One call under way: what is sent, what came back, when it is sent again.
+"""One call and its attempts: what is sent, what comes back, when it is sent again.
 
 A `Call` is the same at every attempt; an `Exchange` is fed with what came of each and says what to do next;
 `RetryPolicy` is the table of the contract. Nothing here opens a socket, sleeps or reads a clock.
@@ -39,6 +39,7 @@ class Reply:
 
     @property
     def etag(self) -> str:
+        """The ETag; empty if there is none."""
         return self.headers.get("etag", "")
 
     @property
@@ -161,7 +162,7 @@ class RetryPolicy:
     def decide(
         self, attempt: int, outcome: Outcome, elapsed: float, random: float, *, server_errors: int | None = None
     ) -> Retry | Raise:
-        """What to do after a failed attempt.
+        """Decide what to do after a failed attempt.
 
         Parameters
         ----------
@@ -212,7 +213,7 @@ class Exchange(Generic[T]):
         self._server_errors = 0
 
     def succeeded(self, outcome: Outcome) -> bool:
-        """Whether this outcome ends the exchange well, so that `Call.read` may read it.
+        """Whether this outcome is a success, so that `Call.read` may read it.
 
         A repeated DELETE that finds nothing has been done by an attempt whose answer was lost.
         """
@@ -221,7 +222,7 @@ class Exchange(Generic[T]):
         return outcome.status < 300 or (self.call.method == "DELETE" and self.attempt > 0 and outcome.status == 404)
 
     def after(self, outcome: Outcome, elapsed: float, random: float) -> Retry | Raise:
-        """What to do after an attempt that did not succeed; counts it."""
+        """Count an attempt that did not succeed, and decide what to do next."""
         if isinstance(outcome, Reply) and outcome.status < 400:
             return Raise(
                 BadAnswer(

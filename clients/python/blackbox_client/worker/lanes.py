@@ -44,6 +44,7 @@ class Lane(threading.Thread):
         self._child = child
 
     def run(self) -> None:
+        """Evaluate one trial after the other, until None comes."""
         while (held := self.jobs.get()) is not None:
             try:
                 result = self._work(held)
@@ -66,7 +67,7 @@ class Lane(threading.Thread):
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What came of an evaluation: a result, an error, or neither where it was cut off."""
+    """The end of an evaluation: with a result, with an error, or with neither if it was cut off."""
 
     held: Held
     result: Result | None

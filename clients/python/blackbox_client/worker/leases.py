@@ -1,4 +1,4 @@
-"""What a worker holds: trials on lease, renewed until their results are told, and given back where there is none."""
+"""The leases of a worker: renewed until their results are told, and released if there is no result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Held:
 
     @property
     def token(self) -> str | None:
-        """What renews it."""
+        """The token that renews its lease, if there is one."""
         return self.trial.lease.token if self.trial.lease else None
 
 
@@ -65,7 +65,7 @@ class Leases:
         threading.Thread(target=self._renew, name="blackbox-leases", daemon=True).start()
 
     def take(self, answer: AskAnswer | None) -> list[Held]:
-        """Hold what an ask brought; what is held already is left out."""
+        """Hold the trials of an answer; returns those that were not held before."""
         taken = []
         for trial in answer.trials if answer is not None else ():
             interval = trial.lease.heartbeat_seconds if trial.lease else None
@@ -79,19 +79,19 @@ class Leases:
         return taken
 
     def forget(self, trial_id: str) -> None:
-        """Its result is told, or nobody wants it."""
+        """Stop holding a trial: its result is told, or nobody needs it."""
         with self._lock:
             self._held.pop(trial_id, None)
 
     def abandoned(self, trial_ids: Sequence[str]) -> list[str]:
-        """Those of these trials that nobody waits for any more."""
+        """The trials among these that nobody needs any more."""
         with self._lock:
             return [name for name in trial_ids if self._held[name].directive == "abandon"]
 
     def close(self, give_up_seconds: float) -> int:
-        """Stop renewing, and give back what is left; how many trials were taken back.
+        """Stop renewing, and release the trials that are left; returns how many were released.
 
-        A server that cannot be reached for so long lets the leases lapse.
+        If the server cannot be reached for `give_up_seconds`, the leases lapse.
         """
         self._closed = True
         self._changed.set()
@@ -123,7 +123,7 @@ class Leases:
         by_token = {held.token: held for held in renewable if held.token}
         interval = min(held.interval for held in renewable)
         extend = self._lease_seconds if isinstance(self._lease_seconds, int | float) else None
-        call = protocol.heartbeat(self._study.id, by_token, worker=self._worker, extend_seconds=extend)
+        call = protocol.heartbeat(self._study.id, by_token, extend_seconds=extend)
         try:
             answer = self._study.client.send(call, give_up_seconds=interval)
         except (BlackboxClientError, RuntimeError) as error:  # RuntimeError: the client was closed after the run
@@ -149,7 +149,7 @@ class Evaluation:
 
     Attributes
     ----------
-    trial : the leased trial, with its seed for common random numbers in `trial.eval_seed`, and what the method says
+    trial : the leased trial, with its seed for common random numbers in `trial.eval_seed`, and what the algorithm says
         beside the point, if it says anything, in `trial.payload`.
     """
 
@@ -160,7 +160,7 @@ class Evaluation:
 
     @property
     def should_stop(self) -> bool:
-        """Whether nobody waits for the value any more: return what there is, as a ``stopped`` result."""
+        """Whether nobody needs the value any more; then return what there is as a ``stopped`` result."""
         return self._held.directive != "continue"
 
     def report(self, step: int | None = None, value: Any = None) -> str:

@@ -1,4 +1,4 @@
-"""What a worker did, counted while it does it."""
+"""A summary of the work of a worker, counted while it runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from blackbox_client.models import Outcome, Progress, Result
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a worker did.
+    """The work of a worker in numbers.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class Tally:
         self._counts["abandoned"] += 1
 
     def summary(self, seconds: float, ended: str, study: Progress) -> Summary:
-        """What was counted."""
+        """The summary so far."""
         return Summary(**self._counts, seconds=seconds, ended=ended, study=study)
 
 

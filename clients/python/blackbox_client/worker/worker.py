@@ -344,7 +344,10 @@ class Worker:
                 self._inbox.put(_Asked(answer))
 
     def _results(self, messages: Sequence[_Message]) -> list[Result]:
-        """What has finished, ready to be told; what was cut off is forgotten, and what could not begin is released."""
+        """The finished results, ready to be told.
+
+        Trials that were cut off are forgotten; those that could not begin are released.
+        """
         results = []
         for message in messages:
             if not isinstance(message, Done) or message.error is not None:
@@ -360,7 +363,7 @@ class Worker:
     # ---- talking to the server
 
     def _wanted(self, n_idle: int, n_asked: int = 0) -> int:
-        """How many trials to ask for, beside those that an ask under way may bring."""
+        """The number of trials to ask for, besides those that an ask under way may bring."""
         if self._stopping.is_set():
             return 0
         n_idle -= n_asked
@@ -439,7 +442,7 @@ class Worker:
         return answer
 
     def _drained(self) -> list[_Message]:
-        """What is left in the inbox when we leave; trials that arrived too late are held, to be released."""
+        """The content of the inbox at the end; trials that arrived too late are held, to be released."""
         messages = []
         while not self._inbox.empty():
             messages.append(message := self._inbox.get())

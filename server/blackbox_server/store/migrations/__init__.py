@@ -1,6 +1,6 @@
 """Brings a database to the schema of this code. One file in `versions/` per change; old ones are never edited.
 
-A new one is made by hand from `script.py.mako`, says what it does in its docstring, and moves `HEAD`.
+A new one is written by hand from `script.py.mako`, describes its change in the docstring, and moves `HEAD`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,15 @@ def upgrade(path: Path) -> list[str]:
 
 
 def revision(path: Path) -> str | None:
-    """What the database says it is; None for a new one."""
+    """The schema revision of a database; None for a new one.
+
+    Raises
+    ------
+    StoreUnavailable
+        If it cannot be read.
+    InvalidInput
+        If it is not a database of ours.
+    """
     with closing(sqlite3.connect(path)) as connection:
         try:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}

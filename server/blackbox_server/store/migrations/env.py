@@ -1,4 +1,4 @@
-"""What alembic runs: `upgrade` (in the package above) hands over its connection."""
+"""Run by Alembic, with the connection of `upgrade` in the package above."""
 
 import logging
 
