@@ -68,7 +68,7 @@ class Traits:
 
     @property
     def kind(self) -> Literal["group", "members", "sequential"]:
-        """How steps close and how lanes are granted: "group", "members" or "sequential"."""
+        """The rule by which steps close and lanes are granted: "group", "members" or "sequential"."""
         return "members" if self.members else "sequential" if self.sequential else "group"
 
 

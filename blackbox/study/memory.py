@@ -96,13 +96,7 @@ class MemoryStore:
         self._writing = False
 
     def write(self, work: Callable[[Tx], T]) -> T:
-        """Run a work; all it did is undone if it raises.
-
-        Raises
-        ------
-        RuntimeError
-            If a work calls this again.
-        """
+        """Run a work; all it did is undone if it raises. A work that calls this again is a `RuntimeError`."""
         with self._lock:
             if self._writing:
                 raise RuntimeError("a work called store.write; use the transaction it was given")
@@ -118,7 +112,6 @@ class MemoryStore:
                 self._writing = False
 
     def read(self, work: Callable[[Tx], T]) -> T:
-        """Run a work that changes nothing."""
         with self._lock:
             return work(self._tx)
 

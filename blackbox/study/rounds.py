@@ -51,10 +51,8 @@ from blackbox.study.rows import (
 from blackbox.study.spec import Hosted
 from blackbox.validation import invalid
 
-LATE = -1
-"""The step of a contribution that came too late for any."""
-MAX_UPDATES = 1000
-"""Most updates in one answer."""
+LATE = -1  # the step of a contribution that came too late for any
+MAX_UPDATES = 1000  # in one answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +104,7 @@ class FederatedStudy(BaseStudy):
 
     def __init__(self, head: StudyHead, slicer: Slicer = WHOLE) -> None:
         super().__init__(head, slicer)
-        self._tell_seconds = 0.0
-        """Duration of the last computation that closed a phase."""
+        self._tell_seconds = 0.0  # of the last computation that closed a phase
 
     def _build(self) -> None:
         self._federation: Federation[Any] | None = None
@@ -464,8 +461,7 @@ class FederatedStudy(BaseStudy):
             tx.settle_contributions(self.id, [item.seq for item in late], LATE, keep)
             if moved is not None:
                 tx.insert_update(UpdateRow(self.id, moved.version, json.dumps(moved.to_json())))
-            row.step += 1
-            row.upto_seq = max(upto, row.upto_seq)
+            row.step, row.upto_seq = row.step + 1, upto_seq
             row.waiting -= len(counted) + len(late)
             row.used = after.evaluations
             tx.insert_snapshot(SnapshotRow(self.id, row.epoch, row.step, encoded))

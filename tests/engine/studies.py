@@ -24,7 +24,7 @@ class Driver:
     """A study, its store and a clock."""
 
     measures = False
-    """Whether the driver says, as a service with a clock would, that every computation is quick: then steps are closed
+    """Whether the driver reports, as a service with a clock would, that every computation is fast: then steps close
     in the transaction of the tell."""
 
     def __init__(self, store: Store, study: Study, now: float = 1000.0) -> None:
@@ -69,7 +69,7 @@ class Driver:
         return Driver(self.store, self.do(Study.open(self.study.id)), self.now)
 
     def replayed_equal(self) -> int:
-        """How many steps replay to the digest in the log; fails at the first that does not."""
+        """Number of steps that replay to the digest in the log; fails at the first that does not."""
         n = 0
         for record, digest in self.do(self.study.replay()):
             assert digest == record.digest, f"step {record.step}"

@@ -1,13 +1,8 @@
-"""Augmented random search: its update against the paper's formulas, lost halves, ties, its statistics, its robustness.
-
-`python -m tests.engine.test_ars` writes the golden file anew; say in the commit why.
-"""
+"""Augmented random search: its update against the paper's formulas, lost halves, ties, statistics, robustness."""
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from statistics import fmean, median, pstdev
 from typing import Any
 
@@ -15,18 +10,18 @@ import numpy as np
 import pytest
 
 import blackbox
-from blackbox import recipes
 from blackbox.algorithm import lookup, resolve_options
-from blackbox.algorithms.ars import Ars, ArsState, among_the_best, standardised
+from blackbox.algorithms.ars import Ars, among_the_best, standardised
 from blackbox.errors import InvalidOptions
-from blackbox.records import NOTHING_PENDING, Points, Results
+from blackbox.records import NOTHING_PENDING, Results
 from blackbox.rng import Key, normal
 from blackbox.space import Space, Vector
 from blackbox.toolbox.perturbations import FARTHEST
 from tests.contracts.algorithm import Case, Loop, box
 from tests.engine import plain_ars
+from tests.engine.batches import built, told
+from tests.engine.golden import assert_golden
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "ars.json"
 KEY = Key.from_seed(7)
 
 
@@ -35,19 +30,6 @@ def make(dim: int = 6, init: float = 1.0, stream: int = 0, key: Key = KEY, **opt
     method = lookup("ars")(space, resolve_options("ars", space, options), key, stream)
     assert isinstance(method, Ars)
     return method
-
-
-def built(method: Ars, state: ArsState, points: Points) -> np.ndarray:
-    """(k, d) float64 points of recipes."""
-    blobs = {state.digest: state.theta}
-    rows = [recipes.materialise(r, method.key, method.space.dim, blobs) for r in points.recipes]
-    return np.array(rows, dtype=np.float64).reshape(len(rows), method.space.dim)
-
-
-def told(method: Ars, state: ArsState, lanes: list[int], values: list[float], extra: tuple[Any, ...] = ()) -> ArsState:
-    n, points = len(lanes), method.ask(state, lanes, NOTHING_PENDING)
-    steps, rows = np.full(n, state.step, dtype=np.int64), np.array(values).reshape(n, 1)
-    return method.tell(state, Results(steps, np.array(lanes, dtype=np.int64), points, rows, extra=extra))
 
 
 def noise(step: int, pair: int, dim: int, key: Key = KEY) -> list[float]:
@@ -349,13 +331,4 @@ def golden_run() -> dict[str, Any]:
 
 
 def test_it_does_what_it_did() -> None:
-    expected, found = json.loads(GOLDEN.read_text()), golden_run()
-    assert found["key"] == expected["key"]
-    for now, then in zip(found["steps"], expected["steps"], strict=True):
-        assert now["asked"] == then["asked"]
-        for name in ("scale", "theta", "spread", "mean", "std"):
-            np.testing.assert_allclose(now[name], then[name], rtol=1e-9, err_msg=name)
-
-
-if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps(golden_run(), indent=1) + "\n")
+    assert_golden("ars", golden_run())

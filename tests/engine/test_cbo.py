@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +17,8 @@ from blackbox.records import NOTHING_PENDING, Matrix, Pending, Results, Vector, 
 from blackbox.rng import Key, normals
 from blackbox.space import Categorical, Float, Int, Space
 from blackbox.space import Vector as Numbers
+from tests.engine.golden import assert_golden
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "cbo.json"
 BOX = Space({"x": Numbers(dim=3, low=-2, high=3)})
 FREE = Space({"x": Numbers(dim=3, init=1.0)})
 MIXED = Space(
@@ -328,11 +326,7 @@ def test_golden_trace() -> None:
         trace.append(
             {"x": state.x.tolist(), "consensus": state.consensus.tolist(), "alpha": state.alpha, "best": state.value}
         )
-    expected = json.loads(GOLDEN.read_text())
-    assert len(expected) == len(trace)
-    for now, then in zip(trace, expected, strict=True):
-        for name, value in then.items():
-            np.testing.assert_allclose(now[name], value, rtol=1e-9, atol=1e-12)
+    assert_golden("cbo", trace, atol=1e-12)
 
 
 def test_defaults_beat_random_points_on_shifted_rastrigin() -> None:

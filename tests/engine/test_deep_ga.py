@@ -1,15 +1,10 @@
-"""Deep GA: its points against a genetic algorithm on plain vectors, re-basing, novelty, its robustness.
-
-`python -m tests.engine.test_deep_ga` writes the golden file anew; say in the commit why.
-"""
+"""Deep GA: its points against a genetic algorithm on plain vectors, re-basing, novelty, its robustness."""
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections import deque
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -29,8 +24,8 @@ from blackbox.study.effects import perform
 from blackbox.study.settling import Report
 from tests.contracts.algorithm import Case, assert_replays, free, new_study, run_study
 from tests.engine import maze
+from tests.engine.golden import assert_golden
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "deep_ga.json"
 KEY = Key.from_seed(7)
 
 
@@ -523,15 +518,4 @@ def golden_run() -> dict[str, Any]:
 
 
 def test_it_does_what_it_did() -> None:
-    expected, found = json.loads(GOLDEN.read_text()), golden_run()
-    assert found["key"] == expected["key"]
-    for now, then in zip(found["steps"], expected["steps"], strict=True):
-        for name in ("asked", "parents", "archive", "rebased"):
-            assert now[name] == then[name]
-        for name in ("base", "elite_value", "novelty"):
-            wanted = np.array(then[name], dtype=float)  # None, before the first one, becomes NaN
-            np.testing.assert_allclose(np.array(now[name], dtype=float), wanted, rtol=1e-9, err_msg=name)
-
-
-if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps(golden_run(), indent=1) + "\n")
+    assert_golden("deep_ga", golden_run())

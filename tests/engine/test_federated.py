@@ -1,8 +1,6 @@
 """Federated methods: every update rule against plain loops, what is sent, who counts, and where they end.
 
-The contract that all of them keep is `tests/contracts/federation.py`. `python -m tests.engine.test_federated` writes
-the golden file anew; say in the commit why.
-"""
+The contract that all of them keep is `tests/contracts/federation.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +8,6 @@ import json
 import math
 import random
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,8 +32,8 @@ from blackbox.space import Categorical, Float, Int, Space
 from blackbox.space import Vector as Numbers
 from tests.benchmarks.bench_federated import gaps
 from tests.contracts.federation import CLIENTS, KEY, Variant, bowl, make, participant, work
+from tests.engine.golden import assert_golden
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "federated.json"
 SGD = {"stepper": {"type": "sgd"}, "rate": {"type": "constant", "value": 0.05}}
 
 
@@ -726,13 +723,4 @@ def golden_run() -> dict[str, Any]:
 
 def test_they_do_what_they_did() -> None:
     """Updates travel as float32, so a last bit of theirs is what another machine's rounding may change."""
-    expected, found = json.loads(GOLDEN.read_text()), golden_run()
-    assert found["key"] == expected["key"]
-    assert set(found["runs"]) == set(expected["runs"])
-    for name, run in found["runs"].items():
-        assert run["evaluations"] == expected["runs"][name]["evaluations"]
-        np.testing.assert_allclose(run["path"], expected["runs"][name]["path"], rtol=1e-6, err_msg=name)
-
-
-if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps(golden_run(), indent=1) + "\n")
+    assert_golden("federated", golden_run(), rtol=1e-6)

@@ -42,7 +42,7 @@ def drive(front: Inversion, f: F = rosenbrock) -> tuple[list[Vector], list[float
 
 
 def eventually(holds: Callable[[], bool]) -> bool:
-    """Whether it becomes true within some seconds: a thread that was told to end needs a moment."""
+    """True if the condition holds within some seconds: a thread that was told to end needs a moment."""
     for _ in range(1000):
         if holds():
             return True

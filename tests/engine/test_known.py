@@ -1,4 +1,4 @@
-"""What an open study remembers is true of the rows, whoever else moves them and whatever is undone."""
+"""The rows that an open study remembers are right, whoever else changes them and whatever is rolled back."""
 
 from __future__ import annotations
 

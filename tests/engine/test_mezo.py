@@ -1,13 +1,8 @@
-"""MeZO: its recipes, its update by loops, what a lost half is worth, golden trace.
-
-`python -m tests.engine.test_mezo` writes the golden file anew; say in the commit why.
-"""
+"""MeZO: its recipes, its update by loops, what a lost half is worth, golden trace."""
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -16,14 +11,15 @@ import pytest
 
 from blackbox import recipes
 from blackbox.algorithms.mezo import Mezo, MezoState
-from blackbox.records import NOTHING_PENDING, Points, Results
+from blackbox.records import NOTHING_PENDING, Results
 from blackbox.rng import CHUNK, Key, normal, rademacher
 from blackbox.space import Space, Vector
 from blackbox.toolbox.perturbations import FARTHEST
 from tests.contracts.algorithm import Case, free
+from tests.engine.batches import built
+from tests.engine.golden import assert_golden
 from tests.engine.zeroth_order import make as make_any
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "mezo.json"
 KEY = Key.from_seed(7)
 
 
@@ -31,12 +27,6 @@ def make(dim: int = 5, **options: Any) -> Mezo:
     method = make_any("mezo", Space({"w": Vector(dim=dim, init=1.0)}), **options)
     assert isinstance(method, Mezo)
     return method
-
-
-def built(method: Mezo, state: MezoState, points: Points) -> np.ndarray:
-    blobs = {state.digest: state.theta}
-    rows = [recipes.materialise(r, method.key, method.space.dim, blobs) for r in points.recipes]
-    return np.array(rows, dtype=np.float64).reshape(len(rows), method.space.dim)
 
 
 def told(method: Mezo, state: MezoState, lanes: list[int], values: list[float] | None = None) -> MezoState:
@@ -148,12 +138,4 @@ def golden_run() -> list[dict[str, Any]]:
 
 
 def test_it_does_what_it_did() -> None:
-    expected, found = json.loads(GOLDEN.read_text()), golden_run()
-    assert len(expected) == len(found) == 20
-    for now, then in zip(found, expected, strict=True):
-        for name, value in then.items():
-            np.testing.assert_allclose(now[name], value, rtol=1e-9, err_msg=name)
-
-
-if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps(golden_run(), indent=1) + "\n")
+    assert_golden("mezo", golden_run())

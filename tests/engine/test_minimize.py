@@ -1,4 +1,4 @@
-"""The in-process front door and its backends."""
+"""`minimize`, `run` and the backends they evaluate on."""
 
 import json
 import time
@@ -51,6 +51,13 @@ def test_named_parameters_give_the_objective_a_dict():
     result = blackbox.minimize(f, space, budget=400, seed=1)
     assert (result.x["layers"], result.x["act"]) == (3, "gelu")
     assert result.fun < 0.1
+
+
+def test_an_unknown_argument_is_refused_with_the_nearest_one():
+    with pytest.raises(InvalidInput, match=r"no argument 'method'; say algorithm=\"cma_es\""):
+        blackbox.minimize(objectives.square, [(-5, 5)], method="cma_es")
+    with pytest.raises(InvalidInput, match=r"no argument 'budgett'; did you mean \"budget\""):
+        blackbox.minimize(objectives.square, [(-5, 5)], budgett=3)
 
 
 def test_equal_arguments_give_equal_results():

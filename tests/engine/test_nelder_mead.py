@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +17,8 @@ from blackbox.records import NOTHING_PENDING, Matrix, Results, Vector, dense
 from blackbox.rng import Key
 from blackbox.space import Float, Int, Space
 from blackbox.space import Vector as Numbers
+from tests.engine.golden import assert_golden
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "nelder_mead.json"
 BOX = Space({"x": Numbers(dim=3, low=0, high=1, init=(0.2, 0.5, 0.9))})
 FREE = Space({"x": Numbers(dim=3, init=(-1.0, 0.0, 2.0))})
 
@@ -212,6 +210,5 @@ def test_it_takes_real_parameters_only() -> None:
 def test_golden_trace() -> None:
     """Twenty points, compared with yesterday's at 1e-9."""
     state = run(make(BOX), rosenbrock, 20)
-    expected = json.loads(GOLDEN.read_text())
-    np.testing.assert_allclose(state.points, expected["points"], rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(state.values, expected["values"], rtol=1e-9, atol=1e-12)
+    found = {"points": state.points.tolist(), "values": state.values.tolist()}
+    assert_golden("nelder_mead", found, atol=1e-12)

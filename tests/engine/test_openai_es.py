@@ -1,14 +1,10 @@
-"""OpenAI-ES: its update against the formulas and against the authors' way of writing them, its recipes, its robustness.
-
-`python -m tests.engine.test_openai_es` writes the golden file anew; say in the commit why.
-"""
+"""OpenAI-ES: its update against the formulas and the authors' way of writing them, its recipes, its robustness."""
 
 from __future__ import annotations
 
 import json
 import math
-import random
-from pathlib import Path
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -17,18 +13,20 @@ import pytest
 
 from blackbox import recipes
 from blackbox.algorithm import lookup, resolve_options
-from blackbox.algorithms.openai_es import OpenAiEs, OpenAiEsState
+from blackbox.algorithms.openai_es import OpenAiEs
 from blackbox.errors import InvalidOptions
-from blackbox.records import NOTHING_PENDING, Points, Results
-from blackbox.rng import Key, normal, normals, rademacher
+from blackbox.records import NOTHING_PENDING, Results
+from blackbox.rng import Key, normal, rademacher
 from blackbox.space import Float, Space, Vector
 from blackbox.study.effects import perform
 from blackbox.study.rows import SUPERSEDED
 from blackbox.study.settling import Report
 from blackbox.toolbox.perturbations import FARTHEST, default_popsize
 from tests.contracts.algorithm import Case, box, new_study
+from tests.engine import batches
+from tests.engine.batches import built, told
+from tests.engine.golden import assert_golden
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "openai_es.json"
 KEY = Key.from_seed(7)
 
 
@@ -38,19 +36,6 @@ def make(dim: int = 6, init: float = 1.0, stream: int = 0, space: Space | None =
     method = lookup("openai_es")(space, resolved, KEY, stream)
     assert isinstance(method, OpenAiEs)
     return method
-
-
-def built(method: OpenAiEs, state: OpenAiEsState, points: Points) -> np.ndarray:
-    """(k, d) float64 points of recipes."""
-    blobs = {state.digest: state.theta}
-    rows = [recipes.materialise(r, method.key, method.space.dim, blobs) for r in points.recipes]
-    return np.array(rows, dtype=np.float64).reshape(len(rows), method.space.dim)
-
-
-def told(method: OpenAiEs, state: OpenAiEsState, lanes: list[int], values: list[float]) -> OpenAiEsState:
-    n, points = len(lanes), method.ask(state, lanes, NOTHING_PENDING)
-    steps = np.full(n, state.step, dtype=np.int64)
-    return method.tell(state, Results(steps, np.array(lanes, dtype=np.int64), points, np.array(values).reshape(n, 1)))
 
 
 def noise(step: int, pair: int, dim: int) -> list[float]:
@@ -365,23 +350,12 @@ def test_a_late_result_that_is_the_best_one_can_still_be_read() -> None:
     np.testing.assert_array_equal(best[1]["x"], params["x"])
 
 
-def asks_until(method: OpenAiEs, target: float, lost: float, seed: int) -> int:
-    """Points handed out until |theta|^2 <= target, if each result is lost with the given probability."""
-    chance, state, asks = random.Random(seed), method.init(), 0
-    while float(np.square(state.theta).sum()) > target:
-        lanes: list[int] = []
-        lane = 0
-        while len(lanes) < method.need(state):
-            if chance.random() >= lost:
-                lanes.append(lane)
-            lane += 1
-        asks += lane
-        eps = normals(method.noise, state.step, [lane // 2 for lane in lanes], method.space.dim)  # quicker than recipes
-        signs = np.array([-1.0 if lane % 2 else 1.0 for lane in lanes])
-        x = state.theta + method.metrics(state)["sigma"] * signs[:, None] * eps
-        state = told(method, state, lanes, np.square(x).sum(axis=1).tolist())
-        assert asks < 40_000
-    return asks
+asks_until = partial(
+    batches.asks_until,
+    centre=lambda state: state.theta,
+    stdev=lambda method, state: method.metrics(state)["sigma"],
+    most=40_000,
+)
 
 
 @pytest.mark.slow
@@ -433,13 +407,4 @@ def golden_run() -> dict[str, Any]:
 
 
 def test_it_does_what_it_did() -> None:
-    expected, found = json.loads(GOLDEN.read_text()), golden_run()
-    assert found["key"] == expected["key"]
-    for now, then in zip(found["steps"], expected["steps"], strict=True):
-        assert now["asked"] == then["asked"]
-        for name in ("scale", "theta", "velocity", "gradient_norm", "median"):
-            np.testing.assert_allclose(now[name], then[name], rtol=1e-9, err_msg=name)
-
-
-if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps(golden_run(), indent=1) + "\n")
+    assert_golden("openai_es", golden_run())

@@ -20,7 +20,7 @@ class Written(Options):
     rate: float | None = Field(None, gt=0)
     """Step size. None: no limit."""
     name: str = "plain"
-    """What it is called."""
+    """Its name."""
 
 
 class Resolved(Written):

@@ -1,14 +1,9 @@
-"""PGPE: its updates against the authors' formulas, its recipes with a factor, lost halves, scales, its robustness.
-
-`python -m tests.engine.test_pgpe` writes the golden file anew; say in the commit why.
-"""
+"""PGPE: its updates against the authors' formulas, its recipes with a factor, lost halves, scales, its robustness."""
 
 from __future__ import annotations
 
-import json
 import math
-import random
-from pathlib import Path
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -19,8 +14,8 @@ from blackbox import recipes
 from blackbox.algorithm import lookup, resolve_options
 from blackbox.algorithms.pgpe import Pgpe, PgpeState
 from blackbox.errors import InvalidOptions
-from blackbox.records import NOTHING_PENDING, Points, Results
-from blackbox.rng import Key, normal, normals
+from blackbox.records import NOTHING_PENDING, Results
+from blackbox.rng import Key, normal
 from blackbox.space import Space, Vector
 from blackbox.study.effects import perform
 from blackbox.study.log import factor_key
@@ -28,8 +23,10 @@ from blackbox.study.rows import SUPERSEDED
 from blackbox.study.settling import Report
 from blackbox.toolbox.perturbations import FARTHEST, default_popsize
 from tests.contracts.algorithm import Case, box, new_study
+from tests.engine import batches
+from tests.engine.batches import built, told
+from tests.engine.golden import assert_golden
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "pgpe.json"
 KEY = Key.from_seed(7)
 
 
@@ -38,21 +35,6 @@ def make(dim: int = 6, init: float = 1.0, stream: int = 0, key: Key = KEY, **opt
     method = lookup("pgpe")(space, resolve_options("pgpe", space, options), key, stream)
     assert isinstance(method, Pgpe)
     return method
-
-
-def built(method: Pgpe, state: PgpeState, points: Points) -> np.ndarray:
-    """(k, d) float64 points of recipes."""
-    blobs = method.blobs(state)
-    rows = [recipes.materialise(r, method.key, method.space.dim, blobs) for r in points.recipes]
-    return np.array(rows, dtype=np.float64).reshape(len(rows), method.space.dim)
-
-
-def told(
-    method: Pgpe, state: PgpeState, lanes: list[int], values: list[float], extra: tuple[Any, ...] = ()
-) -> PgpeState:
-    n, points = len(lanes), method.ask(state, lanes, NOTHING_PENDING)
-    steps, rows = np.full(n, state.step, dtype=np.int64), np.array(values).reshape(n, 1)
-    return method.tell(state, Results(steps, np.array(lanes, dtype=np.int64), points, rows, extra=extra))
 
 
 def noise(step: int, pair: int, dim: int) -> list[float]:
@@ -305,23 +287,9 @@ def test_a_fork_has_the_vectors_of_its_best_point() -> None:
 # what it reaches
 
 
-def asks_until(method: Pgpe, target: float, lost: float, seed: int) -> int:
-    """Points handed out until |mu|^2 <= target, if each result is lost with the given probability."""
-    chance, state, asks = random.Random(seed), method.init(), 0
-    while float(np.square(state.mu).sum()) > target:
-        lanes: list[int] = []
-        lane = 0
-        while len(lanes) < method.need(state):
-            if chance.random() >= lost:
-                lanes.append(lane)
-            lane += 1
-        asks += lane
-        z = normals(method.noise, state.step, [lane // 2 for lane in lanes], method.space.dim)  # quicker than recipes
-        signs = np.array([-1.0 if lane % 2 else 1.0 for lane in lanes])
-        x = state.mu + signs[:, None] * state.stdev * z
-        state = told(method, state, lanes, np.square(x).sum(axis=1).tolist())
-        assert asks < 60_000
-    return asks
+asks_until = partial(
+    batches.asks_until, centre=lambda state: state.mu, stdev=lambda method, state: state.stdev, most=60_000
+)
 
 
 @pytest.mark.slow
@@ -380,13 +348,4 @@ def golden_run() -> dict[str, Any]:
 
 
 def test_it_does_what_it_did() -> None:
-    expected, found = json.loads(GOLDEN.read_text()), golden_run()
-    assert found["key"] == expected["key"]
-    for now, then in zip(found["steps"], expected["steps"], strict=True):
-        assert now["asked"] == then["asked"]
-        for name in ("mu", "stdev", "velocity", "mean"):
-            np.testing.assert_allclose(now[name], then[name], rtol=1e-9, err_msg=name)
-
-
-if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps(golden_run(), indent=1) + "\n")
+    assert_golden("pgpe", golden_run())

@@ -1,16 +1,10 @@
-"""Separable CMA-ES: its equations, odd results, what it reaches, and what it costs in many dimensions.
-
-`BLACKBOX_WRITE_GOLDEN=1 pytest tests/engine/test_sep_cma_es.py` writes the golden trace anew; say why in the commit.
-"""
+"""Separable CMA-ES: its equations, odd results, what it reaches, and what it costs in many dimensions."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,14 +13,14 @@ from blackbox import codec
 from blackbox.algorithm import build, resolve_options
 from blackbox.algorithms.sep_cma_es import MAX_DIM, SepCmaEs, SepCmaEsState
 from blackbox.errors import IncompatibleProblem
-from blackbox.records import NOTHING_PENDING, Matrix, Results, Vector, dense
+from blackbox.records import Matrix, Results, Vector, dense
 from blackbox.rng import Key
 from blackbox.space import Space
 from blackbox.space import Vector as FreeVector
 from blackbox.toolbox.evolution import longest
 from blackbox.toolbox.runs import MAX_CONDITION
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "sep_cma_es.json"
+from tests.engine.batches import advance, asked, results_of
+from tests.engine.golden import assert_golden
 
 
 def make(dim: int = 4, seed: int = 7, x0: float = 3.0, **options: object) -> SepCmaEs:
@@ -34,25 +28,6 @@ def make(dim: int = 4, seed: int = 7, x0: float = 3.0, **options: object) -> Sep
     method = build("sep_cma_es", space, resolve_options("sep_cma_es", space, options), Key.from_seed(seed))
     assert isinstance(method, SepCmaEs)
     return method
-
-
-def asked(method: SepCmaEs, state: SepCmaEsState, lanes: list[int]) -> Matrix:
-    vectors = method.ask(state, lanes, NOTHING_PENDING).vectors
-    assert vectors is not None
-    return vectors
-
-
-def told(vectors: Matrix, values: Vector, step: int, lanes: list[int] | None = None) -> Results:
-    n = len(vectors)
-    rows = np.arange(n) if lanes is None else np.array(lanes)
-    return Results(np.full(n, step), rows, dense(vectors), np.reshape(values, (n, 1)).astype(float))
-
-
-def advance(method: SepCmaEs, state: SepCmaEsState, f: Callable[[Matrix], Vector], n_steps: int = 1) -> SepCmaEsState:
-    for _ in range(n_steps):
-        vectors = asked(method, state, list(range(method.need(state))))
-        state = method.tell(state, told(vectors, f(vectors), state.step))
-    return state
 
 
 def sphere(x: Matrix) -> Vector:
@@ -89,7 +64,7 @@ def evaluations(name: str, dim: int, seed: int, lost: float = 0.0, rotate: bool 
         values = OBJECTIVES[name](vectors @ rotation)
         if values.min() < 1e-8:
             return n_asks
-        state = method.tell(state, told(vectors, values, state.step, lanes))
+        state = method.tell(state, results_of(vectors, values, state.step, lanes))
     return math.inf
 
 
@@ -142,7 +117,7 @@ def test_one_step_is_the_equations(dim: int, popsize: int) -> None:
         vectors = asked(method, state, list(range(popsize)))
         values = OBJECTIVES["ellipsoid"](vectors)
         expected = tell_by_the_book(state, vectors, values.tolist())
-        state = method.tell(state, told(vectors, values, state.step))
+        state = method.tell(state, results_of(vectors, values, state.step))
         for name, value in expected.items():
             np.testing.assert_allclose(getattr(state, name), value, rtol=1e-9, atol=1e-12, err_msg=name)
 
@@ -188,13 +163,13 @@ def test_injected_points_pull_and_never_push() -> None:
     own = asked(method, state, list(range(8)))
     worst, lanes = np.concatenate([[9.0], np.arange(8.0)]), [-1, *range(8)]
     one, elsewhere = (
-        method.tell(state, told(np.concatenate([np.full((1, 4), place), own]), worst, 0, lanes))
+        method.tell(state, results_of(np.concatenate([np.full((1, 4), place), own]), worst, 0, lanes))
         for place in (0.5, -40.0)
     )
     assert codec.encode(one) == codec.encode(elsewhere)  # a bad injected point leaves no trace
     best = np.concatenate([[-1.0], np.arange(8.0)])
-    pulled = method.tell(state, told(np.concatenate([np.full((1, 4), 0.5), own]), best, 0, lanes))
-    without = method.tell(state, told(own, np.arange(8.0), 0))
+    pulled = method.tell(state, results_of(np.concatenate([np.full((1, 4), 0.5), own]), best, 0, lanes))
+    without = method.tell(state, results_of(own, np.arange(8.0), 0))
     assert np.linalg.norm(pulled.mean - 0.5) < np.linalg.norm(without.mean - 0.5)
 
 
@@ -261,10 +236,4 @@ def test_the_golden_trace_of_twenty_steps() -> None:
         state = advance(method, state, OBJECTIVES["ellipsoid"])
         found = {"mean": state.mean.tolist(), "sigma": state.sigma, "value": state.values.value, "D": state.D.tolist()}
         trace.append(found)
-    if os.environ.get("BLACKBOX_WRITE_GOLDEN"):
-        GOLDEN.write_text(json.dumps(trace, indent=1) + "\n")
-    golden = json.loads(GOLDEN.read_text())
-    assert len(golden) == 20
-    for step, (got, expected) in enumerate(zip(trace, golden, strict=True)):
-        for name, value in expected.items():
-            np.testing.assert_allclose(got[name], value, rtol=1e-9, atol=1e-9, err_msg=f"step {step}, {name}")
+    assert_golden("sep_cma_es", trace, atol=1e-9)

@@ -224,7 +224,7 @@ def started(steps):
 
 
 def finished(steps, answer):
-    """What an operation returns that needs nothing after its write."""
+    """The answer of an operation that needs nothing after its write."""
     with pytest.raises(StopIteration) as end:
         steps.send(answer)
     return end.value.value

@@ -1,13 +1,8 @@
-"""Zeroth-order Adam and AdaMM: their updates by loops, scale, bounds, lost results, golden trace.
-
-`python -m tests.engine.test_zo_adam` writes the golden file anew; say in the commit why.
-"""
+"""Zeroth-order Adam and AdaMM: their updates by loops, scale, bounds, lost results, golden trace."""
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -17,9 +12,9 @@ import pytest
 from blackbox.records import NOTHING_PENDING
 from blackbox.space import Space, Vector
 from tests.contracts.algorithm import Case, free
-from tests.engine.zeroth_order import ball, make, step, told
+from tests.engine.golden import assert_golden
+from tests.engine.zeroth_order import asks_until, ball, make, step, told
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "zo_adam.json"
 FREE = Space({"w": Vector(dim=6, init=1.0)})
 
 
@@ -115,16 +110,10 @@ def test_the_minimum_on_the_border_of_a_region_is_reached(region: dict[str, Any]
     assert (np.ptp(state.v) > 0) == (region["type"] == "box"), "one square for all coordinates, but in a box"
 
 
-def asks_until(lost: float, seed: int) -> float:
-    case = Case(type(make("zo_adam", FREE)), free(20), {"learning_rate": 0.03})
-    target = 0.01 * case.problem.at_start
-    loop = case.loop(seed).run(20_000, lost=lost, seed=seed, until=target)
-    return loop.asks if loop.best <= target else math.inf
-
-
 @pytest.mark.slow
 def test_thirty_percent_lost_cost_at_most_1_6_times_the_asks() -> None:
-    whole, lossy = (median(asks_until(lost, seed) for seed in range(5)) for lost in (0.0, 0.3))
+    case = Case(type(make("zo_adam", FREE)), free(20), {"learning_rate": 0.03})
+    whole, lossy = (median(asks_until(case, lost, seed) for seed in range(5)) for lost in (0.0, 0.3))
     print(f"{whole} asks, with 30 % lost {lossy}: {lossy / whole:.2f} times")
     assert lossy <= 1.6 * whole
 
@@ -143,12 +132,4 @@ def golden_run() -> list[dict[str, Any]]:
 
 
 def test_it_does_what_it_did() -> None:
-    expected, found = json.loads(GOLDEN.read_text()), golden_run()
-    assert len(expected) == len(found) == 20
-    for now, then in zip(found, expected, strict=True):
-        for name, value in then.items():
-            np.testing.assert_allclose(now[name], value, rtol=1e-9, err_msg=name)
-
-
-if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps(golden_run(), indent=1) + "\n")
+    assert_golden("zo_adam", golden_run())

@@ -1,15 +1,10 @@
-"""Zeroth-order Frank-Wolfe: its steps by loops, its phases, its certificate, and the figures of the reference problem.
-
-`python -m tests.engine.test_zo_frank_wolfe` writes the golden file anew; say in the commit why.
-"""
+"""Zeroth-order Frank-Wolfe: its steps by loops, its phases, its certificate, the figures of the reference problem."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -28,10 +23,10 @@ from blackbox.toolbox.frank_wolfe.rules import GIVE_UP
 from blackbox.toolbox.frank_wolfe.schemes import Chords
 from tests.contracts.algorithm import DOMAINS, AlgorithmContract, Case, cases, home
 from tests.contracts.algorithm import ball as sphere_in_ball
+from tests.engine.golden import assert_golden
 from tests.engine.zeroth_order import LeastSquares, ball, step, told
 from tests.engine.zeroth_order import make as make_any
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "zo_frank_wolfe.json"
 SCHEMES = ("irdsa", "rdsa", "kwsa", "jaguar", "vertices")
 
 
@@ -406,7 +401,7 @@ def test_a_run_certifies_its_gap_and_stops_on_it() -> None:
 
 
 def test_the_running_gap_is_far_too_small() -> None:
-    """Why it is no bound: the iterates were made to make it small."""
+    """It is no bound, because the iterates were chosen to make it small."""
     f = LeastSquares(50, 0)
     method = make(50, scheme="rdsa")
     state = method.init()
@@ -569,14 +564,5 @@ def golden_run() -> list[dict[str, Any]]:
 
 
 def test_it_does_what_it_did() -> None:
-    expected, found = json.loads(GOLDEN.read_text()), golden_run()
-    assert len(expected) == len(found)
-    for now, then in zip(found, expected, strict=True):
-        assert now["phase"] == then["phase"]
-        for name in ("w", "gradient", "value", "gap_up"):
-            # Slopes are differences of values over a short way: the last bits of a value count a thousandfold.
-            np.testing.assert_allclose(now[name], then[name], rtol=1e-7, atol=1e-9, err_msg=name)
-
-
-if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps(golden_run(), indent=1) + "\n")
+    # Slopes are differences of values over a short way: the last bits of a value count a thousandfold.
+    assert_golden("zo_frank_wolfe", golden_run(), rtol=1e-7, atol=1e-9)

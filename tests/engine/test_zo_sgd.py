@@ -1,13 +1,8 @@
-"""Zeroth-order gradient descent: its update by loops, projections, lost results, golden trace.
-
-`python -m tests.engine.test_zo_sgd` writes the golden file anew; say in the commit why.
-"""
+"""Zeroth-order gradient descent: its update by loops, projections, lost results, golden trace."""
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -18,9 +13,9 @@ from blackbox.errors import InvalidOptions
 from blackbox.records import NOTHING_PENDING
 from blackbox.space import Space, Vector
 from tests.contracts.algorithm import Case, free
-from tests.engine.zeroth_order import LeastSquares, ball, make, step, told
+from tests.engine.golden import assert_golden
+from tests.engine.zeroth_order import LeastSquares, asks_until, ball, make, step, told
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "zo_sgd.json"
 FREE = Space({"w": Vector(dim=6, init=1.0)})
 
 
@@ -155,16 +150,10 @@ def test_nesterovs_rate_on_least_squares() -> None:
     assert float(f(state.x[None])[0]) < 0.02 * start
 
 
-def asks_until(lost: float, seed: int) -> float:
-    case = Case(type(make("zo_sgd", FREE)), free(30))
-    target = 0.01 * case.problem.at_start
-    loop = case.loop(seed).run(20_000, lost=lost, seed=seed, until=target)
-    return loop.asks if loop.best <= target else math.inf
-
-
 @pytest.mark.slow
 def test_thirty_percent_lost_cost_at_most_1_6_times_the_asks() -> None:
-    whole, lossy = (median(asks_until(lost, seed) for seed in range(7)) for lost in (0.0, 0.3))
+    case = Case(type(make("zo_sgd", FREE)), free(30))
+    whole, lossy = (median(asks_until(case, lost, seed) for seed in range(7)) for lost in (0.0, 0.3))
     print(f"{whole} asks, with 30 % lost {lossy}: {lossy / whole:.2f} times")
     assert lossy <= 1.6 * whole
 
@@ -181,12 +170,4 @@ def golden_run() -> list[dict[str, Any]]:
 
 
 def test_it_does_what_it_did() -> None:
-    expected, found = json.loads(GOLDEN.read_text()), golden_run()
-    assert len(expected) == len(found) == 20
-    for now, then in zip(found, expected, strict=True):
-        for name, value in then.items():
-            np.testing.assert_allclose(now[name], value, rtol=1e-9, err_msg=name)
-
-
-if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps(golden_run(), indent=1) + "\n")
+    assert_golden("zo_sgd", golden_run())

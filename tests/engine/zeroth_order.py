@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from blackbox.algorithm import Algorithm, lookup, resolve_options
 from blackbox.records import NOTHING_PENDING, Matrix, Results, Vector
 from blackbox.rng import Key
 from blackbox.space import Space
+from tests.contracts.algorithm import Case
 
 Method = Algorithm[Any, Any]
 Objective = Callable[[Matrix], Vector]
@@ -37,6 +39,13 @@ def told(method: Method, state: Any, lanes: Sequence[int], f: Objective) -> Any:
 def step(method: Method, state: Any, f: Objective) -> Any:
     """The state after exactly the results that the step needs."""
     return told(method, state, range(method.need(state)), f)
+
+
+def asks_until(case: Case, lost: float, seed: int) -> float:
+    """Asks until a hundredth of the first value, if each result is lost with the given probability."""
+    target = 0.01 * case.problem.at_start
+    loop = case.loop(seed).run(20_000, lost=lost, seed=seed, until=target)
+    return loop.asks if loop.best <= target else math.inf
 
 
 class LeastSquares:
