@@ -348,8 +348,7 @@ def _free_beside_region(parameters: Mapping[str, Parameter]) -> Iterable[FieldEr
 def _entry_errors(name: object, parameter: object) -> Iterable[FieldError]:
     if not isinstance(name, str) or not name:
         yield FieldError("", "bad_name", f"a parameter's name must be a word, got {name!r}")
-    elif not isinstance(parameter, Float | Int | Categorical | Vector):
-        message = (
-            f"must be a Float, Int, Categorical or Vector, got {described(parameter)}; JSON goes to Space.from_json"
-        )
+    elif not isinstance(parameter, tuple(TYPES.values())):
+        names = ", ".join(cls.__name__ for cls in TYPES.values())
+        message = f"must be one of {names}, got {described(parameter)}; JSON goes to Space.from_json"
         yield FieldError(pointer(name), "wrong_type", message)

@@ -110,7 +110,8 @@ def post(server: Server, study: str, verb: str, body: Any = None, **headers: str
 
 
 def group(server: Server) -> None:
-    """Steps of six: with late values, an enqueued point, leases that are out, and results of a step not yet closed."""
+    """Steps of six: with late values, an enqueued point, leases that are out, one with an interim value, and results of
+    a step not yet closed."""
     algorithm = {"name": "cma_es", "options": {"popsize": 6, "sigma": 0.2}}
     study = server.create("group", space=MIXED, algorithm=algorithm, lease={"max_seconds": NEVER})
     slow = server.ask(study, worker="slow", lease_seconds=NEVER)["trials"][0]
@@ -121,7 +122,8 @@ def group(server: Server) -> None:
     post(server, study, "trials", {"trials": [{"params": {"rate": 0.5, "depth": 3, "kind": "b"}}]})
     post(server, study, "trials", {"trials": [{"params": {"rate": 0.1, "depth": 2, "kind": "a"}, "value": 4.5}]},
          **{"idempotency-key": "import"})  # fmt: skip
-    server.ask(study, worker="holder", count=3, lease_seconds=NEVER)
+    held = server.ask(study, worker="holder", count=3, lease_seconds=NEVER)["trials"][0]
+    post(server, study, f"trials/{held['id']}/reports", {"lease": held["lease"]["token"], "step": 2, "value": 3.5})
     post(server, study, "trials", {"trials": [{"params": {"rate": 0.2, "depth": 4, "kind": "c"}}]})
     server.outcome(study, trial="t_9", value=1.0)
 
