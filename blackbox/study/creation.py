@@ -10,7 +10,7 @@ from blackbox.errors import StudySpecMismatch
 from blackbox.study import ledger
 from blackbox.study.effects import Steps, write
 from blackbox.study.rows import StudyHead, StudyRow, Tx
-from blackbox.study.spec import Resolved, StudySpec, differences, parse_spec, resolve, spec_hash
+from blackbox.study.spec import Resolved, StudySpec, differences, parse_spec, resolve, spec_hash, under_todays_names
 
 
 def new_head(project: str, resolved: Resolved, hashed: str, now: float, parent: str | None = None) -> StudyHead:
@@ -61,7 +61,9 @@ def create(project: str, raw: Mapping[str, Any] | StudySpec, now: float) -> Step
             return head, True
         if existing.spec_hash == wanted:
             return existing, False
-        old = Resolved.model_validate_json(existing.resolved).spec
+        old = under_todays_names(Resolved.model_validate_json(existing.resolved))
+        if spec_hash(old) == wanted:  # an option has another name since the study was created
+            return existing, False
         raise StudySpecMismatch(
             f'a study named "{spec.name}" exists ({existing.id}) with another spec',
             hint="choose another name, or send the same spec to get that study",

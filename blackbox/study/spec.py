@@ -274,6 +274,17 @@ def spec_hash(spec: StudySpec) -> str:
     return "sha256:" + hashlib.sha256(canonical(spec.model_dump(mode="json")).encode()).hexdigest()
 
 
+def under_todays_names(resolved: Resolved) -> StudySpec:
+    """Return the spec of a stored study with its options as this release calls them."""
+    spec = resolved.spec
+    kind = FEDERATED if resolved.federated else ALGORITHMS
+    cls: type[Any] | None = kind.all().get(spec.algorithm.name)
+    if cls is None:
+        return spec
+    options, _ = known_options(cls.Options, spec.algorithm.options)
+    return spec.model_copy(update={"algorithm": AlgorithmChoice(name=spec.algorithm.name, options=options)})
+
+
 def differences(old: StudySpec, new: StudySpec) -> list[FieldError]:
     """The top-level fields in which two specs differ."""
     a, b = old.model_dump(mode="json"), new.model_dump(mode="json")

@@ -20,7 +20,7 @@ import pytest
 from blackbox.study.effects import perform
 from blackbox.study.kinds import open_study
 from tests.server.conftest import Server
-from tests.upgrades.write import FOLDER, Rounds, evaluate, numerics, objective, post, says, serving
+from tests.upgrades.write import FOLDER, VECTOR, Rounds, evaluate, numerics, objective, post, says, serving
 
 RELEASES = sorted(path.stem for path in FOLDER.glob("*.sqlite"))
 ENDED = ("COMPLETED", "CANCELLED")
@@ -165,3 +165,12 @@ def test_rounds_go_on(left: Left) -> None:
         outcomes = d.contribute(clients)
         assert set(outcomes) == {"applied"} if name == "forgetful" else outcomes == ["applied", "duplicate", "applied"]
         assert left.get(name).json()["step"] == left.studies[name]["step"] + 1
+
+
+def test_a_spec_in_todays_words_finds_the_study_that_was_created_in_older_ones(left: Left) -> None:
+    body = {"name": "recipes", "space": VECTOR, "algorithm": {"name": "openai_es", "options": {"popsize": 8}}}
+    answer = left.server.http.post("/v1/studies", json=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["id"] == left.id("recipes")
+    body["algorithm"] = {"name": "openai_es", "options": {"popsize": 10}}
+    assert left.server.http.post("/v1/studies", json=body).status_code == 409
