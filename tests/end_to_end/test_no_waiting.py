@@ -64,7 +64,7 @@ def test_nobody_waits_for_a_slow_worker(server: Service, record_property: Callab
     for step, seq in slow_in.items():  # its step closed before it was told, and so did others after that
         if step < len(closed) - 2:  # not one that it began when the run was all but over
             assert max(closed[step + i] for i in range(3)) < seq
-    assert len(closed) >= N_TRIALS // POPULATION // 2
+    assert len(closed) >= N_TRIALS // POPSIZE // 2
     p95 = sorted(asks)[int(0.95 * len(asks))]
     figures = (
         f"{N_TRIALS} trials in {seconds:.1f} s, {len(slow_in)} by the slow worker, {len(closed)} steps closed, "

@@ -70,7 +70,7 @@ def test_a_worker_rebuilds_the_engines_vectors_from_a_few_hundred_bytes(server: 
         for step in range(N_STEPS):
             _, state = perform(store, engine.state(step))
             numbers = [number for number, (asked_at, _) in seen.items() if asked_at == step]
-            assert len(numbers) == POPULATION
+            assert len(numbers) == POPSIZE
             for number, (point, _) in perform(store, engine.points(numbers)).items():
                 assert point.vector is None
                 built = engine.vector(point, {state.digest: state.theta.astype("<f4").tobytes()})

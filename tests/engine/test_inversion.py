@@ -79,17 +79,18 @@ def test_it_asks_what_the_solver_asks_its_callback(method: str) -> None:
 
 
 def test_asking_again_wakes_nobody_and_gives_a_copy() -> None:
+    others = inversion.live()  # of tests before this one in the same process
     front = Inversion(solver("Nelder-Mead"))
     first = front.point([])
     assert isinstance(first, np.ndarray)
     first[:] = 9
     front.point([1.0])
     front.hibernate()
-    assert inversion.live() == 0
+    assert inversion.live() <= others
     again = front.point([])
     assert isinstance(again, np.ndarray)
     assert again.tolist() == [-0.5] * 3
-    assert inversion.live() == 0
+    assert inversion.live() <= others
 
 
 @pytest.mark.parametrize("method", ["Nelder-Mead", "COBYQA"])

@@ -53,7 +53,7 @@ def test_the_schema_names_every_region(server: Server) -> None:
     schemas = server.http.get("/openapi.json").json()["components"]["schemas"]
     (kinds, _) = schemas["Vector"]["properties"]["region"]["anyOf"]
     assert set(kinds["discriminator"]["mapping"]) == set(region_types())
-    assert schemas["Simplex"]["properties"]["radius"]["description"] == "What the coordinates sum to."
+    assert schemas["Simplex"]["properties"]["radius"]["description"] == "Sum of the coordinates."
     assert '"region":{"type":"simplex"}' in server.http.get("/llms.txt").text
 
 
