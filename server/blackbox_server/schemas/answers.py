@@ -2,7 +2,7 @@
 
 `/openapi.json` is made from these declarations, and mypy checks the shapes of the routes against them; at run time an
 answer is a plain dictionary. A member that may be missing is `NotRequired`, and there are no undeclared ones.
-One file because it declares every member of every answer, and no other file does.
+It is one file because it declares every member of every answer, and no other file does.
 """
 
 # No `from __future__ import annotations`: `NotRequired` has to be visible when a class is made.
