@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from blackbox.errors import FieldError, InvalidInput, nearest
-from blackbox.study.effects import Read, Steps, Write
+from blackbox.study.effects import Steps, read, write
 from blackbox.study.rows import KeyRow, Tx
 from blackbox_server.limits import TokenBucket
 from blackbox_server.problems import Forbidden, KeyNotFound, RateLimited, Unauthorized
@@ -162,7 +162,7 @@ def first_key(project: str, now: float, path: Path | None = None) -> Steps[str |
     InvalidInput
         If the file cannot be used.
     """
-    if (yield Read(lambda tx: bool(tx.keys(None)))):
+    if (yield from read(lambda tx: bool(tx.keys(None)))):
         return None
     text = _fresh() if path is None else key_of_file(path)
     row = _row(text, "first", project, SCOPES, now)
@@ -173,7 +173,7 @@ def first_key(project: str, now: float, path: Path | None = None) -> Steps[str |
         tx.put_key(row)
         return True
 
-    return text if (yield Write(work)) else None
+    return text if (yield from write(work)) else None
 
 
 class Keyring:

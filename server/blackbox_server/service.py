@@ -484,7 +484,7 @@ def snapshot(study: BaseStudy) -> Steps[tuple[int, int]]:
             tx.insert_snapshot(SnapshotRow(study.id, *place, encoded))
             return True
 
-        if (yield Write(work, long=True)):
+        if (yield from effects.write(work, long=True)):
             return row.step, len(encoded)
 
 
@@ -496,4 +496,4 @@ def delete(study: str) -> Steps[None]:
             raise StudyNotFound(f"there is no study {study}")
         tx.delete_study(study)
 
-    yield Write(work, long=True)
+    yield from effects.write(work, long=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from blackbox.study.effects import Steps, Write
+from blackbox.study.effects import Steps, write
 from blackbox.study.rows import KeyRow, Tx
 from blackbox_server import auth
 from blackbox_server.problems import Forbidden
@@ -35,8 +35,7 @@ def _put(row: KeyRow) -> Steps[KeyRow]:
         tx.put_key(row)
         return row
 
-    made: KeyRow = yield Write(work)
-    return made
+    return (yield from write(work))
 
 
 @routes("POST /v1/keys", "keys:admin", {201: MadeKey}, body=NewKey)
