@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import socket
 import sys
@@ -243,6 +244,10 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.should_exit:
             return
+        # What is loaded by now stays for ever. Full collections that look through it again hold every request for a
+        # tenth of a second.
+        gc.collect()
+        gc.freeze()
         app: Any = self.config.loaded_app
         state = _state(app)
         host, port = self.servers[0].sockets[0].getsockname()[:2]
