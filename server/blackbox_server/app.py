@@ -170,6 +170,7 @@ def create_app(
             yield
         finally:
             purging.cancel()
+            state.service.close()
             front.close()
             computer.close()
             if store is None:

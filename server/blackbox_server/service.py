@@ -13,15 +13,15 @@ import logging
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
-from blackbox import codec
 from blackbox.errors import StoreUnavailable, StudyNotFound
 from blackbox.study import effects
 from blackbox.study.answers import AskAnswer, AskRequest, TellAnswer
@@ -30,7 +30,7 @@ from blackbox.study.effects import Compute, Effect, Read, Steps, Write
 from blackbox.study.hosting import HostedStudy, hosted_by
 from blackbox.study.kinds import as_kind, open_study
 from blackbox.study.rounds import FederatedStudy
-from blackbox.study.rows import ACTIVE, ReplyRow, SnapshotRow, StudyRow, Tx
+from blackbox.study.rows import ACTIVE, ReplyRow, StudyRow, Tx
 from blackbox.study.settling import Report
 from blackbox.study.trials import TrialStudy
 from blackbox_server.compute import Computer, timed
@@ -46,6 +46,8 @@ POLL_SECONDS = 1.0
 """A held ask tries again after so many seconds even if nothing woke it, because leases lapse silently."""
 ENDED = ("completed", "cancelled", "study_failed")
 """Reasons for an empty answer to an ask that waiting does not change."""
+BESIDE_THREADS = 4
+"""Most operations at once that read very many rows."""
 LARGE_DIM = 20_000
 """Points with more numbers than this in total are decoded in a thread."""
 
@@ -168,6 +170,7 @@ class Service:
         self.metrics = metrics
         self.clock = clock
         self._computer = computer
+        self._beside = ThreadPoolExecutor(BESIDE_THREADS, "beside")
         self._studies: OrderedDict[str, OpenStudy] = OrderedDict()
         self.stopping = False
 
@@ -211,7 +214,12 @@ class Service:
             run = self.write if isinstance(effect, Write) else self.read
             return asyncio.run_coroutine_threadsafe(run(effect.work, long=True), loop).result()
 
-        return await asyncio.to_thread(lambda: effects.at_once(effects.drive(steps, answer)))
+        def run() -> T:
+            return effects.at_once(effects.drive(steps, answer))
+
+        # Threads of their own: these wait for long reads, which need threads of the loop's pool. In one pool enough of
+        # them would wait for one another for ever.
+        return await loop.run_in_executor(self._beside, copy_context().run, run)
 
     async def _answer(self, effect: Effect) -> Any:
         if isinstance(effect, Write):
@@ -330,6 +338,10 @@ class Service:
                     await self.drive(participant.advance(now=self.clock()))
                 except Exception:
                     logger.exception("advance of %s failed", participant.id)
+
+    def close(self) -> None:
+        """Let the threads end that run beside the event loop."""
+        self._beside.shutdown(wait=False, cancel_futures=True)
 
     def let_go(self) -> None:
         """Answer every held request at once, because the server is stopping."""
@@ -466,34 +478,3 @@ class Service:
 
 class _Repeated(Exception):
     """Leaves a transaction in which the stored answer was found."""
-
-
-def snapshot(study: BaseStudy) -> Steps[tuple[int, int]]:
-    """Store the state of the open step now; returns the step and the size of the state in bytes."""
-    while True:
-        row, state = yield from study.state()
-        encoded = codec.encode(state)
-        place = (row.epoch, row.step)
-
-        def work(tx: Tx, place: tuple[int, int] = place, encoded: bytes = encoded) -> bool:
-            current = tx.study(study.id)
-            if current is None:
-                raise StudyNotFound(f"there is no study {study.id}")
-            if (current.epoch, current.step) != place:
-                return False
-            tx.insert_snapshot(SnapshotRow(study.id, *place, encoded))
-            return True
-
-        if (yield from effects.write(work, long=True)):
-            return row.step, len(encoded)
-
-
-def delete(study: str) -> Steps[None]:
-    """Delete a study with all its rows."""
-
-    def work(tx: Tx) -> None:
-        if tx.study(study) is None:
-            raise StudyNotFound(f"there is no study {study}")
-        tx.delete_study(study)
-
-    yield from effects.write(work, long=True)

@@ -84,7 +84,7 @@ def test_a_fleet_grows_and_shrinks_with_its_cluster(server: Service, tmp_path: P
     assert told.returncode == 0, told.stderr[-3000:]
     found = json.loads(told.stdout.splitlines()[-1])
     print(found)
-    assert found["rooms"] == [1, 2, 1]
+    assert found["capacities"] == [1, 2, 1]
     assert found["nodes"] == 2
     assert (found["failed"], found["released"], found["ended"]) == (0, 0, "study")  # the other actor took it over
     assert found["applied"] + found["late"] == found["evaluated"]

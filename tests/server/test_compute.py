@@ -22,7 +22,9 @@ from blackbox.recipes import slices
 from blackbox.records import Term
 from blackbox.rng import Key
 from blackbox.study.creation import create
+from blackbox.study.editing import Study
 from blackbox.study.effects import perform
+from blackbox.study.kinds import as_kind
 from blackbox.study.memory import MemoryStore
 from blackbox.study.settling import Report
 
@@ -102,3 +104,21 @@ def test_the_steps_of_a_study_of_the_service_are_cut() -> None:
         timing.set(ServerTiming())
         assert asyncio.run(one_step(computer)) == 1
     assert [name.partition("_")[0] for name in seen] == ["compute"] * 4 + ["closed"]
+
+
+def test_more_long_readers_than_threads_all_come_to_an_end() -> None:
+    store = MemoryStore()
+    spec = {"name": "read", "space": {"x": {"type": "float", "low": 0, "high": 1}}, "algorithm": "random_search"}
+    head, _ = perform(store, create("mine", spec, 0.0))
+
+    async def readers(computer: Threads) -> int:
+        service = Service(Settings(), EmbeddedStore(store), computer, Metrics())
+        study = as_kind((await service.open(head.id, "mine")).study, Study)
+        async with asyncio.timeout(30):
+            found = await asyncio.gather(*(service.drive_beside(study.archive()) for _ in range(100)))
+        service.close()
+        return len(found)
+
+    with closing(Threads(1, 0.0, 1)) as computer:
+        timing.set(ServerTiming())
+        assert asyncio.run(readers(computer)) == 100

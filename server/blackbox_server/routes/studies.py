@@ -6,17 +6,17 @@ from collections.abc import Callable
 
 from starlette.responses import Response
 
-from blackbox.errors import InvalidInput
+from blackbox import codec
+from blackbox.errors import InvalidInput, StudyNotFound
 from blackbox.space import Space
 from blackbox.study import creation as engine
 from blackbox.study.base import BaseStudy
 from blackbox.study.editing import Study
-from blackbox.study.effects import Steps
+from blackbox.study.effects import Steps, write
 from blackbox.study.kinds import as_kind
-from blackbox.study.rows import StudyHead, StudyRow, Tx
+from blackbox.study.rows import SnapshotRow, StudyHead, StudyRow, Tx
 from blackbox.study.spec import StudySpec, parse_spec, resolve
 from blackbox_server import limits
-from blackbox_server import service as services
 from blackbox_server.problems import PreconditionFailed
 from blackbox_server.routes import shapes
 from blackbox_server.routes.call import Call
@@ -103,7 +103,7 @@ async def edit(call: Call) -> Response:
 async def delete(call: Call) -> Response:
     """Delete a study with all its rows."""
     opened = await call.opened()
-    await call.service.drive(services.delete(opened.study.id))
+    await call.service.drive(_delete(opened.study.id))
     call.service.forget(opened.study.id)
     return Response(status_code=204)
 
@@ -172,5 +172,36 @@ async def snapshot(call: Call) -> Response:
     await call.body(Nothing)
     opened = await call.opened()
     await call.service.advance(opened)
-    step, size = await call.service.drive(services.snapshot(opened.study))
+    step, size = await call.service.drive(_snapshot(opened.study))
     return answer({"step": step, "bytes": size}, 201)
+
+
+def _snapshot(study: BaseStudy) -> Steps[tuple[int, int]]:
+    """Store the state of the open step now; returns the step and the size of the state in bytes."""
+    while True:
+        row, state = yield from study.state()
+        encoded = codec.encode(state)
+        place = (row.epoch, row.step)
+
+        def work(tx: Tx, place: tuple[int, int] = place, encoded: bytes = encoded) -> bool:
+            current = tx.study(study.id)
+            if current is None:
+                raise StudyNotFound(f"there is no study {study.id}")
+            if (current.epoch, current.step) != place:
+                return False
+            tx.insert_snapshot(SnapshotRow(study.id, *place, encoded))
+            return True
+
+        if (yield from write(work, long=True)):
+            return row.step, len(encoded)
+
+
+def _delete(study: str) -> Steps[None]:
+    """Delete a study with all its rows."""
+
+    def work(tx: Tx) -> None:
+        if tx.study(study) is None:
+            raise StudyNotFound(f"there is no study {study}")
+        tx.delete_study(study)
+
+    yield from write(work, long=True)
