@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import pytest
 from blackbox_client import Client, RetryPolicy, Worker
 from blackbox_client.participant import Participant
 from blackbox_server.store import SqlStore
@@ -59,6 +60,7 @@ def by_hand(url: str, study: str, objective: Quadratic, repeats: list[str]) -> N
                 repeats.append(handle.tell(trial, value).outcomes[0].outcome)
 
 
+@pytest.mark.slow
 def test_hosted_evaluators_survive_two_deaths_of_the_server_and_one_of_their_own(tmp_path: Path) -> None:
     """Two participants keep their machines, three are hosted: one tells everything twice, one is worked for by two
     processes of which one is killed, one is a worker. The server is killed twice in the middle of a round."""
