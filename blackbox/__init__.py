@@ -11,7 +11,8 @@ from blackbox.algorithm import Algorithm, Traits, algorithm, registry
 from blackbox.errors import BlackboxError
 from blackbox.minimize import minimize, run
 from blackbox.options import Field, Options
-from blackbox.records import Dense, Pending, Points, Recipe, Recipes, Results, Stop, Structured, Term, dense
+from blackbox.records import Dense, Notice, Pending, Points, Recipe, Recipes, Results, Stop, Structured, Term, dense
+from blackbox.registry import UNKNOWN, Outlook
 from blackbox.rng import Key
 from blackbox.space import Categorical, Float, Int, Space, Vector
 from blackbox.study.creation import create
@@ -20,6 +21,7 @@ from blackbox.study.effects import perform
 from blackbox.study.memory import MemoryStore
 
 __all__ = [
+    "UNKNOWN",
     "Algorithm",
     "BlackboxError",
     "Categorical",
@@ -29,7 +31,9 @@ __all__ = [
     "Int",
     "Key",
     "MemoryStore",
+    "Notice",
     "Options",
+    "Outlook",
     "Pending",
     "Points",
     "Recipe",

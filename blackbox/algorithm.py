@@ -20,7 +20,7 @@ from blackbox.errors import FieldError
 from blackbox.options import Options
 from blackbox.recipes import digest
 from blackbox.recipes.slices import WHOLE, Slicer
-from blackbox.records import JSON, Pending, Points, Results, Stop, Vector
+from blackbox.records import JSON, Notice, Pending, Points, Results, Stop, Vector
 from blackbox.registry import Method, O, Registry
 from blackbox.rng import Key
 from blackbox.space import Space
@@ -154,6 +154,10 @@ class Algorithm(Method[O], ABC, Generic[O, S]):
     def stopped(self, state: S) -> Stop | None:
         """The reason to stop, or None while there is more to gain."""
         return None
+
+    def notices(self, state: S) -> Sequence[Notice]:
+        """What the state shows that the study's owner should know, such as steps in which nothing moved."""
+        return ()
 
     def payload(self, state: S) -> JSON:
         """JSON for the evaluator of the recommended point, such as the statistics by which observations are normalised;

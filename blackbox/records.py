@@ -238,6 +238,24 @@ class Results:
 
 
 @dataclass(frozen=True, slots=True)
+class Notice:
+    """Something about a study that its owner should know.
+
+    Attributes
+    ----------
+    code : a stable word, such as `nothing_moves`.
+    sentence : what is seen, in one sentence.
+    evidence : the numbers behind it, by name.
+    action : what to do about it, in one sentence.
+    """
+
+    code: str
+    sentence: str
+    evidence: Mapping[str, JSON]
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """The reason for which an algorithm stops.
 

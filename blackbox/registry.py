@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -21,6 +22,36 @@ from blackbox.space import Space
 O = TypeVar("O", bound=Options)  # noqa: E741 -- O is the letter of the design
 Kind = Literal["group", "members", "sequential", "rounds"]
 """How steps close and what a worker is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What is known of a study, beside its space, when the defaults of a method are filled in.
+
+    Attributes
+    ----------
+    evaluations : the budget; None: no limit is known.
+    workers : evaluations that are made at a time; None: unknown.
+    """
+
+    evaluations: int | None = None
+    workers: int | None = None
+
+    def popsize(self, default: int, *, even: bool = False) -> int:
+        """Return the default population for these workers: at least one result per worker and step.
+
+        With fewer, most of the results that are on their way when a step closes would come too late to be learned from.
+
+        Parameters
+        ----------
+        default : the population that suits the dimension.
+        even : whether points come in pairs.
+        """
+        popsize = max(default, self.workers or 0)
+        return popsize + popsize % 2 if even else popsize
+
+
+UNKNOWN = Outlook()
 
 
 class Method(Generic[O]):
@@ -50,7 +81,7 @@ class Method(Generic[O]):
         return None
 
     @classmethod
-    def resolve(cls, options: Any, space: Space) -> O:
+    def resolve(cls, options: Any, space: Space, outlook: Outlook = UNKNOWN) -> O:
         """Fill in every default that depends on the problem: `Options`, as people wrote them, become `Resolved`.
 
         The result is stored with the study. Resolved options resolve to themselves.
@@ -150,7 +181,15 @@ class Registry(Generic[M]):
             raise UnknownAlgorithm(f'there is no {self.noun} "{name}"', hint=nearest(name, known))
         return known[name]
 
-    def resolve_options(self, name: str, space: Space, raw: Mapping[str, Any], *, maximize: bool = False) -> Any:
+    def resolve_options(
+        self,
+        name: str,
+        space: Space,
+        raw: Mapping[str, Any],
+        *,
+        maximize: bool = False,
+        outlook: Outlook = UNKNOWN,
+    ) -> Any:
         """Validate `raw` for the method and the problem, and fill in every default.
 
         Returns
@@ -168,6 +207,6 @@ class Registry(Generic[M]):
             fitting = [other for other, c in self.all().items() if c.why_not(space, maximize=maximize) is None]
             hint = f"these can: {', '.join(fitting)}" if fitting else f"no {self.noun} can"
             raise IncompatibleProblem(f"{name} cannot treat this problem: {obstacle}", hint=hint)
-        options = cls.resolve(parse_options(cls.Options, dict(raw)), space)
+        options = cls.resolve(parse_options(cls.Options, dict(raw)), space, outlook)
         cls.check_options(options, space)
         return options

@@ -28,6 +28,7 @@ from blackbox.errors import FieldError
 from blackbox.options import Field, Options, Renamed
 from blackbox.recipes import digest, weighted_noise_sum
 from blackbox.records import JSON, Ints, Pending, Points, Results, Term, Vector
+from blackbox.registry import UNKNOWN, Outlook
 from blackbox.space import Space
 from blackbox.toolbox import observations, perturbations, steppers
 from blackbox.toolbox.observations import Moments
@@ -108,7 +109,7 @@ class Ars(Algorithm[ArsResolved, ArsState]):
     State = ArsState
 
     @classmethod
-    def resolve(cls, options: ArsOptions, space: Space) -> ArsResolved:
+    def resolve(cls, options: ArsOptions, space: Space, outlook: Outlook = UNKNOWN) -> ArsResolved:
         return options.with_defaults(ArsResolved, top=options.popsize // 2)
 
     @classmethod

@@ -32,6 +32,7 @@ from scipy.optimize import brentq
 from blackbox.algorithm import Algorithm, Traits, algorithm, idle_members
 from blackbox.options import Field, Options, Renamed
 from blackbox.records import Ints, Matrix, Pending, Points, Results, Stop, Vector, dense
+from blackbox.registry import UNKNOWN, Outlook
 from blackbox.rng import Key, normal, normals, uniform
 from blackbox.space import Space
 
@@ -219,7 +220,7 @@ class Cbo(Algorithm[CboResolved, CboState]):
         self.has_bounds, self.has_free = bool(space.bounded.any()), not space.bounded.all()
 
     @classmethod
-    def resolve(cls, options: CboOptions, space: Space) -> CboResolved:
+    def resolve(cls, options: CboOptions, space: Space, outlook: Outlook = UNKNOWN) -> CboResolved:
         d = space.dim
         return options.with_defaults(CboResolved, popsize=default_popsize(d), noise=default_noise(options, d))
 

@@ -33,6 +33,7 @@ from blackbox.errors import FieldError
 from blackbox.options import Field, Options, Renamed
 from blackbox.recipes import digest, materialise
 from blackbox.records import Matrix, Pending, Points, Recipe, Recipes, Results, Term, Vector
+from blackbox.registry import UNKNOWN, Outlook
 from blackbox.rng import Key, uniform
 from blackbox.space import Space
 from blackbox.toolbox import perturbations
@@ -160,7 +161,7 @@ class DeepGa(Algorithm[DeepGaResolved, DeepGaState]):
         self.memories = self.noise.child("archive")
 
     @classmethod
-    def resolve(cls, options: DeepGaOptions, space: Space) -> DeepGaResolved:
+    def resolve(cls, options: DeepGaOptions, space: Space, outlook: Outlook = UNKNOWN) -> DeepGaResolved:
         parents, sigma = default_parents(options.popsize), default_sigma(space.dim)
         return options.with_defaults(DeepGaResolved, parents=parents, sigma=sigma)
 

@@ -26,6 +26,7 @@ from blackbox.algorithm import Algorithm, Traits, algorithm
 from blackbox.options import Field, Options, Renamed
 from blackbox.recipes import digest, weighted_noise_sum
 from blackbox.records import Pending, Points, Recipe, Recipes, Results, Term, Vector
+from blackbox.registry import UNKNOWN, Outlook
 from blackbox.rng import CHUNK
 from blackbox.space import Space
 from blackbox.toolbox import perturbations
@@ -97,7 +98,7 @@ class Mezo(Algorithm[MezoResolved, MezoState]):
     State = MezoState
 
     @classmethod
-    def resolve(cls, options: MezoOptions, space: Space) -> MezoResolved:
+    def resolve(cls, options: MezoOptions, space: Space, outlook: Outlook = UNKNOWN) -> MezoResolved:
         return options.with_defaults(MezoResolved, learning_rate=0.5 / (1 + (space.dim + 1) / (options.popsize // 2)))
 
     @classmethod

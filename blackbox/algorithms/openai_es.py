@@ -32,6 +32,7 @@ from blackbox.errors import FieldError
 from blackbox.options import Field, Options, Renamed
 from blackbox.recipes import digest, weighted_noise_sum
 from blackbox.records import JSON, Pending, Points, Results, Stop, Term, Vector
+from blackbox.registry import UNKNOWN, Outlook
 from blackbox.rng import Key
 from blackbox.space import Space
 from blackbox.toolbox import observations, perturbations, steppers
@@ -126,7 +127,7 @@ class OpenAiEs(Algorithm[OpenAiEsResolved, OpenAiEsState]):
         self.divides_by_sigma = options.stepper.type in ("sgd", "momentum")
 
     @classmethod
-    def resolve(cls, options: OpenAiEsOptions, space: Space) -> OpenAiEsResolved:
+    def resolve(cls, options: OpenAiEsOptions, space: Space, outlook: Outlook = UNKNOWN) -> OpenAiEsResolved:
         return options.with_defaults(OpenAiEsResolved, popsize=default_popsize(space.dim))
 
     @classmethod

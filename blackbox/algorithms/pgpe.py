@@ -31,6 +31,7 @@ from blackbox.errors import FieldError
 from blackbox.options import Field, Options, Renamed
 from blackbox.recipes import digest, weighted_noise_sum
 from blackbox.records import JSON, Pending, Points, Results, Term, Vector
+from blackbox.registry import UNKNOWN, Outlook
 from blackbox.rng import Key
 from blackbox.space import Space
 from blackbox.toolbox import observations, perturbations, steppers
@@ -134,7 +135,7 @@ class Pgpe(Algorithm[PgpeResolved, PgpeState]):
         self.clipup = ClipUp(momentum=options.momentum, max_speed=options.max_speed)
 
     @classmethod
-    def resolve(cls, options: PgpeOptions, space: Space) -> PgpeResolved:
+    def resolve(cls, options: PgpeOptions, space: Space, outlook: Outlook = UNKNOWN) -> PgpeResolved:
         speed = options.max_speed or options.sigma * math.sqrt(space.dim) / 15
         return options.with_defaults(
             PgpeResolved, popsize=default_popsize(space.dim), max_speed=speed, learning_rate=0.75 * speed

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from blackbox.algorithm import Algorithm, Traits, algorithm
 from blackbox.options import Field, Options
 from blackbox.records import Ints, Matrix, Pending, Points, Results, Stop, Vector, dense
+from blackbox.registry import UNKNOWN, Outlook
 from blackbox.rng import Key, normals
 from blackbox.space import Space
 from blackbox.toolbox.evolution import default_popsize
@@ -161,7 +162,7 @@ class Pycma(Algorithm[PycmaResolved, PycmaState]):
         self._lock = threading.RLock()
 
     @classmethod
-    def resolve(cls, options: PycmaOptions, space: Space) -> PycmaResolved:
+    def resolve(cls, options: PycmaOptions, space: Space, outlook: Outlook = UNKNOWN) -> PycmaResolved:
         return options.with_defaults(PycmaResolved, popsize=default_popsize(space.dim))
 
     @classmethod

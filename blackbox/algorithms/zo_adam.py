@@ -24,6 +24,7 @@ from blackbox.algorithm import Traits, algorithm
 from blackbox.options import Field
 from blackbox.records import Vector
 from blackbox.regions import Box
+from blackbox.registry import UNKNOWN, Outlook
 from blackbox.space import Space
 from blackbox.toolbox.directions import default_family
 from blackbox.toolbox.estimators import EstimatorOptions, default_directions, popsize_of
@@ -93,7 +94,7 @@ class ZoAdam(ProjectedDescent[ZoAdamResolved, ZoAdamState]):
     State = ZoAdamState
 
     @classmethod
-    def resolve(cls, options: ZoAdamOptions, space: Space) -> ZoAdamResolved:
+    def resolve(cls, options: ZoAdamOptions, space: Space, outlook: Outlook = UNKNOWN) -> ZoAdamResolved:
         popsize = popsize_of(default_directions(space.dim), options.difference)
         return options.with_defaults(ZoAdamResolved, directions=default_family(space.dim), popsize=popsize)
 

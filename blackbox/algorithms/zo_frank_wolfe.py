@@ -45,6 +45,7 @@ from blackbox.errors import FieldError, InvalidOptions
 from blackbox.options import Field, Options, Renamed
 from blackbox.records import Ints, Pending, Points, Results, Stop, Vector, dense
 from blackbox.regions import Region
+from blackbox.registry import UNKNOWN, Outlook
 from blackbox.rng import Key
 from blackbox.space import Space
 from blackbox.toolbox.directions import Directions, Family, default_family
@@ -167,7 +168,7 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeResolved, ZoFrankWolfeState]):
         self.certificate = Certificate(self.room, self.region.lmo, self.noise, options.certify_pairs, clip)
 
     @classmethod
-    def resolve(cls, options: ZoFrankWolfeOptions, space: Space) -> ZoFrankWolfeResolved:
+    def resolve(cls, options: ZoFrankWolfeOptions, space: Space, outlook: Outlook = UNKNOWN) -> ZoFrankWolfeResolved:
         d = space.dim
         inner = _region(space).interior(d)[1]
         name = options.scheme or ("irdsa" if inner > 0 else "vertices")

@@ -20,6 +20,7 @@ from pydantic import Field as Tagged
 
 from blackbox.algorithm import Traits, algorithm
 from blackbox.records import Vector
+from blackbox.registry import UNKNOWN, Outlook
 from blackbox.rng import Key
 from blackbox.space import Space
 from blackbox.toolbox.directions import Directions, default_family
@@ -82,7 +83,7 @@ class ZoSgd(ProjectedDescent[ZoSgdResolved, ZoSgdState]):
     State = ZoSgdState
 
     @classmethod
-    def resolve(cls, options: ZoSgdOptions, space: Space) -> ZoSgdResolved:
+    def resolve(cls, options: ZoSgdOptions, space: Space, outlook: Outlook = UNKNOWN) -> ZoSgdResolved:
         family = options.directions or default_family(space.dim)
         popsize = options.popsize or popsize_of(default_directions(space.dim), options.difference)
         q = directions_of(popsize, options.difference)

@@ -29,6 +29,7 @@ from blackbox.federation.payloads import DIRECTIONS, Broadcast, project
 from blackbox.options import Field
 from blackbox.recipes import weighted_noise_sum
 from blackbox.records import Ints, Term, Vector
+from blackbox.registry import UNKNOWN, Outlook
 from blackbox.space import Space
 from blackbox.toolbox.directions import Directions, Family, default_family
 from blackbox.toolbox.estimators import Difference, bounded_radius, differences, roles
@@ -134,7 +135,7 @@ class Descent(Federation[O]):
     """A coordinator of local descents: one phase, "local"."""
 
     @classmethod
-    def resolve(cls, options: DescentOptions, space: Space) -> O:
+    def resolve(cls, options: DescentOptions, space: Space, outlook: Outlook = UNKNOWN) -> O:
         scalars = sends_scalars(options)
         family, stepper = ("normal", ClipUp()) if scalars else (default_family(space.dim), Adam())
         resolved: O = options.with_defaults(cls.Resolved, directions=family, stepper=stepper)

@@ -1,5 +1,7 @@
 """The contract of a store: its row types, and the protocols of a transaction, a group commit and a store.
 
+It is one file because whoever writes a store needs all of it, and nothing else.
+
 A store runs a *work*: a function of a transaction. `write` returns when the effects of the work are durable, and rolls
 all of them back if the work raises; works of one store never interleave. `read` sees only committed rows. The rules
 about trials and leases are written once, in `study.leases` and `study.settling`, against the few row verbs of `Tx`; a
@@ -72,6 +74,10 @@ class StudyRow:
     """Grows with every ask and tell: points that depend on trials in flight are valid at one value of it only."""
     lineage: str = "[[0,0]]"
     """JSON [[first step, noise stream], ...]: a fork appends a stream."""
+    late: int = 0
+    """Number of the `used` results that came too late to be told to the algorithm."""
+    health: str = "{}"
+    """JSON of what is counted as the log grows, so that `study.health` need not read it."""
 
 
 @dataclass(slots=True)

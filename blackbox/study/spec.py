@@ -24,7 +24,7 @@ from blackbox.algorithms import auto
 from blackbox.errors import FieldError, InvalidInput, InvalidOptions, UnknownAlgorithm, nearest
 from blackbox.federation.method import FEDERATED
 from blackbox.options import Options, known_options, parse_options
-from blackbox.registry import Registry
+from blackbox.registry import Outlook, Registry
 from blackbox.space import Parameter, Space
 from blackbox.validation import Model, field_errors, invalid
 
@@ -86,6 +86,9 @@ class Parallelism(Model):
 
     max_leased: int = Field(256, ge=1, le=1_000_000)
     """Most leases at a time; further asks get an empty answer with reason `parallelism_cap`."""
+    workers: int | None = Field(None, ge=1, le=1_000_000)
+    """Evaluations that will be made at a time, as far as it is known when the study is created: default populations are
+    at least as large. None: unknown."""
 
 
 class Rounds(Model):
@@ -187,6 +190,7 @@ def resolve(spec: StudySpec) -> tuple[Resolved, Space]:
         If space, options or algorithm cannot be used, or do not fit one another.
     """
     space = Space.from_json(spec.space)
+    outlook = Outlook(spec.budget.evaluations, spec.parallelism.workers)
     name, reason, chosen = spec.algorithm.name, "", spec.algorithm.options
     if name == "auto":
         if spec.algorithm.options:
@@ -201,7 +205,7 @@ def resolve(spec: StudySpec) -> tuple[Resolved, Space]:
     if kind is None:
         known = [*(known for registry in REGISTRIES for known in registry.all()), "auto"]
         raise UnknownAlgorithm(f'there is no algorithm "{name}"', hint=nearest(name, known))
-    options = kind.resolve_options(name, space, chosen, maximize=spec.direction == "maximize")
+    options = kind.resolve_options(name, space, chosen, maximize=spec.direction == "maximize", outlook=outlook)
     cls = kind.lookup(name)
     resolved = Resolved(
         spec=spec,

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 
 from blackbox.algorithm import Algorithm
 from blackbox.records import Stop, Vector
+from blackbox.registry import UNKNOWN, Outlook
 from blackbox.rng import Key
 from blackbox.space import Space
 from blackbox.toolbox.evolution import default_popsize
@@ -39,7 +40,7 @@ class Restarting(Algorithm[RunResolved, S]):
         self.runs = Runs(space, options, self.noise)
 
     @classmethod
-    def resolve(cls, options: RunOptions, space: Space) -> RunResolved:
+    def resolve(cls, options: RunOptions, space: Space, outlook: Outlook = UNKNOWN) -> RunResolved:
         return options.with_defaults(RunResolved, popsize=default_popsize(space.dim))
 
     @abstractmethod

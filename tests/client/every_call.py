@@ -42,7 +42,7 @@ def everything_once(server: RealServer) -> None:
         budget=30,
         labels={"team": "b"},
         lease={"default_seconds": 30.0},
-        parallelism={"max_leased": 8},
+        parallelism={"max_leased": 8, "workers": 4},
         if_match=study.refresh().etag,
     )
     study.pause(reason="lunch")

@@ -19,6 +19,7 @@ from blackbox import codec
 from blackbox.algorithm import ALGORITHMS, Algorithm, Traits, algorithm, build, lookup, resolve_options
 from blackbox.options import Field, Options
 from blackbox.records import NOTHING_PENDING, Ints, Matrix, Pending, Points, Results, Vector, dense
+from blackbox.registry import UNKNOWN, Outlook
 from blackbox.rng import Key
 from blackbox.space import Space
 
@@ -100,7 +101,7 @@ class TwoArms(Algorithm[TwoArmsOptions, TwoArmsState]):
             self.arms.append(arm)
 
     @classmethod
-    def resolve(cls, options: TwoArmsOptions, space: Space) -> TwoArmsOptions:
+    def resolve(cls, options: TwoArmsOptions, space: Space, outlook: Outlook = UNKNOWN) -> TwoArmsOptions:
         full = [resolve_options(n, space, o).model_dump() for n, o in zip(options.arms, options.options, strict=True)]
         return options.model_copy(update={"options": (full[0], full[1])})
 

@@ -377,7 +377,9 @@ def test_a_database_from_before_the_rounds_opens_and_works(path):
         connection.execute(f"ATTACH '{path}' AS new")
         for (name,) in connection.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'").fetchall():
             if name != "alembic_version":
-                connection.execute(f"INSERT INTO main.{name} SELECT * FROM new.{name}")
+                there = connection.execute(f"SELECT name FROM pragma_table_info('{name}', 'main')").fetchall()
+                columns = ", ".join(f'"{column}"' for (column,) in there)
+                connection.execute(f"INSERT INTO main.{name} ({columns}) SELECT {columns} FROM new.{name}")
     connection.close()
     store = SqlStore(old)
     assert store.read(lambda tx: (tx.head(S), tx.trial(S, 1))) == (head(), queued(1))

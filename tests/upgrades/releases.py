@@ -80,7 +80,7 @@ def without_option(cls: Any, option: str) -> Any:
             super().__init__(space, cls.Resolved(**options.model_dump()), *more)
 
         @classmethod
-        def resolve(cls_, options: Any, space: Any) -> Any:
+        def resolve(cls_, options: Any, space: Any, outlook: Any = None) -> Any:
             full = cls.resolve(cls.Options(**options.model_dump()), space)
             return cls_.Resolved(**full.model_dump(exclude={option}))
 

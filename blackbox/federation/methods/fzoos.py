@@ -46,6 +46,7 @@ from blackbox.federation.participant import Participant, Work, idle
 from blackbox.federation.payloads import FEATURES, Broadcast, Contribution, project
 from blackbox.options import Field
 from blackbox.records import Matrix, Vector
+from blackbox.registry import UNKNOWN, Outlook
 from blackbox.space import Space
 from blackbox.toolbox import surrogates
 from blackbox.toolbox.schedules import AnySchedule, Constant
@@ -319,7 +320,7 @@ class FZooS(Federation[FZooSResolved]):
     Participant = FZooSParticipant
 
     @classmethod
-    def resolve(cls, options: FZooSOptions, space: Space) -> FZooSResolved:
+    def resolve(cls, options: FZooSOptions, space: Space, outlook: Outlook = UNKNOWN) -> FZooSResolved:
         noisy = options.privacy is not None and options.privacy.noise > 0
         memory = 0.0 if noisy else 0.8
         return options.with_defaults(FZooSResolved, length=default_length(space.dim), memory=memory)

@@ -139,7 +139,8 @@ class Client(Connection):
         target : a value at which the study ends, too.
         lease : ``{"default_seconds", "max_seconds", "max_attempts", "max_lost"}``: how long a worker may keep a trial
             without renewing it, how long it may ask for, and how many failures and lapsed leases a trial survives.
-        parallelism : most leases at a time, or ``{"max_leased": ...}``.
+        parallelism : most leases at a time, or ``{"max_leased": ..., "workers": ...}``; for `workers` evaluations at a
+            time the default population is at least as large.
         rounds : of a federated study, ``{"min_joined", "deadline_seconds", "keep"}``: participants that must have
             joined before the first round, seconds after which a phase closes with what has arrived, and whether
             contributions stay in the log (``"all"``) or only while they are needed (``"open"``).

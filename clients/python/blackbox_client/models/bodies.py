@@ -47,9 +47,10 @@ class LeaseDefaults(TypedDict, total=False):
 
 
 class Parallelism(TypedDict, total=False):
-    """The largest number of leases at a time."""
+    """The largest number of leases at a time, and the evaluations that will be made at a time."""
 
     max_leased: int
+    workers: int | None
 
 
 class Rounds(TypedDict, total=False):

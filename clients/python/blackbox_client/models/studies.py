@@ -67,9 +67,10 @@ class LeaseTerms(Model):
 
 @dataclass(frozen=True, slots=True)
 class ParallelismTerms(Model):
-    """The largest number of leases at a time."""
+    """The largest number of leases at a time, and the evaluations that were expected at a time."""
 
     max_leased: int | None = None
+    workers: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

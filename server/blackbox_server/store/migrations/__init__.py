@@ -11,7 +11,7 @@ from pathlib import Path
 
 from blackbox.errors import InvalidInput, StoreUnavailable
 
-HEAD = "0004"
+HEAD = "0005"
 """The revision that `tables` describes. A test holds it against `versions/`."""
 
 
