@@ -105,6 +105,31 @@ class Described(Model):
         return {**kind, **{name: _json(value) for name, value in told if value != fields[name].default}}
 
 
+NOT_TEXT = "must be text that UTF-8 can encode, got {!r}; was it decoded with errors='surrogateescape'?"
+"""The message for text with lone surrogates."""
+
+
+def is_text(value: str) -> bool:
+    """Whether UTF-8 can encode a string: one with lone surrogates would come back from a store or a wire as another."""
+    return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def not_text(value: Any, at: str = "") -> Iterable[FieldError]:
+    """The errors of the strings in a JSON value, names included, that UTF-8 cannot encode; `at` points to it."""
+    if isinstance(value, str) and not is_text(value):
+        yield FieldError(at, "not_text", NOT_TEXT.format(value))
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            if isinstance(name, str) and not is_text(name):
+                yield FieldError(at, "not_text", f"a name in it {NOT_TEXT.format(name)}")
+            else:
+                yield from not_text(item, f"{at}{pointer(name)}")
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            if isinstance(item, str | Mapping | list | tuple):
+                yield from not_text(item, f"{at}/{i}")
+
+
 def invalid(error_class: type[InvalidInput], fields: Iterable[FieldError], hint: str = "") -> InvalidInput:
     """An exception for invalid fields; its text names the first five."""
     errors = tuple(fields)

@@ -35,7 +35,7 @@ from blackbox.space.checks import (
     read_number,
     require_finite,
 )
-from blackbox.validation import Described, invalid, pointer
+from blackbox.validation import NOT_TEXT, Described, invalid, is_text, pointer
 
 Decoder: TypeAlias = Callable[[list[float], records.Vector], Any]
 """From (scalar coordinates of the point as a list, the whole point) to the value of one parameter."""
@@ -120,7 +120,7 @@ class Float(_Parameter):
             yield FieldError("/scale", "log_unbounded", "a log scale needs low and high")
         elif self.scale == "log" and self.low is not None and self.low <= 0:
             yield FieldError("/low", "log_not_positive", f"must be above 0 on a log scale, got {self.low!r}")
-        elif self.scale == "log" and self.low and self.high and math.log(self.low) == math.log(self.high):
+        elif self.scale == "log" and self.low and self.high and _same_logarithm(self.low, self.high):
             yield FieldError("/high", "too_close", "low and high are too close for a log scale; use linear")
         if self.init is not None:
             yield from init_errors(lambda: self.read(self.init))
@@ -176,6 +176,10 @@ class Float(_Parameter):
             return low if x < low else high if x > high else x
 
         return log if self.scale == "log" else linear
+
+
+def _same_logarithm(low: float, high: float) -> bool:
+    return 0.0 < low < high and math.log(low) == math.log(high)
 
 
 class Int(_Parameter):
@@ -257,6 +261,8 @@ class Categorical(_Parameter):
     def errors(self) -> Iterable[FieldError]:
         seen: dict[tuple[str, Scalar], int] = {}
         for i, choice in enumerate(self.choices):
+            if isinstance(choice, str) and not is_text(choice):
+                yield FieldError(pointer("choices", i), "not_text", NOT_TEXT.format(choice))
             first = seen.setdefault(json_key(choice), i)
             if first != i:
                 yield FieldError(pointer("choices", i), "duplicate", f"{choice!r} is the same as choice {first}")

@@ -37,7 +37,7 @@ from blackbox.records import JSON, Matrix
 from blackbox.regions import AnyRegion, Box, Part, Product, Region
 from blackbox.space.checks import MAX_DIM, BadValue, described, fold_all, require_finite
 from blackbox.space.parameters import TYPES, Categorical, Float, Int, Parameter, Vector
-from blackbox.validation import from_tagged_json, invalid, pointer
+from blackbox.validation import NOT_TEXT, from_tagged_json, invalid, is_text, pointer
 
 __all__ = ["Categorical", "Float", "Int", "Parameter", "Space", "Vector"]
 T = TypeVar("T", np.float64, np.bool_)
@@ -348,6 +348,8 @@ def _free_beside_region(parameters: Mapping[str, Parameter]) -> Iterable[FieldEr
 def _entry_errors(name: object, parameter: object) -> Iterable[FieldError]:
     if not isinstance(name, str) or not name:
         yield FieldError("", "bad_name", f"a parameter's name must be a word, got {name!r}")
+    elif not is_text(name):
+        yield FieldError("", "bad_name", f"a parameter's name {NOT_TEXT.format(name)}")
     elif not isinstance(parameter, tuple(TYPES.values())):
         names = ", ".join(cls.__name__ for cls in TYPES.values())
         message = f"must be one of {names}, got {described(parameter)}; JSON goes to Space.from_json"

@@ -21,12 +21,12 @@ from pydantic_core import CoreSchema
 
 from blackbox.algorithm import ALGORITHMS
 from blackbox.algorithms import auto
-from blackbox.errors import FieldError, InvalidInput, InvalidOptions, UnknownAlgorithm, nearest
+from blackbox.errors import FieldError, InvalidInput, InvalidOptions, InvalidSpace, UnknownAlgorithm, nearest
 from blackbox.federation.method import FEDERATED
 from blackbox.options import Options, known_options, parse_options
 from blackbox.registry import Outlook, Registry
 from blackbox.space import Parameter, Space
-from blackbox.validation import Model, field_errors, invalid
+from blackbox.validation import Model, field_errors, invalid, not_text
 
 MAX_SAFE_INTEGER = 2**53
 REGISTRIES: tuple[Registry[Any], ...] = (ALGORITHMS, FEDERATED)
@@ -175,6 +175,8 @@ def parse_spec(raw: Mapping[str, Any]) -> StudySpec:
     InvalidInput
         With a JSON pointer per bad field and the nearest valid name for an unknown one.
     """
+    if unfit := list(not_text(raw)):
+        raise invalid(InvalidSpace if unfit[0].pointer.startswith("/space") else InvalidInput, unfit)
     try:
         return StudySpec.model_validate(dict(raw))
     except pydantic.ValidationError as error:

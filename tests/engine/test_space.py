@@ -7,6 +7,7 @@ import json
 import math
 import pickle
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import blackbox.space
-from blackbox.errors import InvalidSpace, NonFiniteValue
+from blackbox.errors import InvalidInput, InvalidSpace, NonFiniteValue
 from blackbox.regions import Box, L1Ball, L2Ball, Part, Product, Simplex
 from blackbox.space import Categorical, Float, Int, Space, Vector
+from blackbox.study.spec import parse_spec
 
 quick = settings(deadline=None, max_examples=60)
 
@@ -48,6 +50,17 @@ def codes(build: Any) -> list[tuple[str, str]]:
 
 
 # -- strategies
+
+ODD: list[Any] = [None, True, "3", math.nan, math.inf, -math.inf, 0.0, -0.0, 5e-324, 1e308, -1e308, 1e-5, -0.1, 1, 7]
+ODD += [10**400, 2**53, 2**53 + 1, np.float32(0.5), np.int64(3), [1.0], (1.0, 2.0), " ", "\ud800"]
+odd = st.sampled_from(ODD) | st.floats() | st.integers()
+descriptions = st.one_of(
+    st.builds(lambda **fields: (Float, fields), low=odd, high=odd, init=odd, scale=st.sampled_from(["linear", "log"])),
+    st.builds(lambda **fields: (Float, fields), unit=odd, init=odd),
+    st.builds(lambda **fields: (Int, fields), low=odd, high=odd, init=odd, scale=st.sampled_from(["linear", "log"])),
+    st.builds(lambda **fields: (Vector, fields), dim=st.just(2), low=odd, high=odd, init=odd, unit=st.just(1.0) | odd),
+    st.builds(lambda **fields: (Categorical, fields), choices=st.lists(odd, min_size=1, max_size=3), init=odd),
+)
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 moderate = st.floats(-1e12, 1e12)
@@ -591,3 +604,41 @@ def test_missing_and_unknown_parameters_are_named() -> None:
 
 def test_examples_in_the_docstrings_run() -> None:
     assert doctest.testmod(blackbox.space).failed == 0
+
+
+@settings(deadline=None, max_examples=400)
+@given(descriptions)
+def test_whatever_describes_a_parameter_it_works_or_is_an_invalid_space(described: Any) -> None:
+    cls, fields = described
+    try:
+        space = Space({"x": cls(**fields)})
+    except InvalidSpace:
+        return
+    for coordinate in (0.0, 0.3, 1.0):
+        space.encode(space.decode(np.full(space.dim, coordinate)))
+    space.decode(space.initial)
+    assert Space.from_json(json.loads(json.dumps(space.to_json()))) == space
+
+
+def test_every_pair_of_odd_bounds_works_or_is_an_invalid_space() -> None:
+    for low in ODD:
+        for high in ODD:
+            for scale in ("linear", "log"):
+                with suppress(InvalidSpace):
+                    Space({"x": Float(low=low, high=high, scale=scale)}).decode([0.3])
+    assert codes(lambda: Float(low=1e-5, high=-0.1, scale="log")) == [("/low", "low_not_below_high")]
+
+
+def test_text_that_utf_8_cannot_encode_is_refused_and_not_renamed() -> None:
+    for build in (
+        lambda: Space({"\udcff": Int(low=0, high=1)}),
+        lambda: Space.from_json({"\udcff": {"type": "int", "low": 0, "high": 1}}),
+    ):
+        with pytest.raises(InvalidSpace, match=r"'\\udcff'; was it decoded with errors='surrogateescape'"):
+            build()
+    assert codes(lambda: Categorical(choices=["a", "\ud800"])) == [("/choices/1", "not_text")]
+    with pytest.raises(InvalidInput, match="name: must be text"):
+        parse_spec({"name": "\ud800", "space": API_EXAMPLE})
+    with pytest.raises(InvalidInput, match="labels/a"):
+        parse_spec({"name": "s", "space": API_EXAMPLE, "labels": {"a": "\ud800"}})
+    assert Space({"größe": Categorical(choices=["weiß", "\U0001f600"])}).decode([0.2])["größe"] == "weiß"
