@@ -6,6 +6,8 @@ import json
 import math
 from collections.abc import Mapping
 from datetime import datetime
+from decimal import Decimal
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,15 @@ def plain(value: Any, pointer: str = "") -> Any:
         if not math.isfinite(value):
             raise _non_finite(value, pointer)
         return float(value)
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        raise _unusable(pointer, "not_json", f"{type(value).__name__} has no JSON form; send seconds, or text")
+    if isinstance(value, Real | Decimal) and not isinstance(
+        value, Integral
+    ):  # fractions, and floats wider than 64 bits
+        try:
+            return plain(float(value), pointer)
+        except OverflowError:
+            raise _non_finite(math.copysign(math.inf, value), pointer) from None
     if isinstance(value, Mapping):
         return {_name(key, pointer): plain(entry, f"{pointer}/{_escape(key)}") for key, entry in value.items()}
     if isinstance(value, datetime):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
+
+import numpy as np
 
 from blackbox_client.errors import InvalidRequest, NonFiniteValue
 from blackbox_client.models import Failure, Result
@@ -52,6 +55,8 @@ def evaluate(objective: Objective, arguments: Sequence[Any], non_finite: NonFini
 
 
 def _result_of(returned: Any, non_finite: NonFinite) -> Result:
+    if isinstance(returned, np.ndarray) and returned.size == 1:
+        returned = returned.reshape(-1)[0]
     if isinstance(returned, Result):
         result = returned
     elif hasattr(returned, "keys") and hasattr(returned, "__getitem__"):
@@ -79,6 +84,8 @@ def _result_of(returned: Any, non_finite: NonFinite) -> Result:
     except InvalidRequest as error:
         return unusable(f"the objective returned something that cannot be told: {error}")
     scalar = item.get("value")
+    if isinstance(scalar, int) and abs(scalar) > sys.float_info.max:
+        return unusable(f"the objective returned an integer of {scalar.bit_length()} bits; return a finite float")
     if scalar is not None and (isinstance(scalar, bool) or not isinstance(scalar, int | float)):
         return unusable(f"the objective returned {scalar!r:.100} as its value; return one number")
     return result
