@@ -54,8 +54,8 @@ class Done:
     ----------
     ticket : as submitted.
     value : the value that the objective returned.
-    error : the exception it raised instead; `WorkerDied` if its process ended during the call, `WorkerLost` if the
-        worker disappeared.
+    error : the exception it raised instead; `WorkerDied` if its process ended during the call, `TimedOut` if it was
+        killed because of its time, `WorkerLost` if the worker disappeared.
     """
 
     ticket: int
@@ -78,6 +78,10 @@ class WorkerLost(RuntimeError):
     def __init__(self, detail: str, *, suspect: bool = False) -> None:
         super().__init__(detail)
         self.suspect = suspect
+
+
+class TimedOut(RuntimeError):
+    """An evaluation took longer than it may; its process was killed."""
 
 
 class Builder(Protocol):
@@ -141,7 +145,9 @@ class Backend(Protocol):
         """Release the workers; unfinished calls are dropped."""
 
 
-def make(backend: str, objective: Objective | str, n_workers: int | None = None) -> Backend:
+def make(
+    backend: str, objective: Objective | str, n_workers: int | None = None, timeout_seconds: float | None = None
+) -> Backend:
     """A backend by name.
 
     Parameters
@@ -149,20 +155,26 @@ def make(backend: str, objective: Objective | str, n_workers: int | None = None)
     backend : `inline` evaluates in this thread, `processes` in `n_workers` processes here (default: one per core),
         `ray` on as many actors of a Ray cluster that is started here.
     objective : a function, or its name as "module:function".
+    timeout_seconds : longest evaluation; None: no limit. Only `processes` can end one.
 
     Raises
     ------
     InvalidInput
-        If there is no such backend, or the objective cannot be used with it.
+        If there is no such backend, or the objective or a time limit cannot be used with it.
     """
     from blackbox.backends.inline import Inline
     from blackbox.backends.processes import Processes
     from blackbox.backends.ray_cluster import RayBackend
 
+    if backend == "processes":
+        return Processes(objective, n_workers, timeout_seconds)
+    if timeout_seconds is not None:
+        raise InvalidInput(
+            f"timeout_seconds needs evaluations that can be killed, which backend={backend!r} does not have",
+            hint='use backend="processes", with n_workers=1 if one process is enough',
+        )
     if backend == "inline":
         return Inline(load(objective))
-    if backend == "processes":
-        return Processes(objective, n_workers)
     if backend == "ray":
         return RayBackend(objective, n_workers)
     raise InvalidInput(f'there is no backend "{backend}"', hint=nearest(backend, ["inline", "processes", "ray"]))

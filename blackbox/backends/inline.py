@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from blackbox.backends import Done, Objective
+from blackbox.backends.raised import exited
 
 
 class Inline:
@@ -23,6 +24,8 @@ class Inline:
         """Call the objective with these arguments."""
         try:
             self._done.append(Done(ticket, self._objective(*arguments)))
+        except SystemExit as error:
+            self._done.append(Done(ticket, error=exited(error)))
         except Exception as error:
             self._done.append(Done(ticket, error=error))
 

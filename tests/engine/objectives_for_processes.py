@@ -1,6 +1,8 @@
 """Objectives that live at the top level of a module, so that they can be sent to worker processes."""
 
 import os
+import signal
+import sys
 import time
 
 
@@ -53,3 +55,50 @@ def sees_its_trial(x, evaluation):
     trial = evaluation.trial
     known = {"number": trial.number, "step": trial.step, "eval_seed": trial.eval_seed, **trial.payload}
     return {"value": square(x), "sums": known}
+
+
+class Status(Exception):
+    """Pickles, but does not unpickle: as `httpx.HTTPStatusError`."""
+
+    def __init__(self, message, *, request):
+        super().__init__(message)
+        self.request = request
+
+
+def raises_what_does_not_unpickle(x):
+    raise Status("503 Service Unavailable", request="GET /score")
+
+
+class Unreadable:
+    """Pickles, but does not unpickle."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def returns_what_does_not_unpickle(x):
+    return Unreadable()
+
+
+def quits(x):
+    sys.exit("config.toml is missing")
+
+
+def hangs_at_one(x):
+    """Hangs at 1, deaf to SIGTERM."""
+    if x == 1:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(600)
+    return float(x)
+
+
+def hangs_below_zero(x):
+    if x[0] < 0:
+        time.sleep(600)
+    return square(x)
+
+
+def raises_below_zero(x):
+    if x[0] < 0:
+        raise ValueError(f"no root of {x[0]:.1f}")
+    return square(x)

@@ -21,6 +21,7 @@ import pytest
 import blackbox
 from blackbox import backends
 from blackbox.backends import WorkerLost
+from blackbox.backends.raised import ObjectiveExited, RemoteError
 from blackbox.backends.ray_cluster import ClusterUnreachable, Fleet, RayBackend, RaySlices, Session
 from blackbox.backends.ray_cluster import backend as ray_backend
 from blackbox.backends.ray_cluster import session as ray_session
@@ -206,6 +207,20 @@ def test_an_exception_on_an_actor_comes_back_with_its_traceback(cluster: Session
 
 
 @pytest.mark.slow
+def test_what_others_raise_arrives_from_an_actor_whatever_it_is(cluster: Session) -> None:
+    for objective, error, words in (
+        (objectives.raises_what_does_not_unpickle, RemoteError, "Status: 503 Service Unavailable"),
+        (objectives.returns_what_does_not_unpickle, TypeError, "cannot send Unreadable back"),
+        (objectives.quits, ObjectiveExited, r"sys.exit\('config.toml is missing'\)"),
+    ):
+        with pytest.raises(error, match=words) as caught:
+            blackbox.minimize(objective, [(-5, 5)], backend="ray", n_workers=1, budget=10)
+        assert any("on a Ray actor" in note for note in caught.value.__notes__)
+    with pytest.raises(InvalidInput, match="invalid literal"):
+        RayBackend(objectives.Unreadable(), 1)
+
+
+@pytest.mark.slow
 def test_what_cannot_start_is_said(cluster: Session) -> None:
     with pytest.raises(InvalidInput, match="cannot import nowhere"):
         RayBackend("nowhere:f", 1)
@@ -343,11 +358,8 @@ def test_short_points_travel_together_and_the_one_that_spoils_the_call_is_found(
     assert [done.value for done in send(*"abcd").values()] == list("abcd")
     assert calls == [(0, 1, 2, 3)]
 
-    done = send("a", "lock", "c")
+    done = send("a", "lock", "c")  # an answer that cannot be sent is an error of its own point
     assert calls == [(0, 1, 2)]
-    assert all(isinstance(each.error, WorkerLost) and not each.error.suspect for each in done.values())
-    done = send("a", "lock", "c")
-    assert calls == [(0,), (1,), (2,)]
     assert (done[0].value, done[2].value) == ("a", "c")
     assert isinstance(done[1].error, TypeError)
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-import traceback
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
+import numpy as np
+
 from blackbox.backends import Builder, Objective, load
 from blackbox.backends.pace import WorkerPace
+from blackbox.backends.raised import Raised, exited
 from blackbox.backends.ray_cluster.session import OBJECT_STORE_BYTES, ClusterUnreachable, Session, ray_package
 from blackbox.errors import InvalidInput
 
@@ -22,8 +24,10 @@ SOURCES_KEPT = 3
 """Number of sources an actor keeps: those of the open step and of late lanes."""
 
 
-Answer = tuple[Any, BaseException | None, float]
+Answer = tuple[Any, Raised | None, float]
 """The objective's value, or what it raised, and the seconds it took."""
+PLAIN = (int, float, np.number)
+"""Types of values that certainly arrive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,10 @@ class Evaluator:
     """The class of an actor: it holds the objective and the latest sources, and evaluates points."""
 
     def __init__(self, objective: Objective | str) -> None:
-        self._objective = load(objective)
+        try:
+            self._objective = load(objective)
+        except SystemExit as error:  # Ray would take it for a wish to end, and start the next actor
+            raise exited(error) from error
         self._sources: OrderedDict[str, Builder] = OrderedDict()
 
     def place(self) -> str:
@@ -66,11 +73,29 @@ class Evaluator:
         try:
             if isinstance(point, Packed):
                 point = self._sources[point.name].build(point.recipe)
-            value, raised = self._objective(point, *more), None
-        except Exception as error:
-            error.add_note("on a Ray actor:\n" + traceback.format_exc())
-            value, raised = None, error
-        return value, raised, time.perf_counter() - began
+            value = self._objective(point, *more)
+        except (Exception, SystemExit) as error:
+            return None, Raised.of(error, *pickling()), time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        if not isinstance(value, PLAIN):
+            dumps, loads = pickling()
+            try:
+                loads(dumps(value))
+            except Exception as error:
+                unfit = TypeError(f"cannot send {type(value).__name__} back: {error}; {value!r}"[:2000])
+                return None, Raised.of(unfit, dumps, loads), seconds
+        return value, None, seconds
+
+
+def pickling() -> tuple[Callable[[Any], Any], Callable[[bytes], Any]]:
+    """The functions that turn objects into bytes and back as Ray does."""
+    made = ray_package().cloudpickle
+    return made.dumps, made.loads
+
+
+def rebuilt(raised: Raised) -> BaseException:
+    """What an objective raised on an actor."""
+    return raised.rebuilt(pickling()[1], "on a Ray actor")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

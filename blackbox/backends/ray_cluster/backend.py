@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Unpack
 
 from blackbox.backends import Done, Objective, Unbuilt, WorkerLost
-from blackbox.backends.ray_cluster.actors import LOOK_SECONDS, Actor, ActorFactory, Call, Packed, Placement
+from blackbox.backends.ray_cluster.actors import LOOK_SECONDS, Actor, ActorFactory, Call, Packed, Placement, rebuilt
 from blackbox.errors import InvalidInput
 
 CALL_SECONDS = 0.05
@@ -180,7 +180,7 @@ class RayBackend:
         done = []
         for ticket, (value, error, seconds) in zip(call.tickets, answers, strict=True):
             actor.pace.took(seconds)
-            done.append(Done(ticket, value, error))
+            done.append(Done(ticket, value, None if error is None else rebuilt(error)))
         if actor.out:
             actor.pace.began(len(actor.out[0].tickets))
         return done

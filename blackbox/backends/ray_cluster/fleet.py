@@ -8,7 +8,15 @@ from collections import OrderedDict
 from typing import Any, Unpack
 
 from blackbox.backends import Objective, Unbuilt, WorkerLost
-from blackbox.backends.ray_cluster.actors import LOOK_SECONDS, SOURCES_KEPT, Actor, ActorFactory, Packed, Placement
+from blackbox.backends.ray_cluster.actors import (
+    LOOK_SECONDS,
+    SOURCES_KEPT,
+    Actor,
+    ActorFactory,
+    Packed,
+    Placement,
+    rebuilt,
+)
 from blackbox.errors import InvalidInput
 
 WATCH_SECONDS = 0.1
@@ -109,7 +117,7 @@ class Fleet:
                 continue
             self._give_back(actor)
             if error is not None:
-                raise error
+                raise rebuilt(error)
             return value
 
     def _taken(self) -> Actor:
