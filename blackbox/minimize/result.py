@@ -1,8 +1,9 @@
-"""The result of a study in SciPy's form."""
+"""The result of a study in SciPy's form, also of one that an exception has ended."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from blackbox.study.editing import Study
@@ -35,3 +36,18 @@ def summary(study: Study, store: Store, point: Callable[[dict[str, Any]], Any] =
         study=study,
         store=store,
     )
+
+
+def keep_work(error: BaseException, result: Callable[[], OptimizeResult]) -> None:
+    """Give an exception that ends a run the result so far, as its attribute `result`, and say the best in a note.
+
+    The exception keeps its type, so whoever catches it needs no other name; the note is printed with its traceback, of
+    `KeyboardInterrupt` too.
+    """
+    with suppress(Exception):  # whatever is wrong with the study, the error is told
+        so_far = result()
+        found = "no value"
+        if so_far.fun is not None:
+            found = f"the best value is {so_far.fun:.6g} at {so_far.x!r:.300}"
+        error.add_note(f"{so_far.nfev} evaluations were made, {found}; this exception has it all as its `result`")
+        error.result = so_far  # type: ignore[attr-defined]

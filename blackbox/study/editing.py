@@ -22,8 +22,12 @@ from blackbox.study.trials import TrialStudy
 class Study(TrialStudy):
     """A study whose points and past people may change: enqueue, invalidate, close, fork. It is `blackbox.Study`.
 
-    The points and the past of a hosted participant belong to its machine, so `HostedStudy` has none of these.
+    The points and the past of a hosted participant belong to its machine, so `HostedStudy` has none of these. An opened
+    study is caches only: a copy, also by pickle, is the study opened anew, with a `slicer` that has no threads.
     """
+
+    def __reduce__(self) -> tuple[type[Study], tuple[StudyHead]]:
+        return Study, (self.head,)
 
     # Points and steps -------------------------------------------------------------------------------------------------
 

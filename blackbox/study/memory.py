@@ -95,6 +95,14 @@ class MemoryStore:
         self._tx = _MemoryTx()
         self._writing = False
 
+    def __getstate__(self) -> _MemoryTx:
+        with self._lock:
+            return self._tx
+
+    def __setstate__(self, tx: _MemoryTx) -> None:
+        MemoryStore.__init__(self)
+        self._tx = tx
+
     def write(self, work: Callable[[Tx], T]) -> T:
         """Run a work; all it did is undone if it raises. A work that calls this again is a `RuntimeError`."""
         with self._lock:
