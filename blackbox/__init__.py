@@ -9,7 +9,7 @@
 
 from blackbox.algorithm import Algorithm, Traits, algorithm, registry
 from blackbox.errors import BlackboxError
-from blackbox.minimize import minimize, run
+from blackbox.minimize import Candidate, Optimizer, minimize, run
 from blackbox.options import Field, Options
 from blackbox.records import Dense, Notice, Pending, Points, Recipe, Recipes, Results, Stop, Structured, Term, dense
 from blackbox.registry import UNKNOWN, Outlook
@@ -24,6 +24,7 @@ __all__ = [
     "UNKNOWN",
     "Algorithm",
     "BlackboxError",
+    "Candidate",
     "Categorical",
     "Dense",
     "Field",
@@ -32,6 +33,7 @@ __all__ = [
     "Key",
     "MemoryStore",
     "Notice",
+    "Optimizer",
     "Options",
     "Outlook",
     "Pending",

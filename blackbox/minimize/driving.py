@@ -30,6 +30,8 @@ from blackbox.study.settling import Report
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult  # half a second to import: only when a result is made
 
+WORKER = "local"
+"""Name in the log of whoever evaluates in this process."""
 LEASE_SECONDS = 1e9
 """Nobody else waits for what is evaluated here; the study may allow less."""
 ALL = 1_000_000
@@ -47,7 +49,7 @@ def run(
     point: Callable[[dict[str, Any]], Any] = dict,
     callback: Callable[[OptimizeResult], object] | None = None,
     clock: Callable[[], float] = time.time,
-    worker: str = "local",
+    worker: str = WORKER,
     with_trial: bool = False,
     on_error: OnError = "raise",
     batches: bool = False,

@@ -37,3 +37,31 @@ def array_of(params: dict[str, Any]) -> Any:
     """(d,) parameters as an array: of one vector, or of scalars in their order."""
     values = list(params.values())
     return np.asarray(values[0] if len(values) == 1 and np.ndim(values[0]) == 1 else values, dtype=np.float64)
+
+
+def spec_of(
+    space: Space,
+    algorithm: str,
+    budget: int | None,
+    *,
+    name: str,
+    options: Mapping[str, Any] | None,
+    direction: str,
+    target: float | None,
+    seed: int | str,
+    workers: int | None,
+) -> dict[str, Any]:
+    """The spec of a study that is evaluated in this process; `workers`: evaluations at a time, if known."""
+    return {
+        "name": name,
+        "space": space.to_json(),
+        "direction": direction,
+        "algorithm": {"name": algorithm, "options": dict(options or {})},
+        "budget": {"evaluations": budget},
+        "target": target,
+        "seed": seed,
+        "non_finite": "infeasible",
+        # Nobody else waits for these points, and batches are as large as their steps.
+        "lease": {"max_seconds": 1e9},
+        "parallelism": {"max_leased": 1_000_000, "workers": workers},
+    }

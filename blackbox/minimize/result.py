@@ -38,6 +38,12 @@ def summary(study: Study, store: Store, point: Callable[[dict[str, Any]], Any] =
     )
 
 
+def without_store(result: OptimizeResult) -> OptimizeResult:
+    """A result without the handles of a store that is closed."""
+    result.study = result.store = None
+    return result
+
+
 def keep_work(error: BaseException, result: Callable[[], OptimizeResult]) -> None:
     """Give an exception that ends a run the result so far, as its attribute `result`, and say the best in a note.
 
