@@ -153,7 +153,7 @@ class Processes:
         ours, theirs = _CONTEXT.Pipe()
         process = _CONTEXT.Process(target=_serve, args=(theirs, _Sent(self._objective)), daemon=True)
         try:
-            with _script_hidden(not self._needs_script):
+            with _interrupts_held(), _script_hidden(not self._needs_script):
                 process.start()
         except (AttributeError, TypeError) as error:
             raise InvalidInput(
@@ -280,8 +280,8 @@ class Processes:
     def close(self) -> None:
         """End the workers, those that hang too; unfinished calls are dropped."""
         for worker in self._workers:
-            worker.pipe.close()
             worker.process.terminate()
+            worker.pipe.close()
         until = time.monotonic() + END_SECONDS
         for worker in self._workers:
             worker.process.join(max(0.0, until - time.monotonic()))
@@ -332,12 +332,23 @@ def _script_hidden(hidden: bool) -> Iterator[None]:
         main.update(kept)
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """A process that starts while this lasts is deaf to Ctrl-C; here it arrives afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _serve(pipe: Connection, sent: _Sent) -> None:
     """The worker's loop: arguments in, (pickled value, what was raised, seconds) out, until the pipe closes.
 
     Its first message is None, or what loading the objective raised.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends us
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     dumps, loads = ForkingPickler.dumps, ForkingPickler.loads
     try:
@@ -349,7 +360,7 @@ def _serve(pipe: Connection, sent: _Sent) -> None:
     while True:
         try:
             arguments = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):  # the parent has closed its end
             return
         began = time.perf_counter()
         pickled: bytes | None = None
@@ -365,7 +376,8 @@ def _serve(pipe: Connection, sent: _Sent) -> None:
             except Exception as error:
                 unfit = TypeError(f"cannot send {type(value).__name__} back: {error}; {value!r}"[:2000])
                 raised = Raised.of(unfit, dumps, loads)
-        pipe.send((pickled, raised, seconds))
+        with suppress(OSError):
+            pipe.send((pickled, raised, seconds))
 
 
 def _end_with_parent() -> None:

@@ -308,6 +308,12 @@ def minimize(
     maximize: Annotated[bool, typer.Option("--maximize", help="Maximize instead.")] = False,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 evaluates in this one.")] = 0,
     seed: Annotated[str, typer.Option(help="Seed of all randomness.")] = "0",
+    store: Annotated[Optional[Path], typer.Option(help="A file to keep it in: the same command goes on.")] = None,  # noqa: UP045
+    name: Annotated[str, typer.Option(help="Name of the study in that file.")] = "minimize",
+    timeout: Annotated[Optional[float], typer.Option(help="Longest evaluation, in s; with --workers.")] = None,  # noqa: UP045
+    deadline: Annotated[Optional[float], typer.Option(help="Seconds after which no evaluation begins.")] = None,  # noqa: UP045
+    skip_errors: Annotated[bool, typer.Option("--skip-errors", help="Go on after an exception.")] = False,
+    repeatable: Annotated[bool, typer.Option("--repeatable", help="Equal results for any number of workers.")] = False,
     method: Annotated[Optional[str], typer.Option(hidden=True, callback=renamed)] = None,  # noqa: UP045
 ) -> None:
     """Optimize a Python function on this machine, without a service."""
@@ -323,19 +329,37 @@ def minimize(
                 best = "" if result.fun is None else f"best {result.fun:.6g}"
                 bars.update(task, completed=result.nfev, best=best)
 
-            result = solve(
-                function,
-                parameters,
-                algorithm,
-                budget,
-                options=_json(options, "--options"),
-                backend="processes" if workers else "inline",
-                n_workers=workers or None,
-                seed=seed,
-                direction="maximize" if maximize else "minimize",
-                target=target,
-                callback=show,
-            )
+            try:
+                result = solve(
+                    function,
+                    parameters,
+                    algorithm,
+                    budget,
+                    options=_json(options, "--options"),
+                    backend="processes" if workers else "inline",
+                    n_workers=workers or None,
+                    seed=seed,
+                    direction="maximize" if maximize else "minimize",
+                    target=target,
+                    callback=show,
+                    store=store,
+                    name=name,
+                    timeout_seconds=timeout,
+                    deadline_seconds=deadline,
+                    on_error="infeasible" if skip_errors else "raise",
+                    repeatable=repeatable,
+                )
+            except BaseException as error:
+                bars.stop()
+                if (so_far := getattr(error, "result", None)) is not None:
+                    _print_result(so_far)
+                if isinstance(error, KeyboardInterrupt):
+                    raise typer.Exit(130) from None
+                raise
+    _print_result(result)
+
+
+def _print_result(result: Any) -> None:
     table = Table("parameter", "best evaluated", "recommended")
     found = result.x if isinstance(result.x, dict) else {"x": result.x}
     advised = result.recommended if isinstance(result.recommended, dict) else {"x": result.recommended}

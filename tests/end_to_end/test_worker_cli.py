@@ -173,6 +173,25 @@ def test_minimize_solves_a_function_at_hand(folder: Path) -> None:
     assert "--algorithm" in old.err
 
 
+def test_minimize_shows_what_it_has_found_when_it_is_stopped_and_goes_on_from_its_file(folder: Path) -> None:
+    (folder / "slow_job.py").write_text(
+        "import os, signal\n"
+        "n = 0\n"
+        "def evaluate(p):\n"
+        "    global n\n"
+        "    n += 1\n"
+        "    if n == 20:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return p['x'] ** 2\n"
+    )
+    space = json.dumps({"x": {"type": "float", "low": -5, "high": 5}})
+    command = ("minimize", "slow_job:evaluate", "--space", space, "--budget", "30", "--store", "run.db")
+    stopped = blackbox(folder, *command)
+    assert stopped.ended() == 130
+    assert "after 19 evaluations" in stopped.out
+    assert "after 30 evaluations" in blackbox(folder, *command).out
+
+
 def test_help_names_every_command(tmp_path: Path) -> None:
     told = blackbox(tmp_path, "--help")
     assert told.ended() == 0

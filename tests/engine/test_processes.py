@@ -188,3 +188,29 @@ def test_workers_end_with_the_process_that_started_them_even_in_an_evaluation_th
 def test_a_time_limit_is_refused_where_evaluations_cannot_be_ended(backend):
     with pytest.raises(InvalidInput, match=r'use backend="processes"'):
         blackbox.backends.make(backend, objectives.square, timeout_seconds=1.0)
+
+
+INTERRUPTED = """
+import os, signal
+import blackbox
+
+def interrupt(result):
+    if result.nfev == 5:
+        os.killpg(0, signal.SIGINT)  # as a terminal does: the workers get it too
+
+os.setpgrp()
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    name = "tests.engine.objectives_for_processes:square"
+    blackbox.minimize(name, [(-5, 5)], budget=10**6, backend="processes", n_workers=2, callback=interrupt)
+except KeyboardInterrupt as error:
+    print(error.result.nfev >= 5, error.result.fun is not None, error.__notes__[0])
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_workers_without_a_word_and_prints_the_best():
+    ran = subprocess.run([sys.executable, "-c", INTERRUPTED], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert ran.stderr == ""
+    assert ran.stdout.startswith("True True ")
+    assert "the best value is" in ran.stdout
