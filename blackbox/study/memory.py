@@ -1,4 +1,7 @@
-"""The memory store: the contract of `rows` over dictionaries, for one process."""
+"""The memory store: the contract of `rows` over dictionaries, for one process.
+
+It is one file because it is read beside the contract, verb by verb.
+"""
 
 from __future__ import annotations
 
@@ -90,18 +93,13 @@ def steps_with_bases(stored: Iterable[int], wanted: Iterable[int]) -> set[int]:
 class MemoryStore:
     """A store in the memory of this process, lost when it ends. The reference for the meaning of the verbs of `Tx`."""
 
-    def __init__(self) -> None:
+    def __init__(self, tx: _MemoryTx | None = None) -> None:
         self._lock = threading.RLock()
-        self._tx = _MemoryTx()
+        self._tx = tx or _MemoryTx()
         self._writing = False
 
-    def __getstate__(self) -> _MemoryTx:
-        with self._lock:
-            return self._tx
-
-    def __setstate__(self, tx: _MemoryTx) -> None:
-        MemoryStore.__init__(self)
-        self._tx = tx
+    def __reduce__(self) -> tuple[type[MemoryStore], tuple[_MemoryTx]]:
+        return MemoryStore, (self._tx,)
 
     def write(self, work: Callable[[Tx], T]) -> T:
         """Run a work; all it did is undone if it raises. A work that calls this again is a `RuntimeError`."""
