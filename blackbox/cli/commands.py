@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from blackbox.backends import load
@@ -259,10 +260,14 @@ def participant(
         if stop.is_set():
             one.leave()
     console.print(
-        f"{taken.contributions} contributions counted, {taken.late} late, {taken.evaluations} evaluations, "
+        f"{taken.contributions} contributions counted, {taken.late} late, {taken.declined} phases declined, "
+        f"{taken.evaluations} evaluations, "
         f"{taken.sent_bytes} bytes sent, {taken.received_bytes} received, "
         f"ended: {'signal' if stop.is_set() else taken.state}"
     )
+    if taken.declined and not taken.contributions:
+        console.print(f"[red]no evaluation gave a value; the last error: {escape(taken.error)}[/red]")
+        raise typer.Exit(1)
 
 
 def _evaluate_for_a_host(
@@ -295,6 +300,9 @@ def _evaluate_for_a_host(
         f"{summary.evaluated} evaluated, {summary.applied} applied, {summary.late} late, {summary.failed} failed, "
         f"{summary.seconds:.1f} s, ended: {summary.ended}"
     )
+    if 0 < summary.evaluated == summary.failed:
+        console.print("[red]no evaluation gave a value[/red]")
+        raise typer.Exit(1)
 
 
 @app.command()
