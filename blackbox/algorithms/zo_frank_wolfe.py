@@ -59,7 +59,7 @@ from blackbox.toolbox.estimators import (
     renamed_count,
 )
 from blackbox.toolbox.feasible import Room
-from blackbox.toolbox.frank_wolfe import Certificate, ZoFrankWolfeState
+from blackbox.toolbox.frank_wolfe import Certificate, ZoFrankWolfeState, widened
 from blackbox.toolbox.frank_wolfe.rules import RULES, RuleName
 from blackbox.toolbox.frank_wolfe.schemes import SCHEMES, SchemeName, Tools
 from blackbox.toolbox.schedules import AnySchedule, Constant, Power
@@ -108,13 +108,13 @@ class ZoFrankWolfeOptions(Options):
     clip: float | None = Field(None, gt=0)
     """Limit on the slope along a direction, in multiples of the step's median: against heavy tails. None: no limit."""
     certify_every: int | None = Field(None, ge=1)
-    """Measure the Frank-Wolfe gap after so many gradients, with fresh directions: `gap_low` and `gap_up` of the metrics
-    bracket it on average. None: never."""
+    """Measure the Frank-Wolfe gap after so many gradients, with fresh directions: it is between the metrics `gap_low` and
+    `gap_up` in at least 95 % of the measurements. None: never."""
     certify_pairs: int | None = Field(None, ge=4)
     """Pairs of evaluations per certificate. None: 50; up to 2 d the bracket gets tighter."""
     gap_tolerance: float | None = Field(None, gt=0)
-    """Stop when gap_up plus two standard errors is at most this; for a convex objective no feasible point is better by
-    more. Needs certify_every. None: never stop."""
+    """Stop when `gap_up` is at most this; for a convex objective no feasible point is better by more. Needs
+    certify_every. None: never stop."""
 
     renamed: ClassVar[Mapping[str, Renamed]] = {
         "count": renamed_count(lambda stored: SCHEMES[stored.get("scheme") or "irdsa"].difference)
@@ -239,8 +239,8 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeResolved, ZoFrankWolfeState]):
         return state.w
 
     def metrics(self, state: ZoFrankWolfeState) -> Mapping[str, float]:
-        known = {"value": state.value, "gap_low": state.gap_low, "gap_up": state.gap_up}
-        known |= {"gap_low_error": state.low_error, "gap_up_error": state.up_error}
+        known = {"value": state.value, "gap_low_error": state.low_error, "gap_up_error": state.up_error}
+        known |= dict(zip(("gap_low", "gap_up"), self._gap(state) or (None, None), strict=True))
         return {name: number for name, number in known.items() if number is not None} | {
             "gradients": float(state.t),
             "gap_running_no_bound": state.gap,
@@ -250,14 +250,21 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeResolved, ZoFrankWolfeState]):
 
     def stopped(self, state: ZoFrankWolfeState) -> Stop | None:
         tolerance = self.options.gap_tolerance
-        if tolerance is None or state.gap_up is None or state.up_error is None or state.certified_at != state.t:
+        gap = self._gap(state)
+        if tolerance is None or gap is None or state.up_error is None or state.certified_at != state.t:
             return None
-        bound = state.gap_up + 2 * state.up_error
-        if bound > tolerance:
+        if gap[1] > tolerance:
             return None
-        ends = "upper end plus two standard errors"
-        detail = f"the Frank-Wolfe gap is at most {bound:.3g} ({ends}), tolerance {tolerance:g}"
-        return Stop("gap", detail, {"gap_up": state.gap_up, "gap_up_error": state.up_error})
+        ends = "two standard errors included"
+        detail = f"the Frank-Wolfe gap is at most {gap[1]:.3g} ({ends}), tolerance {tolerance:g}"
+        return Stop("gap", detail, {"gap_up": gap[1], "gap_up_error": state.up_error})
+
+    @staticmethod
+    def _gap(state: ZoFrankWolfeState) -> tuple[float, float] | None:
+        """Return the ends of the last certificate, widened to its level; None before the first."""
+        ends = (state.gap_low, state.gap_up, state.low_error, state.up_error)
+        known = [end for end in ends if end is not None]
+        return widened(*known) if len(known) == len(ends) else None
 
     # -- the phases
 

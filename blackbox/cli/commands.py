@@ -8,18 +8,20 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from blackbox.backends import load
 from blackbox.cli import database
 from blackbox.cli.show import console, errors, failing_politely, progress
-from blackbox.errors import RENAMED, InvalidInput
+from blackbox.errors import RENAMED, BlackboxError, InvalidInput
 
 if TYPE_CHECKING:
     from blackbox_client import Client, StudyHandle
@@ -82,7 +84,15 @@ def load_objective(name: str) -> Callable[..., Any]:
     """The function that `module:function` names; modules of the working directory are found."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    return load(name)
+    try:
+        return load(name)
+    except BlackboxError:
+        raise
+    except Exception as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        raise InvalidInput(
+            f"importing {name} failed: {type(error).__name__}: {error} ({at.filename}, line {at.lineno})"
+        ) from None
 
 
 @app.command()
@@ -143,6 +153,13 @@ def worker(
         typer.Option(min=1, help="Evaluations at a time, each in a process of its own; default: 1, on Ray what fits."),
     ] = None,
     encoding: Annotated[str, typer.Option(help="values, or seed: large vectors travel as recipes.")] = "values",
+    timeout_seconds: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0.001, help="Kill an evaluation that takes longer, and tell its trial as failed for good."),
+    ] = None,
+    grace_seconds: Annotated[
+        float, typer.Option(min=0.0, help="How long evaluations may go on after SIGTERM before they are released.")
+    ] = 8.0,
     ray: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Evaluate on a Ray cluster: host:port or auto; local starts one on this machine."),
@@ -158,6 +175,12 @@ def worker(
     from blackbox_client import Client, Worker
 
     if ray is not None:
+        if timeout_seconds is not None:
+            with failing_politely():
+                raise InvalidInput(
+                    "--timeout-seconds kills processes of this worker, and on Ray there are none",
+                    hint="leave out --ray, or let the objective end by itself",
+                )
         summary = _work_on_ray(study, objective, url, key, name, concurrency, encoding, ray, cpus, gpus, ship)
     else:
         with failing_politely():
@@ -170,6 +193,8 @@ def worker(
                 concurrency=concurrency or 1,
                 encoding="seed" if encoding == "seed" else "values",
                 executor="process" if (concurrency or 1) > 1 else None,
+                timeout_seconds=timeout_seconds,
+                grace_seconds=grace_seconds,
             ).run()
     console.print(
         f"{summary.evaluated} evaluated, {summary.applied} applied, {summary.late} late, {summary.failed} failed, "
@@ -259,10 +284,14 @@ def participant(
         if stop.is_set():
             one.leave()
     console.print(
-        f"{taken.contributions} contributions counted, {taken.late} late, {taken.evaluations} evaluations, "
+        f"{taken.contributions} contributions counted, {taken.late} late, {taken.declined} phases declined, "
+        f"{taken.evaluations} evaluations, "
         f"{taken.sent_bytes} bytes sent, {taken.received_bytes} received, "
         f"ended: {'signal' if stop.is_set() else taken.state}"
     )
+    if taken.declined and not taken.contributions:
+        console.print(f"[red]no evaluation gave a value; the last error: {escape(taken.error)}[/red]")
+        raise typer.Exit(1)
 
 
 def _evaluate_for_a_host(
@@ -281,7 +310,7 @@ def _evaluate_for_a_host(
         assert joined.hosted is not None, "asked for with `host`"
         place = joined.hosted.study
         console.print(f"{client} is hosted in {place}; `blackbox worker {place} ...` evaluates for it, too")
-        worker = Worker(connection.study(place), function, handle_signals=False)
+        worker = Worker(connection.study(place), function)
 
         def end() -> None:
             stop.wait()
@@ -289,12 +318,15 @@ def _evaluate_for_a_host(
 
         threading.Thread(target=end, daemon=True).start()
         summary = worker.run()
-        if stop.is_set():
+        if summary.ended == "stopped":
             connection.send(protocol.leave(study, joined.token))
     console.print(
         f"{summary.evaluated} evaluated, {summary.applied} applied, {summary.late} late, {summary.failed} failed, "
         f"{summary.seconds:.1f} s, ended: {summary.ended}"
     )
+    if 0 < summary.evaluated == summary.failed:
+        console.print("[red]no evaluation gave a value[/red]")
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -32,7 +32,7 @@ from blackbox.federation.payloads import (
     project,
 )
 from blackbox.federation.vectors import Floats, norm
-from blackbox.records import Stop, Vector
+from blackbox.records import Notice, Stop, Vector
 from blackbox.registry import Method
 from blackbox.rng import Key
 from blackbox.space import Space
@@ -419,6 +419,20 @@ class Federation(Method[O], ABC, Generic[O]):
             return math.inf
         releases = max((c.releases for c in state.clients.values()), default=0) + more
         return dp.epsilon_of_replacement(releases, privacy.noise, privacy.delta)
+
+    def notices(self, state: FederationState) -> Sequence[Notice]:
+        """Return what the study's owner should know of the state; as `Algorithm.notices`."""
+        if state.update is None or state.update.numbers.any():
+            return ()
+        return (
+            Notice(
+                "nothing_moves",
+                f"the mean move of round {state.update.round} is zero: where the participants evaluated, their "
+                "objectives are flat",
+                {"round": state.update.round, "counted": state.counted},
+                "let the probes reach further, or begin elsewhere",
+            ),
+        )
 
     def stopped(self, state: FederationState) -> Stop | None:
         """Return why there is nothing more to do, or None."""

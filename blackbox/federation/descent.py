@@ -4,7 +4,7 @@ A participant starts at z_0 = x and takes T steps (t = 0 ... T-1) along q direct
 shared ones::
 
     g   = d / |R| sum over the i in R of y_i u_i               slopes y_i of `estimators`, R: where values arrived
-    z  <- z + stepper(g + correction)
+    z  <- z + stepper(g + correction)                          not where R is empty: then nothing moves
 
 Payload "vector" sends z_T - x. Payload "scalars" steps along shared directions that the noise key names, and sends the
 coefficients a of z_T - x = sum a_l u_l: T q numbers at any dimension (DeComFL: Li et al. 2024, arXiv:2405.15861). Every
@@ -192,19 +192,31 @@ class DescentParticipant(Participant[O, DescentState], Generic[O]):
         )
         return self.probe(begun)
 
+    def informed(self, state: DescentState) -> bool:
+        return state.stepper.t > 0  # without a value there is no step
+
+    def informs(self, state: DescentState, values: Vector) -> bool:
+        """Return whether these values make a difference along any direction."""
+        return bool(len(differences(self.roles, values, self.radius(state))))
+
     def learn(self, state: DescentState, values: Vector) -> DescentState:
+        if self.informs(state, values):  # else neither momentum nor a correction moves anything
+            state = self.moved(state, values)
+        state = replace(state, t=state.t + 1)
+        return self.probe(state) if state.t < self.options.local_steps else self.at_rest(state)
+
+    def moved(self, state: DescentState, values: Vector) -> DescentState:
+        """Return the state after the move of a local step."""
         gradient = self.gradient(state, values)
         if not self.scalars:
             state = replace(state, slope=state.slope + gradient)
         stepper, move = self.options.stepper.step(state.stepper, gradient + self.pull(state), state.rate)
-        state = replace(state, t=state.t + 1, stepper=stepper)
-        if self.scalars:
-            coefficients = state.coefficients + move
-            z = state.x + self.combined(coefficients, state.work.round)
-            state = replace(state, coefficients=coefficients, z=z)
-        else:
-            state = replace(state, z=project(state.z + move, self.space))
-        return self.probe(state) if state.t < self.options.local_steps else self.at_rest(state)
+        state = replace(state, stepper=stepper)
+        if not self.scalars:
+            return replace(state, z=project(state.z + move, self.space))
+        coefficients = state.coefficients + move
+        z = state.x + self.combined(coefficients, state.work.round)
+        return replace(state, coefficients=coefficients, z=z)
 
     def result(self, state: DescentState) -> Mapping[str, Vector]:
         if self.scalars:

@@ -131,6 +131,10 @@ class Participant(ABC, Generic[O, S]):
     def result(self, state: S) -> Mapping[str, Vector]:
         """Return the vectors that the phase asks for, before clipping and noise."""
 
+    @abstractmethod
+    def informed(self, state: S) -> bool:
+        """Return whether anything was learned from the evaluations of this phase."""
+
     def settle(self, state: S, counted: bool) -> S:
         """Record whether the coordinator counted the last contribution. Some methods keep what both sides agree on."""
         return state
@@ -138,7 +142,8 @@ class Participant(ABC, Generic[O, S]):
     # -- the machine
 
     def start(self, state: S, broadcast: Broadcast) -> S:
-        """Begin the phase of a broadcast and give up an unfinished older one. If it has begun already, nothing changes.
+        """Begin the phase of a broadcast and give up an unfinished older one. If it has begun already, nothing changes,
+        unless it `declines`: then it begins again.
 
         Raises
         ------
@@ -148,7 +153,7 @@ class Participant(ABC, Generic[O, S]):
         if broadcast.terms != self.terms:
             raise InvalidInput(f"the broadcast has the terms {broadcast.terms!r}, this participant {self.terms!r}")
         work = state.work
-        if broadcast.step == work.broadcast:
+        if broadcast.step == work.broadcast and not self.declines(state):
             return state
         if broadcast.step < work.broadcast:
             raise InvalidInput(
@@ -159,7 +164,8 @@ class Participant(ABC, Generic[O, S]):
         if not all(np.isfinite(v).all() for v in broadcast.vectors.values()):
             raise InvalidInput("the vectors of a broadcast must be finite")
         released, none = self._released(state), work.points[:0]
-        begun = Work(broadcast.round, broadcast.phase, broadcast.step, work.step + 1, none, 0, work.total, released)
+        place = broadcast.round, broadcast.phase, broadcast.step
+        begun = Work(*place, work.step + 1, none, 0, work.total, released)
         return self.begin(_with_work(state, begun), broadcast)
 
     def ask(self, state: S) -> Matrix:
@@ -170,8 +176,15 @@ class Participant(ABC, Generic[O, S]):
         return state.work.points
 
     def done(self, state: S) -> bool:
-        """Return whether the open phase needs no more evaluations, so that there is a contribution."""
+        """Return whether the open phase needs no more evaluations, so that there is a contribution, or none to come."""
         return state.work.round >= 0 and not len(state.work.points)
+
+    def declines(self, state: S) -> bool:
+        """Return whether the phase is done and nothing was learned in it, so that there is nothing to contribute.
+
+        A move of zero would say that the objective is flat here. Where no evaluation gave a value, nothing is known.
+        """
+        return self.done(state) and state.work.evaluations > 0 and not self.informed(state)
 
     def tell(self, state: S, values: Sequence[float] | Vector) -> S:
         """Learn the values of the points that `ask` returned, in their order.
@@ -200,9 +213,15 @@ class Participant(ABC, Generic[O, S]):
         Raises
         ------
         Conflict
-            If the phase is not done.
+            If the phase is not done, or declines.
         """
         work = state.work
+        if self.declines(state):
+            raise Conflict(
+                f"none of the {work.evaluations} evaluations in {work.phase!r} of round {work.round} gave a value, "
+                "so there is no contribution",
+                hint="decline the phase, and mend the evaluator",
+            )
         if not self.done(state):
             raise Conflict(
                 f"phase {work.phase!r} of round {work.round} still has {len(work.points)} points to evaluate"
@@ -225,7 +244,8 @@ class Participant(ABC, Generic[O, S]):
         return dp.epsilon_of_replacement(self._released(state), privacy.noise, privacy.delta)
 
     def _released(self, state: S) -> int:
-        return state.work.released + (len(self.result(state)) if self.done(state) else 0)
+        leaves = self.done(state) and not self.declines(state)
+        return state.work.released + (len(self.result(state)) if leaves else 0)
 
     def _leaving(self, vector: Vector, name: str, work: Work) -> Floats:
         privacy = self.options.privacy

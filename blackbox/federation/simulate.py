@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from blackbox import codec
+from blackbox.errors import InvalidInput
 from blackbox.federation.coordinator import Federation, FederationState
 from blackbox.federation.method import accept
 from blackbox.federation.payloads import Contribution, Update
@@ -27,6 +28,7 @@ class Rehearsal:
     evaluations : private evaluations spent by all participants after each round, including lost ones.
     updates : the updates of x.
     bytes_up : encoded size of the largest contribution of each phase.
+    declined : client -> phases that it declined, because none of its evaluations gave a value to learn from.
     """
 
     state: FederationState
@@ -34,6 +36,7 @@ class Rehearsal:
     evaluations: list[int] = field(default_factory=list)
     updates: list[Update] = field(default_factory=list)
     bytes_up: dict[str, int] = field(default_factory=dict)
+    declined: dict[str, int] = field(default_factory=dict)
 
 
 def rehearse(
@@ -55,6 +58,11 @@ def rehearse(
     weights : client -> weight; 1 where missing.
     lost : (round, phase, client) -> whether its contribution never arrives. It has evaluated nevertheless.
     secret : source of private randomness, together with the client's name.
+
+    Raises
+    ------
+    InvalidInput
+        If every participant that was invited to a phase declines it: the rounds would end where they began.
     """
     machines = {
         name: accept(
@@ -71,12 +79,17 @@ def rehearse(
     while state.round < rounds and federation.stopped(state) is None:
         broadcast = federation.broadcast(state)
         arrived = []
-        for name, machine in machines.items():
-            if not federation.invited(state, name):
-                continue
+        invited = [name for name in machines if federation.invited(state, name)]
+        declined = []
+        for name in invited:
+            machine = machines[name]
             own = machine.start(private[name], broadcast)
             while len(points := machine.ask(own)):
                 own = machine.tell(own, objectives[name](points))
+            if machine.declines(own):
+                declined.append(name)
+                private[name] = codec.decode(type(own), codec.encode(own))
+                continue
             sent = machine.contribution(own).to_bytes()
             counted = not lost(state.round, broadcast.phase, name)
             if counted:
@@ -84,6 +97,13 @@ def rehearse(
                 done.bytes_up[broadcast.phase] = max(done.bytes_up.get(broadcast.phase, 0), len(sent))
             own = machine.settle(own, counted)
             private[name] = codec.decode(type(own), codec.encode(own))
+        if invited and declined == invited:
+            raise InvalidInput(
+                f"no evaluation of phase {broadcast.phase!r} in round {state.round} gave a value, at any of "
+                f"{', '.join(invited)}",
+                hint="the objectives must return finite numbers at and around the start",
+            )
+        done.declined.update({name: done.declined.get(name, 0) + 1 for name in declined})
         version = state.version
         state = federation.tell(state, arrived)
         if state.update is not None and state.version > version:

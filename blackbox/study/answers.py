@@ -1,10 +1,11 @@
-"""Requests and answers of a study of trials, and the intermediate results of its transactions."""
+"""Requests and answers of a study of trials or of rounds, and the intermediate results of its transactions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from blackbox.federation import Broadcast
 from blackbox.records import Pending
 from blackbox.study import log
 from blackbox.study.leases import Lease
@@ -139,3 +140,51 @@ class Settled:
     due: list[log.LoggedResult] | None
     closed: StepsClosed | None
     asked: AskAnswer | None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPhase:
+    """The open phase.
+
+    Attributes
+    ----------
+    row : the study's row.
+    broadcast : None while too few have joined, or the study is not active.
+    invited : whether the participant that asked is wanted in this phase: it takes part in the round, and has not
+        declined the phase; None without a participant.
+    contributed : whether its contribution to this phase was received.
+    joined, received, need : number of participants, of contributions that count now, and of those that close the phase.
+    declined : name -> type of its error, of the participants that have nothing to contribute to this phase.
+    closes_at : when the phase closes with the contributions so far (seconds since the epoch), or None.
+    """
+
+    row: StudyRow
+    broadcast: Broadcast | None
+    invited: bool | None
+    contributed: bool
+    joined: int
+    received: int
+    need: int
+    declined: Mapping[str, str | None]
+    closes_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ContributeAnswer:
+    """The answer to a contribution, or to its refusal.
+
+    Attributes
+    ----------
+    outcome : applied (it counts in the open phase), held (it counts in a later one), late (recorded, not used),
+        declined (noted that there is none), or duplicate (this participant had contributed to this phase, or declined
+        it; what came first stands).
+    counted : whether it was or will be used.
+    received, need : number of contributions to the open phase, and of those that close it.
+    row : the study's row afterwards.
+    """
+
+    outcome: str
+    counted: bool
+    received: int
+    need: int
+    row: StudyRow

@@ -92,6 +92,7 @@ class Host(Algorithm[FederationOptions, HostedState]):
             # Results of an older phase are dropped with it.
             broadcast = broadcast_of(results, message)
             own, x = self.machine.start(own, broadcast), broadcast.x
+            settled = -1 if settled == broadcast.step else settled  # a phase that was declined begins again
         elif message is not None:
             own, settled = self.machine.settle(own, bool(results.extra[message]["counted"])), own.work.broadcast
         elif not self.resting(state):

@@ -31,12 +31,13 @@ from blackbox.study import history, ledger, log
 from blackbox.study.answers import AskAnswer, AskRequest, Grant, StepsClosed, TellAnswer
 from blackbox.study.effects import Steps, compute, read
 from blackbox.study.host import Host, HostedState, broadcast_row
-from blackbox.study.participants import LEFT
+from blackbox.study.participants import LEFT, is_type
 from blackbox.study.rounds import FederatedStudy
 from blackbox.study.rows import (
     ACTIVE,
     CANCELLED,
     COMPLETED,
+    FAILED,
     INFEASIBLE,
     PAUSED,
     MemberRow,
@@ -228,21 +229,53 @@ class HostedStudy(TrialStudy):
         if away:
             yield from self._finish(COMPLETED, LEFT, now)
             return False
+        if row.state == PAUSED and not self.host.resting(state):
+            yield from self._decline_unfinished(rounds, parent_row, row, state, now)
+            return False
         return (yield from self._begin(rounds, parent_row, row, state, now))
 
     def _finish(self, end: str, reason: str, now: float) -> Steps[None]:
         yield from self._transition(end, reason, now, (ACTIVE, PAUSED))
 
     def _contribute(self, rounds: FederatedStudy, row: StudyRow, state: HostedState, now: float) -> Steps[bool]:
-        """Send the contribution of the finished phase and record its outcome; one sent before is a duplicate."""
+        """Send the contribution of the finished phase, or decline it, and record the outcome; one sent before is a
+        duplicate."""
+        token, work = rounds.token(self.hosted.client), state.own.work
+        if self.host.machine.declines(state.own):
+            error = yield from self._last_error(row)
+            with suppress(StudyStateError):  # the rounds have ended
+                yield from rounds.decline(token, work.round, work.phase, error, now=now)
+            yield from self._record({"counted": False}, b"", b"", "declined", row, state, now)
+            return True
         contribution = yield from compute(partial(self.host.machine.contribution, state.own))
         try:
-            received = yield from rounds.contribute(rounds.token(self.hosted.client), contribution, now=now)
+            received = yield from rounds.contribute(token, contribution, now=now)
             counted = received.counted
         except StudyStateError:  # the rounds have ended: it was not counted and will not be
             counted = False
         yield from self._record({"counted": counted}, b"", b"", "settled", row, state, now)
         return True  # also if another process was faster: look again
+
+    def _last_error(self, row: StudyRow) -> Steps[str | None]:
+        """Type of an error in the newest step."""
+        _, told = yield from read(lambda tx: history.segment(tx, self.id, row.step - 1, row.step))
+        return _error_of([trial for trial, _ in told])
+
+    def _decline_unfinished(
+        self, rounds: FederatedStudy, parent_row: StudyRow, row: StudyRow, state: HostedState, now: float
+    ) -> Steps[None]:
+        """Decline a phase whose evaluations have all failed so far while the study is paused.
+
+        Somebody has to mend the evaluators first. If the phase is open then, the contribution counts after all.
+        """
+        if parent_row.state != ACTIVE or self._seen_signature == (signature := _signature(parent_row, row)):
+            return
+        told = yield from read(lambda tx: tx.told(self.id, row.upto_seq, row.seq))
+        if told and all(trial.state == FAILED for trial in told):
+            work, token = state.own.work, rounds.token(self.hosted.client)
+            with suppress(StudyStateError):
+                yield from rounds.decline(token, work.round, work.phase, _error_of(told), now=now)
+        self._seen_signature = signature
 
     def _begin(
         self, rounds: FederatedStudy, parent_row: StudyRow, row: StudyRow, state: HostedState, now: float
@@ -254,7 +287,9 @@ class HostedStudy(TrialStudy):
         phase = yield from rounds.phase(now=now, token=rounds.token(self.hosted.client))
         self._closes_at = phase.closes_at
         broadcast, work = phase.broadcast, state.own.work
-        wanted = broadcast is not None and broadcast.step > work.broadcast and phase.invited and not phase.contributed
+        declined = broadcast is not None and self.host.machine.declines(state.own) and broadcast.step == work.broadcast
+        new = broadcast is not None and (broadcast.step > work.broadcast or declined)
+        wanted = new and phase.invited and not phase.contributed
         if wanted and not self.host.resting(state):
             _, common = yield from rounds.state()
             # A contribution that is still accepted when late is worth finishing.
@@ -316,6 +351,15 @@ class HostedStudy(TrialStudy):
         self._moved(moved)
 
 
+def _error_of(trials: Sequence[TrialRow]) -> str | None:
+    """Type of the error of the last of these trials that failed; None if there is none that is the name of a type."""
+    failed = [trial for trial in trials if trial.state == FAILED]
+    told = json.loads(failed[-1].extra or "{}").get("error") if failed else None
+    name = told.get("type") if isinstance(told, dict) else None
+    return name if isinstance(name, str) and is_type(name) else None
+
+
 def _signature(parent_row: StudyRow, row: StudyRow) -> tuple[Any, ...]:
     """A value that changes whenever there may be a new phase to begin; before the first round, when somebody joins."""
-    return parent_row.step, parent_row.epoch, parent_row.state, -1 if parent_row.step else parent_row.seq, row.step
+    joined = -1 if parent_row.step else parent_row.seq
+    return parent_row.step, parent_row.epoch, parent_row.state, joined, row.step, row.state

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from blackbox import federation
-from blackbox.errors import Conflict, LeaseUnknown, StudyStateError
+from blackbox.errors import Conflict, FieldError, InvalidContribution, LeaseUnknown, StudyStateError
+from blackbox.records import JSON, Notice
 from blackbox.study import ledger
 from blackbox.study.creation import new_head
 from blackbox.study.rows import ACTIVE, COMPLETED, FAILED, PAUSED, MemberRow, StudyHead, StudyRow, Tx
 from blackbox.study.spec import Budget, Hosted, Resolved, Rounds, spec_hash
+from blackbox.validation import invalid
 
 LEFT = "left the rounds"
 """Reason for which the study of a hosted participant ends when the participant leaves."""
+DECLINED = "participant.declined"
+NOT_FINITE = "values that are not finite"
+MAX_EVENTS = 2**31
+MAX_TYPE = 100  # characters of the name of an error's type
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +35,40 @@ class JoinAnswer:
     row: StudyRow
 
 
+@dataclass(frozen=True, slots=True)
+class Decline:
+    """What a participant said that has nothing to contribute to a phase.
+
+    Attributes
+    ----------
+    client, round, phase : who, and what it declined.
+    error : type of its evaluator's last error; None: its values were not finite. Neither the message nor data leave.
+    """
+
+    client: str
+    round: int
+    phase: str
+    error: str | None
+
+
 # Names and tokens -----------------------------------------------------------------------------------------------------
 
 
 def check(client: str, weight: float) -> None:
     """Raise `InvalidContribution` if no contribution could carry this name and weight."""
     federation.ContributionJson(terms="", client=client, round=0, phase="", weight=weight, vectors={}, evaluations=0)
+
+
+def is_type(error: str) -> bool:
+    """Whether a text can be the name of an error's type: no message fits in there, so no data."""
+    return len(error) <= MAX_TYPE and all(part.isidentifier() for part in error.split("."))
+
+
+def check_error(error: str | None) -> None:
+    """Raise `InvalidContribution` if the error of a participant that declines is more than the name of a type."""
+    if error is not None and not is_type(error):
+        message = f"must be the name of a type such as MemoryError, got {error[:40]!r}"
+        raise invalid(InvalidContribution, [FieldError("/error", "pattern", message)])
 
 
 def hosted_name(study: str, client: str) -> str:
@@ -157,6 +193,101 @@ def leave(tx: Tx, study: StudyHead, client: str, now: float) -> StudyRow:
     return row
 
 
+# Declined phases ------------------------------------------------------------------------------------------------------
+
+
+def declined(tx: Tx, row: StudyRow, before: int = 0) -> dict[str, Decline]:
+    """Who declined the open phase, or one of so many phases before it, by name, with what it said last.
+
+    Who joins again is asked again, and so is everybody once the study is resumed.
+    """
+    step = row.step - before
+    last = tx.steps(row.id, step - 1, step) if step > 0 else []
+    found: dict[str, Decline] = {}
+    for event in tx.events(row.id, last[0].seq if last else 0, MAX_EVENTS):
+        facts = json.loads(event.data)
+        if event.type == DECLINED:
+            found[facts["client"]] = Decline(**facts)
+        elif event.type == "study.resumed":
+            found.clear()
+        elif event.type in ("participant.joined", "participant.left"):
+            found.pop(facts["client"], None)
+    return found
+
+
+def decline(
+    tx: Tx,
+    study: StudyHead,
+    seen: StudyRow,
+    client: str,
+    place: tuple[int, str],
+    error: str | None,
+    late: bool,
+    now: float,
+) -> str | None:
+    """Log that a participant declines a phase (round, name); returns the outcome, or None if `seen` is out of date.
+
+    Raises
+    ------
+    StudyStateError
+        If the study has ended.
+    """
+    row = ledger.locked(tx, study.id)
+    if tx.contribution(study.id, client, *place) is not None:
+        return "duplicate"
+    if row.state not in (ACTIVE, PAUSED):
+        raise StudyStateError(f"the study is {row.state}; its rounds are over")
+    if (row.step, row.epoch) != (seen.step, seen.epoch):
+        return None
+    if late:
+        return "late"
+    if client in declined(tx, row):
+        return "duplicate"
+    ledger.log_event(tx, row, DECLINED, now, client=client, round=place[0], phase=place[1], error=error)
+    tx.put_study(row)
+    return "declined"
+
+
+def pause(tx: Tx, study: StudyHead, seen: StudyRow, reason: str, now: float) -> StudyRow:
+    """Pause a study if nothing has come since its row was `seen`; returns the row."""
+    row = ledger.locked(tx, study.id)
+    if row.seq == seen.seq:
+        ledger.finish(tx, row, PAUSED, reason, now)
+        tx.put_study(row)
+    return row
+
+
+def hopeless(phase: str, n: int, fewest: int, declines: Sequence[Decline]) -> str:
+    """The reason for which a study is paused when nobody is left who could contribute to its open phase."""
+    return (
+        f"phase {phase!r} of round {declines[0].round} has {n} of the {fewest} contributions it needs, and no more can "
+        f"come: {_who(declines)} had no value to learn from; mend the evaluators, then resume"
+    )
+
+
+def notices(tx: Tx, study: str) -> list[Notice]:
+    """What the study's owner should know of those that declined the open phase or the one before."""
+    declines = list(declined(tx, ledger.locked(tx, study), 1).values())
+    if not declines:
+        return []
+    names: list[JSON] = [one.client for one in declines]
+    errors: list[JSON] = [*sorted({one.error or NOT_FINITE for one in declines})]
+    return [
+        Notice(
+            "participants_declined",
+            f"{_who(declines)} had no value to learn from, and contributed nothing",
+            {"participants": names, "errors": errors},
+            "look at their logs, where the messages are; a participant that joins again is asked again",
+        )
+    ]
+
+
+def _who(declines: Sequence[Decline]) -> str:
+    ordered = sorted(declines, key=lambda one: one.client)
+    named = ", ".join(f"{one.client} ({one.error or NOT_FINITE})" for one in ordered[:5])
+    return named + (f" and {len(ordered) - 5} more" if len(ordered) > 5 else "")
+
+
 def _open(tx: Tx, study: str) -> StudyRow:
     row = ledger.locked(tx, study)
     if row.state not in (ACTIVE, PAUSED):
@@ -168,8 +299,10 @@ def _open(tx: Tx, study: str) -> StudyRow:
 
 def _enter(tx: Tx, row: StudyRow, client: str, now: float, **facts: str) -> None:
     member = tx.member(row.id, client)
-    if member is None or member.left_at is not None:
+    fresh = member is None or member.left_at is not None
+    if fresh:
         tx.put_member(MemberRow(row.id, client, now))
+    if fresh or client in declined(tx, row):
         ledger.log_event(tx, row, "participant.joined", now, client=client, **facts)
         tx.put_study(row)
 

@@ -3,7 +3,8 @@
 The machines are those of `blackbox.federation`; this is to them what `study.trials` is to algorithms. The coordinator
 evaluates nothing and sees no points: a participant sends one contribution per (round, phase), which is stored before it
 is answered. A phase closes when the method's quorum is reached, or at the deadline, in the next call by anybody: no
-process has to watch.
+process has to watch. A participant whose evaluations gave no value declines the phase: it contributes nothing, and is
+not waited for. Where nobody is left who could contribute, the study is paused.
 
 The log is the truth here too. Contributions and step records share the study's sequence; a step record says up to which
 contribution it looked. At that point every unused contribution is considered again: it counts now, waits for a later
@@ -13,8 +14,8 @@ phase (a contribution that may be stale), or is too late. A replay therefore nee
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,10 +32,13 @@ from blackbox.errors import (
 )
 from blackbox.federation import Broadcast, Contribution, Federation, FederationState
 from blackbox.recipes.slices import WHOLE, Slicer
+from blackbox.records import Notice
 from blackbox.study import history, ledger, participants
+from blackbox.study.answers import ContributeAnswer, OpenPhase
 from blackbox.study.base import BaseStudy
 from blackbox.study.effects import Steps, compute, read, write
-from blackbox.study.participants import JoinAnswer
+from blackbox.study.participants import Decline, JoinAnswer
+from blackbox.study.quorum import Quorum
 from blackbox.study.rows import (
     ACTIVE,
     COMPLETED,
@@ -53,50 +57,6 @@ from blackbox.validation import invalid
 
 LATE = -1  # the step of a contribution that came too late for any
 MAX_UPDATES = 1000  # in one answer
-
-
-@dataclass(frozen=True, slots=True)
-class OpenPhase:
-    """The open phase.
-
-    Attributes
-    ----------
-    row : the study's row.
-    broadcast : None while too few have joined, or the study is not active.
-    invited : whether the participant that asked takes part in this round; None without a participant.
-    contributed : whether its contribution to this phase was received.
-    joined, received, need : number of participants, of contributions that count now, and of those that close the phase.
-    closes_at : when the phase closes with the contributions so far (seconds since the epoch), or None.
-    """
-
-    row: StudyRow
-    broadcast: Broadcast | None
-    invited: bool | None
-    contributed: bool
-    joined: int
-    received: int
-    need: int
-    closes_at: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class ContributeAnswer:
-    """The answer to a contribution.
-
-    Attributes
-    ----------
-    outcome : applied (it counts in the open phase), held (it counts in a later one), late (recorded, not used) or
-        duplicate (this participant had contributed to this phase; the first contribution stands).
-    counted : whether it was or will be used.
-    received, need : number of contributions to the open phase, and of those that close it.
-    row : the study's row afterwards.
-    """
-
-    outcome: str
-    counted: bool
-    received: int
-    need: int
-    row: StudyRow
 
 
 class FederatedStudy(BaseStudy):
@@ -279,22 +239,22 @@ class FederatedStudy(BaseStudy):
         """The open phase, after closing phases that are due; with a token also whether that participant is invited."""
         client = None if token is None else self.client(token)
         yield from self.advance(now=now)
-        row, members, rows = yield from read(self._read_open_phase)
-        state = yield from self._state_at(row, row.step)
-        counted, _, _ = self._by_admission(state, rows)
-        begun = row.state == ACTIVE and self._has_begun(row, members)
-        broadcast = self.federation.broadcast(state) if begun else None
-        closes_at = yield from self._closes_at(row, members)
+        row, _, quorum = yield from self._looked()
+        begun = row.state == ACTIVE and self._has_begun(row, quorum.members)
+        broadcast = self.federation.broadcast(quorum.state) if begun else None
+        closes_at = yield from self._closes_at(row, quorum.members)
         if broadcast is not None:
             yield from self._publish(row, broadcast)
+        declined = {one.client: one.error for one in quorum.declined}
         return OpenPhase(
             row,
             broadcast,
-            None if client is None else self.federation.invited(state, client),
-            any(c.client == client and c.round == state.round for c in counted),
-            len(members),
-            len(counted),
-            self.federation.need(state, len(members)),
+            None if client is None else self.federation.invited(quorum.state, client) and client not in declined,
+            client in quorum.came,
+            len(quorum.members),
+            len(quorum.counted),
+            quorum.need,
+            declined,
             closes_at,
         )
 
@@ -380,56 +340,90 @@ class FederatedStudy(BaseStudy):
             yield from self.row()
         outcome, self._row, stored = answer
         yield from self.advance(now=now)
-        row, members, rows = yield from read(self._read_open_phase)
-        state = yield from self._state_at(row, row.step)
-        counted, _, _ = self._by_admission(state, rows)
-        used = stored.step is None or stored.step >= 0
-        return ContributeAnswer(outcome, used, len(counted), self.federation.need(state, len(members)), row)
+        return (yield from self._answered(outcome, stored.step is None or stored.step >= 0))
+
+    def _answered(self, outcome: str, used: bool) -> Steps[ContributeAnswer]:
+        row, _, quorum = yield from self._looked()
+        return ContributeAnswer(outcome, used, len(quorum.counted), quorum.need, row)
+
+    def decline(self, token: str, round: int, phase: str, error: str | None, *, now: float) -> Steps[ContributeAnswer]:
+        """Note that a participant has nothing to contribute to the open phase, because no evaluation gave a value.
+
+        The phase does not wait for it. It is asked again in the next phase, or once it joined again, or once the study
+        was resumed. `error`: type of its evaluator's last error, such as "MemoryError"; None: values were not finite.
+
+        Raises
+        ------
+        LeaseUnknown
+            If the token was not given out by this study.
+        InvalidContribution
+            If there is no such phase, or it has not begun, or `error` is more than the name of a type.
+        StudyStateError
+            If the study has ended.
+        """
+        client = self.client(token)
+        participants.check_error(error)
+        while True:
+            seen, state = yield from self.state()
+            current = self.federation.phases[state.phase].name
+            self.federation.admission(state, round, phase)  # raises, if it has not begun
+            late = (round, phase) != (state.round, current)
+            outcome = yield from write(
+                partial(
+                    participants.decline,
+                    study=self.head, seen=seen, client=client, place=(round, phase), error=error, late=late, now=now,
+                )
+            )  # fmt: skip
+            if outcome is not None:
+                break
+            yield from self.row()
+        yield from self.advance(now=now)
+        return (yield from self._answered(outcome, False))
 
     def advance(self, *, now: float) -> Steps[int]:
         """Close every phase whose quorum is reached or whose deadline has passed; returns how many were closed."""
         total = 0
         while True:
-            seen, members, rows = yield from read(self._read_open_phase)
             if self.stuck:
-                self._row = seen
+                yield from self.row()
                 return total
-            state = yield from self._state_at(seen, seen.step)
-            if seen.state != ACTIVE:
-                self._row = seen
+            seen, rows, quorum = yield from self._looked()
+            self._row = seen
+            if seen.state != ACTIVE or not self._has_begun(seen, quorum.members):
                 return total
-            counted, _, _ = self._by_admission(state, rows)
-            why = yield from self._reason_to_close(seen, state, members, len(counted), now)
+            closes_at = yield from self._closes_at(seen, quorum.members)
+            due = closes_at is not None and now >= closes_at
+            why = quorum.closes(due)
             if why is None:
-                self._row = seen
+                if quorum.hopeless and (due or closes_at is None):
+                    name = self.federation.phases[quorum.state.phase].name
+                    reason = participants.hopeless(name, len(quorum.counted), quorum.fewest, quorum.declined)
+                    work = partial(participants.pause, study=self.head, seen=seen, reason=reason, now=now)
+                    self._row = yield from write(work)
                 return total
-            contributions = [Contribution.from_bytes(item.content or b"") for item in counted]
-            tell = partial(self.federation.tell, state, contributions)
+            contributions = [Contribution.from_bytes(item.content or b"") for item in quorum.counted]
+            tell = partial(self.federation.tell, quorum.state, contributions)
             try:
                 after = yield from compute(tell, self._tell_seconds, self._took)
             except Exception as error:
                 yield from self._fail(error, now)
                 return total
-            total += yield from self._close_phase(seen, rows, counted, state, after, why, now)
+            total += yield from self._close_phase(seen, rows, quorum.counted, quorum.state, after, why, now)
 
     def _took(self, seconds: float) -> None:
         self._tell_seconds = seconds
 
-    def _read_open_phase(self, tx: Tx) -> tuple[StudyRow, list[MemberRow], list[ContributionRow]]:
-        """The study's row, its participants, and the contributions that no phase has used yet."""
-        return ledger.locked(tx, self.id), tx.members(self.id), tx.waiting_contributions(self.id)
+    def _looked(self) -> Steps[tuple[StudyRow, Sequence[ContributionRow], Quorum]]:
+        """The study's row, the contributions that no phase has used yet, and the participants of the open phase."""
 
-    def _reason_to_close(
-        self, row: StudyRow, state: FederationState, members: Sequence[MemberRow], n: int, now: float
-    ) -> Steps[str | None]:
-        """The reason for which the open phase closes now, or None."""
-        if not self._has_begun(row, members):
-            return None
-        if n >= self.federation.need(state, len(members)):
-            return "need"
-        closes_at = yield from self._closes_at(row, members)
-        fewest = max(1, self.federation.options.min_clients)
-        return "deadline" if closes_at is not None and now >= closes_at and n >= fewest else None
+        def look(tx: Tx) -> tuple[StudyRow, list[MemberRow], list[ContributionRow], Mapping[str, Decline]]:
+            row = ledger.locked(tx, self.id)
+            return row, tx.members(self.id), tx.waiting_contributions(self.id), participants.declined(tx, row)
+
+        row, members, rows, declines = yield from read(look)
+        state = yield from self._state_at(row, row.step)
+        counted, _, _ = self._by_admission(state, rows)
+        return row, rows, Quorum(self.federation, state, members, counted, declines)
 
     def _close_phase(
         self,
@@ -482,6 +476,12 @@ class FederatedStudy(BaseStudy):
         self._row = row
         self._keep(row.epoch, row.step, after)
         return 1
+
+    def notices(self) -> Steps[list[Notice]]:
+        """What the study's owner should know of its rounds and its participants."""
+        _, state = yield from self.state()
+        told = yield from read(partial(participants.notices, study=self.id))
+        return [*self.federation.notices(state), *told]
 
     def updates(self, after: int = 0, limit: int = MAX_UPDATES) -> Steps[list[UpdateRow]]:
         """Updates of the common point after a version, from which an absent participant rebuilds it."""

@@ -155,6 +155,10 @@ def rounds(server: RealServer, client: Client) -> None:
             },
         },
     )
+    lost = client.send(protocol.join(study.id, "lost")).token
+    assert client.send(protocol.decline(study.id, 0, lost, "local", "MemoryError")).outcome == "declined"
+    client.send(protocol.leave(study.id, lost))
+    study.resume()
     place = study.host("judge", weight=2.0)
     assert place.refresh().hosted is not None
     clinic = Participant(study, lambda params: float((params["x"] ** 2).sum()), client="clinic", weight=3.0)

@@ -5,8 +5,10 @@ Tests that take `study_of` run against both.
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from blackbox_client import Client, Infeasible, Result, RetryPolicy, StudyHandle, Worker, errors, recipes
+from blackbox_client.errors import ObjectiveUnusable
 from blackbox_client.protocol import plain
 from blackbox_client.worker import Evaluation, evaluate
 
@@ -467,6 +470,92 @@ def troubled(params: dict[str, Any]) -> float:
     if params["x"] == 1.0:
         time.sleep(60)
     return square(params)
+
+
+class Unreadable(Exception):
+    """Pickles, and does not unpickle."""
+
+    def __init__(self, status: int, *, judge: str) -> None:
+        super().__init__(f"{judge} answered {status}")
+
+
+def stubborn(params: dict[str, Any]) -> Any:
+    if params["x"] == 0.0:
+        time.sleep(60)
+    if params["x"] == 1.0:
+        raise Unreadable(503, judge="the judge")
+    if params["x"] == 2.0:
+        sys.exit("config.toml is missing")
+    if params["x"] == 3.0:
+        sys.exit(3)
+    return Result(4.0, info={"error": Unreadable(503, judge="it")}) if params["x"] == 4.0 else square(params)
+
+
+def test_what_hangs_is_killed_and_what_raises_is_told_by_its_own_name(script: Any, client: Client) -> None:
+    study = script(6)
+    summary = Worker(client.study("st_1"), stubborn, timeout_seconds=1.0).run()
+    errors = {trial: study.told.pop(trial)["error"] for trial in range(5)}
+    assert (errors[0]["type"], errors[0]["retryable"]) == ("timeout", False)
+    assert "no value after 1 s" in errors[0]["message"]
+    assert (errors[1]["type"], errors[1]["message"]) == ("Unreadable", "the judge answered 503")
+    assert (errors[2]["type"], errors[2]["message"]) == ("SystemExit", "config.toml is missing")
+    assert (errors[3]["type"], errors[3]["message"]) == ("SystemExit", "exit code 3")
+    assert errors[4]["type"] == "UnusableResult"
+    assert study.values() == {5: 25.0}, "and the worker goes on"
+    assert (summary.evaluated, summary.failed) == (6, 5)
+
+
+class Unimportable:
+    """An objective whose module cannot be imported where it arrives."""
+
+    def __call__(self, params: dict[str, Any]) -> float:
+        return 0.0
+
+    def __reduce__(self) -> Any:
+        return importlib.import_module, ("a_module_that_nobody_has",)
+
+
+def test_an_objective_that_cannot_be_imported_ends_the_worker_with_its_error(script: Any, client: Client) -> None:
+    study = script(3)
+    with pytest.raises(ObjectiveUnusable, match="ModuleNotFoundError: No module named 'a_module_that_nobody_has'"):
+        Worker(client.study("st_1"), Unimportable(), executor="process").run()
+    assert {each["status"] for each in study.told.values()} == {"released"}
+
+
+def test_exit_of_an_objective_is_a_failure_of_its_trial_not_the_end_of_the_worker(script: Any, client: Client) -> None:
+    study = script(2)
+
+    def objective(params: dict[str, Any]) -> float:
+        return sys.exit("no config") if params["x"] == 0.0 else 1.0  # type: ignore[func-returns-value]
+
+    assert Worker(client.study("st_1"), objective).run().applied == 2
+    assert study.told[0]["error"]["type"] == "SystemExit"
+
+
+@pytest.mark.parametrize("bad", [{"timeout_seconds": 0}, {"timeout_seconds": 1, "executor": "thread"}])
+def test_a_timeout_needs_something_that_can_be_killed(bad: dict[str, Any], client: Client) -> None:
+    with pytest.raises(ValueError, match="timeout_seconds"):
+        Worker(client.study("st_1"), square, **bad)
+
+
+@pytest.mark.parametrize("executor", [None, "thread"])
+def test_an_evaluation_that_hangs_does_not_hold_a_signal(script: Any, client: Client, executor: Any) -> None:
+    study = script(1)
+    begun = threading.Event()
+
+    def hangs(params: dict[str, Any]) -> float:
+        begun.set()
+        time.sleep(60)
+        return 0.0
+
+    def signals() -> None:
+        wait_until(begun.is_set)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=signals).start()
+    summary = Worker(client.study("st_1"), hangs, executor=executor, grace_seconds=0.05).run()
+    assert (summary.evaluated, summary.released, summary.ended) == (0, 1, "stopped")
+    assert study.told[0]["status"] == "released"
 
 
 def test_a_process_that_dies_or_is_abandoned_costs_one_evaluation_and_its_lane_goes_on(

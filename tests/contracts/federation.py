@@ -157,10 +157,39 @@ class FederationContract:
             for _ in range(2 * len(coordinator.phases)):
                 told = lambda x, answers=answers: np.array([next(answers) for _ in x])  # noqa: E731
                 own = work(machine, own, coordinator.broadcast(state), told)
-                state = coordinator.tell(state, [machine.contribution(own)])
-                own = machine.settle(own, True)
+                counts = not machine.declines(own)
+                state = coordinator.tell(state, [machine.contribution(own)] if counts else [])
+                own = machine.settle(own, counts)
                 assert np.isfinite(list(numbers(state))).all(), values
                 assert np.isfinite(list(numbers(own))).all(), values
+
+    def test_where_no_evaluation_gave_a_value_there_is_no_contribution_and_the_phase_can_begin_again(
+        self, variant: Variant
+    ) -> None:
+        coordinator = make(variant)
+        machine = participant(coordinator, "ann")
+        broadcast = coordinator.broadcast(coordinator.init())
+        own = work(machine, machine.init(), broadcast, lambda x: np.full(len(x), math.nan))
+        assert machine.declines(own)
+        assert machine.done(own)
+        with pytest.raises(Conflict, match="so there is no contribution"):
+            machine.contribution(own)
+        assert own.work.evaluations > 0
+        assert own.work.released == 0
+        again = work(machine, machine.settle(own, False), broadcast, bowl("ann"))
+        assert not machine.declines(again)
+        assert any(v.any() for v in machine.contribution(again).vectors.values())
+
+    def test_a_flat_objective_is_information(self, variant: Variant) -> None:
+        coordinator = make(variant)
+        machine = participant(coordinator, "ann")
+        state = coordinator.init()
+        own = work(machine, machine.init(), coordinator.broadcast(state), lambda x: np.ones(len(x)))
+        assert not machine.declines(own)
+        moved = coordinator.tell(state, [machine.contribution(own)])
+        assert (moved.x == state.x).all()
+        assert [notice.code for notice in coordinator.notices(moved)] == ["nothing_moves"]
+        assert not coordinator.notices(state)
 
     def test_only_finished_phases_contribute(self, variant: Variant) -> None:
         coordinator = make(variant)

@@ -145,6 +145,46 @@ def test_a_participant_that_is_restarted_goes_on_with_its_secret_and_state(serve
     assert study.refresh().state == "COMPLETED"
 
 
+def broken(params: Any) -> float:
+    raise MemoryError("patient 17")
+
+
+def test_a_participant_whose_evaluator_always_raises_says_so_and_moves_nothing(server):
+    study = create(server.client(), "fedzo", rounds={"min_joined": 2}, options={"quorum": 1.0, "rounds": 2})
+    taken: dict[str, Any] = {}
+
+    def work(name: str, objective: Any) -> None:
+        taken[name] = Participant(server.client().study(study.id), objective, client=name).run()
+
+    threads = [threading.Thread(target=work, args=job) for job in (("good", Quadratic(0)), ("broken", broken))]
+    for thread in threads:
+        thread.start()
+    all_done(threads)
+    assert study.refresh().state == "COMPLETED"
+    assert (taken["good"].contributions, taken["good"].declined) == (2, 0)
+    said = taken["broken"]
+    assert (said.contributions, said.sent_bytes, said.error) == (0, 0, "MemoryError: patient 17")
+    assert said.declined == 2
+    assert "patient" not in json.dumps([event.raw for event in study.events()])
+
+
+def test_a_participant_with_nothing_to_give_leaves_a_paused_study_and_goes_on_when_it_is_mended(server, tmp_path):
+    study = create(server.client(), "fedzo", options={"quorum": 1.0, "rounds": 1})
+    place = {"client": "a", "folder": tmp_path}
+    said = Participant(server.client().study(study.id), broken, **place).run()
+    assert (said.state, said.declined, said.contributions) == ("PAUSED", 1, 0)
+    assert "a (MemoryError) had no value" in str(study.refresh().reason)
+    study.resume()
+    mended = Participant(server.client().study(study.id), Quadratic(0), **place).run()
+    assert (mended.state, mended.declined, mended.contributions) == ("COMPLETED", 0, 1)
+
+
+def test_a_flat_objective_contributes_and_the_participant_says_so(server):
+    study = create(server.client(), "fedzo", options={"quorum": 1.0, "rounds": 1})
+    said = Participant(server.client().study(study.id), lambda _: 1.0, client="a").run()
+    assert (said.contributions, said.declined, said.flat) == (1, 0, 1)
+
+
 class Crash(BaseException):
     """The process of a participant ends here, as far as its code can tell."""
 

@@ -108,6 +108,35 @@ def test_missing_values_leave_a_mean_of_those_that_came() -> None:
         np.testing.assert_array_equal(machine.gradient(own, np.array(nothing)), 0.0)
 
 
+@pytest.mark.parametrize("name", ["fedzo", "fedprox", "scaffold"])
+def test_a_local_step_without_a_value_moves_nothing_not_even_by_momentum(name: str) -> None:
+    coordinator = make(Variant(name), count=3, local_steps=3)
+    machine, state = participant(coordinator, "ann"), coordinator.init()
+    own = machine.start(machine.init(), coordinator.broadcast(state))
+    own = machine.tell(own, ragged(machine.ask(own)))
+    before = own
+    own = machine.tell(own, np.full(len(machine.ask(own)), np.nan))
+    assert (own.z == before.z).all()
+    assert own.t == before.t + 1
+    assert own.stepper.t == 1
+    own = machine.tell(own, ragged(machine.ask(own)))
+    assert not machine.declines(own)
+    assert (own.z != before.z).any()
+    if name == "scaffold":  # the mean of the estimates that there are
+        np.testing.assert_allclose(machine.result(own)["control"], own.slope / 2)
+
+
+def test_a_rehearsal_without_a_value_says_so_instead_of_ending_at_the_start() -> None:
+    coordinator = make(Variant("fedzo"))
+    nothing = lambda x: np.full(len(x), np.nan)  # noqa: E731
+    with pytest.raises(InvalidInput, match="no evaluation of phase 'local' in round 0 gave a value, at any of a, b"):
+        federation.rehearse(coordinator, {"a": nothing, "b": nothing}, 3)
+    alone = federation.rehearse(coordinator, {"a": ragged}, 3)
+    beside = federation.rehearse(coordinator, {"a": ragged, "b": nothing}, 3)
+    assert beside.declined == {"b": 3}
+    assert (beside.state.x == alone.state.x).all()
+
+
 # scalars
 
 

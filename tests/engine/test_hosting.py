@@ -196,6 +196,55 @@ def test_points_that_fail_for_good_have_no_value_and_stop_nothing(store: Store) 
     assert d.replayed_equal() == d.row().step
 
 
+ERROR = {"type": "MemoryError", "message": "patient 17"}
+
+
+def fail(d: Hosted) -> None:
+    """Let every evaluation fail for which there is a lease."""
+    while asked := d.ask().leases:
+        d.tell(asked[0], status="failed", retryable=False, extra={"error": ERROR})
+    d.do(d.study.advance(now=d.now))
+
+
+def test_a_hosted_participant_whose_evaluator_always_fails_declines_with_the_type_of_its_error(store: Store) -> None:
+    r = start(store, options={"rounds": 2, "count": 2}).join("b")
+    d = Hosted(r, "a")
+    fail(d)
+    assert dict(r.phase().declined) == {"a": "MemoryError"}
+    assert "patient" not in str(r.store.read(lambda tx: tx.events(r.study.id, 0, 99)))
+    r.send("b")
+    assert r.state().round == 1
+    assert r.state().counted == 1, "only who has a value counts"
+    fail(d)
+    r.do(r.study.leave(r.tokens["b"], now=r.now))
+    r.do(r.study.advance(now=r.now))
+    assert r.row().state == "PAUSED"
+    assert "a (MemoryError)" in r.row().reason
+    assert d.ask().reason == "between_rounds"
+    assert d.row().state == "ACTIVE"
+    r.do(r.study.resume(now=r.now))
+    assert d.work() > 0, "the phase begins again"
+    assert (r.row().state, r.row().reason, r.state().counted) == ("COMPLETED", "rounds", 1)
+    assert d.replayed_equal() == d.row().step
+
+
+def test_a_hosted_participant_that_is_paused_because_everything_failed_is_not_waited_for(store: Store) -> None:
+    r = start(store, options={"count": 30}).join("b")
+    d = Hosted(r, "a")
+    fail(d)
+    assert d.row().state == "PAUSED"
+    assert "20 times in a row" in d.row().reason
+    assert dict(r.phase().declined) == {"a": "MemoryError"}
+    d.do(d.study.resume(now=d.now))
+    d.work()
+    assert not r.phase().declined
+    assert r.phase().received == 1, "mended in time, it counts after all"
+    r.send("b")
+    assert r.state().round == 1
+    assert r.state().counted == 2
+    assert d.replayed_equal() == d.row().step
+
+
 def test_a_stale_move_that_still_counts_is_finished_and_others_are_given_up(store: Store) -> None:
     for staleness, name in ((0, "fresh"), (3, "stale")):
         r = start(store, "scaffold", name=name, options={"quorum": 0.5, "max_staleness": staleness}).join("b", "c")

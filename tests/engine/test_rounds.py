@@ -70,6 +70,12 @@ class Rounds:
         sent = contribution or self.made(client)
         return self.do(self.study.contribute(self.tokens[client], sent, now=self.now))
 
+    def decline(self, client: str, error: str | None = None) -> Any:
+        self.now += 1.0
+        state = self.state()
+        phase = self.study.federation.phases[state.phase].name
+        return self.do(self.study.decline(self.tokens[client], state.round, phase, error, now=self.now))
+
     def round(self, clients: Sequence[str] = tuple(CENTRES)) -> None:
         """Everybody works on the open phase, then all send."""
         made = {client: self.made(client) for client in clients}
@@ -210,6 +216,108 @@ def test_a_deadline_closes_a_phase_with_what_has_arrived_but_never_with_nothing(
     assert [s.why for s in d.store.read(lambda tx: tx.steps(d.study.id, 0, 9))] == ["deadline"] * 2
     d.check_log()
     assert d.replayed_equal() == 2
+
+
+def test_a_participant_without_a_value_is_not_waited_for_and_moves_nothing(store):
+    d = start(store).join("a", "b")
+    assert d.decline("b", "MemoryError").outcome == "declined"
+    assert d.decline("b", "MemoryError").outcome == "duplicate"
+    seen = d.phase("b")
+    assert (dict(seen.declined), seen.need, seen.invited) == ({"b": "MemoryError"}, 1, False)
+    assert d.phase("a").invited
+    alone = d.made("a")
+    d.send("a", alone)
+    assert d.state().round == 1
+    assert d.state().counted == 1
+    np.testing.assert_allclose(d.state().x, 0.5 + alone.vectors["delta"], rtol=1e-6)
+    assert not d.phase().declined, "it is asked again in the next phase"
+    assert [n.code for n in d.do(d.study.notices())] == ["participants_declined"]
+    d.round("ab")
+    assert d.state().round == 2
+    assert d.state().counted == 2
+    d.round("ab")
+    assert d.do(d.study.notices()) == [], "long ago"
+    d.check_log()
+    assert d.replayed_equal() == 3
+
+
+def test_a_declined_phase_needs_no_more_than_can_still_come(store):
+    d = start(store, options={"quorum": 0.75}).join(*CENTRES)
+    assert d.phase().need == 3
+    d.decline("d")
+    assert d.phase().need == 3, "three may still come"
+    d.decline("c")
+    assert d.phase().need == 2
+    d.round("ab")
+    assert d.state().round == 1
+
+
+@pytest.mark.parametrize("deadline", [None, 60.0])
+def test_rounds_in_which_nobody_has_a_value_pause_with_the_reason_and_never_complete(store, deadline):
+    d = start(store, options={"rounds": 2}, rounds={"min_joined": 2, "deadline_seconds": deadline}).join("a", "b")
+    d.decline("a", "RuntimeError")
+    assert d.row().state == "ACTIVE"
+    d.decline("b", None)
+    if deadline is not None:
+        assert d.row().state == "ACTIVE", "somebody may still join"
+        d.now += deadline
+        d.phase()
+    assert (d.row().state, d.row().step) == ("PAUSED", 0)
+    assert "a (RuntimeError), b (values that are not finite) had no value" in d.row().reason
+    d.do(d.study.resume(now=d.now))
+    seen = d.phase("a")
+    assert seen.invited
+    assert not seen.declined, "everybody is asked again"
+    d.round("ab")
+    d.round("ab")
+    assert (d.row().state, d.row().reason) == ("COMPLETED", "rounds")
+
+
+def test_rounds_pause_if_fewer_than_min_clients_have_a_value(store):
+    d = start(store, options={"min_clients": 2}).join("a", "b")
+    d.decline("b", "OSError")
+    d.send("a")
+    assert d.row().state == "PAUSED"
+    assert "has 1 of the 2 contributions it needs" in d.row().reason
+
+
+def test_who_declined_and_joins_again_or_contributes_after_all_takes_part(store):
+    d = start(store).join("a", "b")
+    d.decline("a", "OSError")
+    d.join("a")
+    assert d.phase("a").invited
+    assert not d.phase().declined
+    d.decline("b")
+    assert d.send("b").outcome == "applied"
+    assert not d.phase().declined
+    assert d.phase().need == 2
+    assert d.decline("b").outcome == "duplicate"
+
+
+def test_of_an_error_only_the_type_can_leave_a_participant(store):
+    d = start(store).join("a", "b")
+    for text in ("RuntimeError: patient 17 is missing", "a b", "x" * 101, "", "17"):
+        with pytest.raises(InvalidContribution, match="name of a type"):
+            d.decline("a", text)
+    assert d.decline("a", "httpx.ReadTimeout").outcome == "declined"
+    events = d.store.read(lambda tx: tx.events(d.study.id, 0, 99))
+    (event,) = [e for e in events if e.type == "participant.declined"]
+    assert json.loads(event.data) == {"client": "a", "round": 0, "phase": "local", "error": "httpx.ReadTimeout"}
+
+
+def test_a_phase_that_is_not_open_cannot_be_declined(store):
+    d = start(store).join("a", "b")
+    d.round("ab")
+    assert d.do(d.study.decline(d.tokens["a"], 0, "local", None, now=d.now)).outcome == "duplicate"
+    d.join("c")
+    assert d.do(d.study.decline(d.tokens["c"], 0, "local", None, now=d.now)).outcome == "late"
+    with pytest.raises(InvalidContribution, match="the open phase is"):
+        d.do(d.study.decline(d.tokens["a"], 5, "local", None, now=d.now))
+    with pytest.raises(InvalidContribution, match="is none"):
+        d.do(d.study.decline(d.tokens["a"], 1, "locla", None, now=d.now))
+    d.do(d.study.cancel(now=d.now))
+    with pytest.raises(StudyStateError):
+        d.do(d.study.decline(d.tokens["a"], 1, "local", None, now=d.now))
 
 
 def test_rounds_begin_when_enough_have_joined(store):

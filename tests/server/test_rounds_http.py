@@ -147,6 +147,22 @@ def test_who_leaves_is_not_waited_for(server):
     assert answer.json()["study"]["step"] == 1
 
 
+def test_who_has_no_value_declines_and_is_not_waited_for(server):
+    d = Federated(server).join("a", "b")
+    at = f"{d.at}/rounds/0/decline"
+    body = {"phase": "local", "error": "MemoryError"}
+    assert_problem(d.http.post(at, json=body), 422, "invalid-input")
+    bad = d.http.post(at, json={**body, "error": "patient 17: no pulse"}, headers=d.headers("b"))
+    assert_problem(bad, 422, "invalid-contribution")
+    said = d.http.post(at, json=body, headers=d.headers("b"))
+    assert said.status_code == 200, said.text
+    assert (said.json()["outcome"], said.json()["counted"], said.json()["need"]) == ("declined", False, 1)
+    assert d.current("b")["declined"] == 1
+    assert d.current("b")["invited"] is False
+    assert "declined: 1 had no value to learn from: b (MemoryError)" in d.http.get(f"{d.at}/brief").text
+    assert d.send("a", d.made("a")).json()["study"]["step"] == 1
+
+
 def test_the_brief_says_where_the_rounds_stand_and_how_to_take_part(server):
     privacy = {"clip": {"delta": 0.1}, "noise": 1.0}
     d = Federated(server, rounds={"min_joined": 2}, options={"rounds": 2, "privacy": privacy}).join("a")

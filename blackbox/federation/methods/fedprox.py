@@ -44,3 +44,4 @@ class FedProx(Descent[FedProxResolved]):
     Options = FedProxOptions
     Resolved = FedProxResolved
     Participant = FedProxParticipant
+    revision = 2  # 2026-11: a local step without a value moves nothing, and a phase without one contributes nothing

@@ -33,3 +33,4 @@ class FedZo(Descent[FedZoResolved]):
     Options = FedZoOptions
     Resolved = FedZoResolved
     Participant = FedZoParticipant
+    revision = 2  # 2026-11: a local step without a value moves nothing, and a phase without one contributes nothing

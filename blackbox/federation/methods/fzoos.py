@@ -122,7 +122,7 @@ class FZooSState:
     points, values : (n, d) and (n,) the evaluations.
     x : (d,) the point at which the round began.
     z : (d,) the participant's current point.
-    t : local steps taken.
+    t : local steps taken; negative as long as no evaluation of the phase has given a value.
     rate : step size of this round.
     stepper : of this round.
     shared : (M,) mean weights of all participants; empty: no correction in this round.
@@ -205,7 +205,12 @@ class FZooSParticipant(Participant[FZooSResolved, FZooSState]):
         points = np.concatenate([state.points, state.work.points[there]])[-self.options.archive :]
         known = np.concatenate([state.values, values[there]])[-self.options.archive :]
         state = replace(state, points=points, values=known)
-        return self._model(state) if state.work.phase == "transfer" else self._step(state)
+        if state.work.phase == "transfer":
+            return self._model(replace(state, fitted=state.work.round) if there.any() else state)
+        return self._step(state, bool(there.any()))
+
+    def informed(self, state: FZooSState) -> bool:
+        return state.fitted == state.work.round if state.work.phase == "transfer" else state.t > 0
 
     def result(self, state: FZooSState) -> Mapping[str, Vector]:
         known = self._known(state)
@@ -232,12 +237,13 @@ class FZooSParticipant(Participant[FZooSResolved, FZooSState]):
 
     # -- local
 
-    def _step(self, state: FZooSState) -> FZooSState:
-        t, T = state.t + 1, self.options.local_steps
+    def _step(self, state: FZooSState, told: bool = False) -> FZooSState:
+        """Take a local step; `told`: whether a value came since the last one."""
+        t, T = abs(state.t) + 1, self.options.local_steps
         gradient = self.gradient(state, t)
         stepper, move = self.options.stepper.step(state.stepper, gradient, state.rate)
         z = project(state.z + move, self.space)
-        state = replace(state, z=z, t=t, stepper=stepper)
+        state = replace(state, z=z, t=t if told or state.t > 0 else -t, stepper=stepper)
         if t == T:
             return _asking(state, state.points[:0])
         return _asking(state, np.concatenate([z[None], self._least_certain(state, z, self.options.active)]))
@@ -271,7 +277,7 @@ class FZooSParticipant(Participant[FZooSResolved, FZooSState]):
         chosen = self._least_certain(state, x, n, half, 2 * self.options.candidates)
         new = chosen if _holds(state.points, x) else np.concatenate([x[None], chosen])
         state = replace(state, x=x)
-        return _asking(state, new) if len(new) else self._model(state)
+        return _asking(state, new) if len(new) else self._model(replace(state, fitted=state.work.round))
 
     def _model(self, state: FZooSState) -> FZooSState:
         near = surrogates.nearest(state.points, state.x, self.options.transfer_neighbours)
@@ -281,7 +287,7 @@ class FZooSParticipant(Participant[FZooSResolved, FZooSState]):
             weights = self.features.fit(points, values, self.options.ridge)
         # What is sent is float32; both sides of the correction should be.
         weights = weights.astype(np.float32).astype(np.float64)
-        return _asking(replace(state, weights=weights, fitted=state.work.round), state.points[:0])
+        return _asking(replace(state, weights=weights), state.points[:0])
 
     # -- where to evaluate
 
@@ -318,6 +324,7 @@ class FZooS(Federation[FZooSResolved]):
     Options = FZooSOptions
     Resolved = FZooSResolved
     Participant = FZooSParticipant
+    revision = 2  # 2026-11: a phase without a value contributes nothing
 
     @classmethod
     def resolve(cls, options: FZooSOptions, space: Space, outlook: Outlook = UNKNOWN) -> FZooSResolved:

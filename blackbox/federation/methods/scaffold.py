@@ -61,7 +61,12 @@ class ScaffoldParticipant(DescentParticipant[ScaffoldResolved]):
     def learn(self, state: DescentState, values: Vector) -> DescentState:
         if state.work.phase != "control":
             return super().learn(state, values)
-        return self.at_rest(replace(state, control=self.gradient(state, values), made=state.work.round))
+        if self.informs(state, values):
+            state = replace(state, control=self.gradient(state, values), made=state.work.round)
+        return self.at_rest(state)
+
+    def informed(self, state: DescentState) -> bool:
+        return state.made == state.work.round if state.work.phase == "control" else super().informed(state)
 
     def result(self, state: DescentState) -> Mapping[str, Vector]:
         if state.work.phase == "control":
@@ -69,7 +74,7 @@ class ScaffoldParticipant(DescentParticipant[ScaffoldResolved]):
         if self.options.control == "fresh":
             return {"delta": state.z - state.x}
         before = state.control if len(state.control) else 0.0
-        return {"delta": state.z - state.x, "control": state.slope / self.options.local_steps - before}
+        return {"delta": state.z - state.x, "control": state.slope / max(state.stepper.t, 1) - before}
 
     def settle(self, state: DescentState, counted: bool) -> DescentState:
         if self.options.control == "fresh" or not counted or state.made == state.work.round:
@@ -87,6 +92,7 @@ class Scaffold(Descent[ScaffoldResolved]):
     Options = ScaffoldOptions
     Resolved = ScaffoldResolved
     Participant = ScaffoldParticipant
+    revision = 2  # 2026-11: a local step without a value moves nothing, and a phase without one contributes nothing
 
     def make_phases(self) -> tuple[Phase, ...]:
         d = self.space.dim

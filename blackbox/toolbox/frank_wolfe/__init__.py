@@ -11,7 +11,7 @@
 Schemes and rules know nothing of one another; `blackbox.algorithms.zo_frank_wolfe` composes one of each.
 """
 
-from blackbox.toolbox.frank_wolfe.certificates import Certificate, bracket
+from blackbox.toolbox.frank_wolfe.certificates import Certificate, bracket, widened
 from blackbox.toolbox.frank_wolfe.mixtures import MOST_ATOMS, Mixture, Search, least_on_segment, most_atoms
 from blackbox.toolbox.frank_wolfe.state import ZoFrankWolfeState
 
@@ -24,4 +24,5 @@ __all__ = [
     "bracket",
     "least_on_segment",
     "most_atoms",
+    "widened",
 ]

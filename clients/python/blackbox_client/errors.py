@@ -113,6 +113,10 @@ class StillWorking(BlackboxClientError):
         self.retry_after = retry_after
 
 
+class ObjectiveUnusable(BlackboxClientError):
+    """An evaluating process cannot begin, above all because importing the objective fails; the message says how."""
+
+
 class ResultsUndelivered(BlackboxClientError):
     """A worker could not tell these results. They are in `results`; the cause is chained.
 

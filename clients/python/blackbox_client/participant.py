@@ -12,8 +12,9 @@ import os
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blackbox import codec, federation
-from blackbox.errors import InvalidInput
+from blackbox.errors import CodecError, InvalidInput
 from blackbox.recipes import digest
 from blackbox.rng import Key
 from blackbox.space import Space
@@ -44,6 +45,10 @@ class Participation:
     ----------
     contributions : sent and counted.
     late : sent, but the phase had closed.
+    declined : phases to which nothing was contributed, because none of their evaluations gave a value.
+    flat : contributed phases in which all values were equal: the move of zero is right, if the objective is.
+    error : the evaluator's last error, or why its last value was none; empty if there was none. It stays here: the
+        study is told the type only.
     evaluations : of the private objective.
     sent_bytes, received_bytes : contributions, and vectors or updates of the common point, without HTTP around them.
     state : of the study at the end.
@@ -51,6 +56,9 @@ class Participation:
 
     contributions: int = 0
     late: int = 0
+    declined: int = 0
+    flat: int = 0
+    error: str = ""
     evaluations: int = 0
     sent_bytes: int = 0
     received_bytes: int = 0
@@ -65,6 +73,7 @@ class Participant:
     study : handle of the study.
     objective : gets the parameters of a point and returns a number (minimised), evaluated only here. NaN, infinity and
         exceptions mean that the point has no value. With `batched` it gets a list of them and returns as many numbers.
+        Where no point of a phase has one, the phase is declined: nothing is contributed.
     client : name of this participant, unique in the study; the same after a restart.
     weight : its share in means, such as its number of examples. The coordinator learns it.
     folder : where the private state and the secret are kept, readable by the owner only, so that a restart goes on
@@ -96,6 +105,7 @@ class Participant:
         self._batched = batched
         self._stop = threading.Event() if stop is None else stop
         self._folder = None if folder is None else Path(folder)
+        self._error_type: str | None = None
         joined = study.client.send(protocol.join(study.id, client))
         self._token = joined.token
         invitation = federation.Invitation.from_json(joined.invitation.raw)
@@ -115,8 +125,12 @@ class Participant:
         self.study.client.send(protocol.leave(self.study.id, self._token))
 
     def run(self, phases: int | None = None) -> Participation:
-        """Take part until the study ends, `stop` is called, or so many phases were contributed to."""
-        step, sent = -1, 0
+        """Take part until the study ends, `stop` is called, or so many phases were contributed to.
+
+        It returns as well where the study is paused and this participant declined its last phase: the evaluator is to
+        be mended first.
+        """
+        step, sent, declined = -1, 0, False
         self._finish()  # what a crash left between the contribution and its answer
         while not self._stop.is_set() and (phases is None or sent < phases):
             call = protocol.current_round(self.study.id, self._token, after_step=step, wait_seconds=WAIT_SECONDS)
@@ -125,13 +139,16 @@ class Participant:
             except CallInterrupted:
                 break
             self.participation = replace(self.participation, state=phase.state)
-            if phase.state in ENDED:
+            if phase.state in ENDED or (phase.state == "PAUSED" and declined):
                 break
-            if phase.broadcast is None or phase.broadcast.step <= step:
-                continue
+            if phase.broadcast is None or phase.broadcast.step + declined <= step:
+                continue  # a declined phase is open to this participant again after the study was resumed
             step = phase.broadcast.step
             if phase.invited and not phase.contributed:
-                sent += self._take_part(phase.broadcast.raw)
+                before = self.participation.declined
+                done = self._take_part(phase.broadcast.raw)
+                declined = self.participation.declined > before
+                sent += done and not declined
         return self.participation
 
     # One phase
@@ -142,14 +159,22 @@ class Participant:
             broadcast = self._received(raw)
         except NotFound:
             return False  # the phase has closed, and its vectors are gone
+        again = self._machine.declines(self._own) and broadcast.step == self._own.work.broadcast
+        self._settled = -1 if again else self._settled
         own = self._keep(self._machine.start(self._own, broadcast))
+        seen: set[float] = set()  # two are enough to know that the objective is not flat here
         while len(points := self._machine.ask(own)):
             if self._stop.is_set():
                 return False
-            own = self._machine.tell(own, self._values(points))
+            values = self._values(points)
+            seen = {*seen, *(value for value in values if math.isfinite(value))} if len(seen) < 2 else seen
+            own = self._machine.tell(own, values)
             self.participation = replace(self.participation, evaluations=self.participation.evaluations + len(points))
         self._keep(own)
         self._finish()
+        if len(seen) == 1:
+            log.warning("all values of %s in round %d are equal: the objective is flat", self.client, broadcast.round)
+            self.participation = replace(self.participation, flat=self.participation.flat + 1)
         return True
 
     def _finish(self) -> None:
@@ -159,6 +184,9 @@ class Participant:
         """
         own = self._own
         if not self._machine.done(own) or self._settled == own.work.broadcast:
+            return
+        if self._machine.declines(own):
+            self._decline(own)
             return
         sent = self._machine.contribution(own).to_bytes()  # the same bytes as before a restart
         try:
@@ -175,6 +203,22 @@ class Participant:
             late=done.late + (not counted),
             sent_bytes=done.sent_bytes + len(sent),
         )
+
+    def _decline(self, own: Any) -> None:
+        """Say that the phase gave nothing to contribute, and why as far as that may leave."""
+        work = own.work
+        log.error(
+            "%s declines phase %r of round %d: none of its %d evaluations gave a value; the last error was %s",
+            *(self.client, work.phase, work.round, work.evaluations, self.participation.error or "before a restart"),
+        )
+        try:
+            self.study.client.send(
+                protocol.decline(self.study.id, work.round, self._token, work.phase, self._error_type)
+            )
+        except Conflict as error:
+            log.info("the rounds of %s are over: %s", self.client, error)
+        self._keep(self._machine.settle(own, False), settled=True)
+        self.participation = replace(self.participation, declined=self.participation.declined + 1)
 
     def _received(self, raw: Mapping[str, Any]) -> federation.Broadcast:
         """The broadcast with its vectors: the common point by its updates where that is less to fetch."""
@@ -211,17 +255,33 @@ class Participant:
 
     def _values(self, points: Any) -> list[float]:
         params = [self.space.decode(point) for point in points]
-        if self._batched:
-            values: Sequence[Any] = self._objective(params)
-            return [float(value) for value in values]
-        return [self._value(item) for item in params]
-
-    def _value(self, params: dict[str, Any]) -> float:
+        if not self._batched:
+            return [self._value(partial(self._objective, item)) for item in params]
         try:
-            return float(self._objective(params))
-        except Exception:
-            log.warning("the objective of %s raised; the point has no value", self.client, exc_info=True)
+            values = list(self._objective(params))
+        except Exception as error:
+            self._failed(error)
+            return [math.nan] * len(params)
+        return [self._value(partial(_same, value)) for value in values]
+
+    def _value(self, evaluate: Callable[[], Any]) -> float:
+        try:
+            value = float(evaluate())
+        except Exception as error:
+            self._failed(error)
             return math.nan
+        if not math.isfinite(value):
+            self._error_type = None
+            self.participation = replace(self.participation, error=f"the value {value}")
+        return value
+
+    def _failed(self, error: Exception) -> None:
+        text = f"{type(error).__name__}: {error}"
+        if text != self.participation.error:  # one that repeats is said once
+            log.warning("the objective of %s raised; the point has no value", self.client, exc_info=True)
+        name = type(error).__name__
+        self._error_type = name if name.isidentifier() and len(name) <= 100 else None
+        self.participation = replace(self.participation, error=text)
 
     # What is kept
 
@@ -240,7 +300,11 @@ class Participant:
         if self._folder is None or not (path := self._folder / "state").exists():
             return fresh, -1
         kept = codec.decode(_Kept, path.read_bytes())
-        return codec.decode(type(fresh), kept.state.tobytes()), kept.settled
+        try:
+            return codec.decode(type(fresh), kept.state.tobytes()), kept.settled
+        except CodecError as error:
+            log.warning("%s begins anew, for another release kept its private state: %s", self.client, error)
+            return fresh, kept.settled
 
     def _keep(self, own: Any, settled: bool = False) -> Any:
         self._own = own
@@ -250,6 +314,10 @@ class Participant:
             kept = _Kept(self._settled, np.frombuffer(codec.encode(own), np.uint8))
             _write(self._folder / "state", codec.encode(kept))
         return own
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 @dataclass(frozen=True, slots=True)

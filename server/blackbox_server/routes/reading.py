@@ -13,10 +13,12 @@ from typing import cast
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from blackbox.errors import RENAMED, AlgorithmChanged, BlobNotFound, FieldError, InvalidInput, nearest
+from blackbox.study.answers import OpenPhase
 from blackbox.study.base import BaseStudy
 from blackbox.study.hosting import HostedStudy
 from blackbox.study.kinds import as_kind
-from blackbox.study.rounds import FederatedStudy, OpenPhase
+from blackbox.study.participants import NOT_FINITE
+from blackbox.study.rounds import FederatedStudy
 from blackbox.study.rows import StudyRow, Tx
 from blackbox.study.trials import TrialStudy
 from blackbox_server import limits
@@ -245,6 +247,9 @@ def _standing(study: FederatedStudy, phase: OpenPhase, metrics: dict[str, float]
         lines.append(f"open: phase {name!r}, {phase.received} of {phase.need} contributions received{closes}")
     elif row.state == "ACTIVE":
         lines.append(f"open: nothing yet, {study.spec.rounds.min_joined} must join")
+    if phase.declined:
+        named = ", ".join(f"{name} ({error or NOT_FINITE})" for name, error in sorted(phase.declined.items())[:5])
+        lines.append(f"declined: {len(phase.declined)} had no value to learn from: {named}")
     if options.privacy is not None:
         coordinator, published = metrics.get("epsilon_coordinator", 0.0), metrics.get("epsilon_published", 0.0)
         lines.append(

@@ -10,15 +10,17 @@ from starlette.responses import Response
 
 from blackbox.errors import FieldError, InvalidContribution, InvalidInput, RoundNotFound
 from blackbox.federation import Contribution, ContributionJson
+from blackbox.study.answers import ContributeAnswer, OpenPhase
+from blackbox.study.effects import Steps
 from blackbox.study.kinds import as_kind
-from blackbox.study.rounds import FederatedStudy, OpenPhase
+from blackbox.study.rounds import FederatedStudy
 from blackbox_server import limits
 from blackbox_server.routes import shapes
 from blackbox_server.routes.call import Call
 from blackbox_server.routes.responses import answer
 from blackbox_server.routes.route import Routes
 from blackbox_server.schemas import answers
-from blackbox_server.schemas.requests import Join, Nothing, RoundQuery, UpdatesQuery
+from blackbox_server.schemas.requests import Decline, Join, Nothing, RoundQuery, UpdatesQuery
 from blackbox_server.service import OpenStudy, Service
 
 routes = Routes()
@@ -58,7 +60,12 @@ async def join(call: Call) -> Response:
     )
 
 
-LINKS = {"current": "rounds/current", "contributions": "rounds/{round}/contributions", "updates": "updates"}
+LINKS = {
+    "current": "rounds/current",
+    "contributions": "rounds/{round}/contributions",
+    "decline": "rounds/{round}/decline",
+    "updates": "updates",
+}
 
 
 @routes(
@@ -117,6 +124,7 @@ def _phase(study: FederatedStudy, phase: OpenPhase, metrics: Mapping[str, float]
         "joined": phase.joined,
         "received": phase.received,
         "need": phase.need,
+        "declined": len(phase.declined),
         "closes_at": shapes.at(phase.closes_at),
         "metrics": metrics,
     }
@@ -159,8 +167,25 @@ async def contribute(call: Call) -> Response:
     if contribution.round != number:
         fault = FieldError("/round", "mismatch", f"the path says {number}, the contribution {contribution.round}")
         raise InvalidContribution("the contribution is of another round than its path", errors=[fault])
+    return await _received(call, opened, study, study.contribute(_token(call), contribution, now=call.now))
+
+
+@routes(
+    "POST /v1/studies/{study}/rounds/{round}/decline", "study:evaluate", {200: answers.ContributionAnswer},
+    body=Decline, headers=TOKEN_HEADER,
+)  # fmt: skip
+async def decline(call: Call) -> Response:
+    """Say that there is nothing to contribute to the open phase, because no evaluation gave a value."""
+    opened, study = await _federated(call)
+    body, number = await call.body(Decline), _number(call.path["round"])
+    return await _received(
+        call, opened, study, study.decline(_token(call), number, body.phase, body.error, now=call.now)
+    )
+
+
+async def _received(call: Call, opened: OpenStudy, study: FederatedStudy, steps: Steps[ContributeAnswer]) -> Response:
     before = study.seen
-    received = await call.service.drive(study.contribute(_token(call), contribution, now=call.now))
+    received = await call.service.drive(steps)
     if before is None or received.row.step > before.step or received.row.state != before.state:
         opened.changed()
     else:

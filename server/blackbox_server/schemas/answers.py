@@ -551,6 +551,8 @@ class OpenPhaseInfo(TypedDict):
     joined: int
     received: int
     need: int
+    declined: int
+    """Participants that have no value to learn from in this phase, and are not waited for."""
     closes_at: datetime | None
     metrics: dict[str, float]
 

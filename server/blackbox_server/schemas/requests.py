@@ -167,6 +167,16 @@ class Join(Wire):
     """The share of a hosted participant in means, such as its number of examples; default 1."""
 
 
+class Decline(Wire):
+    """Nothing to contribute: no evaluation of the phase gave a value to learn from."""
+
+    phase: Annotated[str, Field(max_length=64)]
+    """The phase of the broadcast that this answers."""
+    error: Annotated[str, Field(max_length=100)] | None = None
+    """Type of the evaluator's last error, such as MemoryError: a name, neither message nor data. null: the values were
+    not finite."""
+
+
 class Reason(Wire):
     """A reason, for the log."""
 

@@ -190,6 +190,13 @@ class Contribution(TypedDict, total=False):
     privacy: Privacy | None
 
 
+class Decline(TypedDict, total=False):
+    """Nothing to contribute to a phase; `error` is the type of the evaluator's last error, no message."""
+
+    phase: Required[str]
+    error: str | None
+
+
 # ---- keys
 
 

@@ -80,8 +80,9 @@ class OpenPhase(Model):
     ----------
     step : phases that have closed.
     broadcast : what participants work on; None until enough have joined.
-    invited, contributed : whether the caller (if it showed its token) takes part in this phase, and has.
+    invited, contributed : whether the caller (if it showed its token) is wanted in this phase, and has contributed.
     joined, received, need : participants; contributions so far, and how many close the phase.
+    declined : participants that have no value to learn from in this phase, and are not waited for.
     closes_at : when it closes with what has arrived.
     metrics : numbers of the algorithm.
     """
@@ -95,6 +96,7 @@ class OpenPhase(Model):
     joined: int = 0
     received: int = 0
     need: int = 0
+    declined: int = 0
     closes_at: datetime | None = None
     metrics: Json = field(default_factory=dict)
 
@@ -121,7 +123,7 @@ class PastRound(Model):
 
 @dataclass(frozen=True, slots=True)
 class Contributed(Model):
-    """The outcome of a contribution: ``applied``, ``held``, ``late`` or ``duplicate``; whether it is used."""
+    """The outcome: ``applied``, ``held``, ``late``, ``declined`` or ``duplicate``; whether the contribution is used."""
 
     outcome: str = ""
     counted: bool = False

@@ -458,6 +458,12 @@ def contribute(study: str, round: int, token: str, contribution: bytes | send.Co
     return _as_participant(Call(route.method, path, route.read, body=body, headers=headers), token)
 
 
+def decline(study: str, round: int, token: str, phase: str, error: str | None = None) -> Call[Contributed]:
+    """Nothing to contribute, for no evaluation gave a value; `error` is the type of the last error, and no more."""
+    body = {"phase": phase, "error": error}
+    return _as_participant(_post(routes.DECLINE, body, study=study, round=str(int(round))), token)
+
+
 def updates(study: str, after: int = 0, *, limit: int | None = None) -> Call[Updates]:
     """Updates of the common point after a version."""
     return _get(routes.UPDATES, {"after": after, "limit": limit}, study=study)

@@ -161,6 +161,7 @@ LEAVE = Route("POST", f"{_STUDY}/rounds/leave", One(Left), body=send.Nothing)
 CURRENT_ROUND = Route("GET", _ROUND, One(OpenPhase), query=send.RoundQuery)
 PAST_ROUND = Route("GET", _ROUND, One(PastRound), query=send.RoundQuery)
 CONTRIBUTE = Route("POST", f"{_ROUND}/contributions", One(Contributed), body=send.Contribution)
+DECLINE = Route("POST", f"{_ROUND}/decline", One(Contributed), body=send.Decline)
 UPDATES = Route("GET", f"{_STUDY}/updates", One(Updates), query=send.UpdatesQuery)
 
 CREATE_KEY = Route("POST", "/v1/keys", One(ApiKey), body=send.NewKey)
@@ -174,7 +175,7 @@ ROUTES: tuple[Route[Any], ...] = (
     *(ASK, TELL, HEARTBEAT),
     *(ENQUEUE, LIST_TRIALS, GET_TRIAL, CANCEL_TRIAL, REQUEUE_TRIAL, INVALIDATE_TRIAL, REPORT, QUARANTINE),
     *(BEST, EVENTS, EXPORT, BRIEF, BASE),
-    *(JOIN, LEAVE, CURRENT_ROUND, PAST_ROUND, CONTRIBUTE, UPDATES),
+    *(JOIN, LEAVE, CURRENT_ROUND, PAST_ROUND, CONTRIBUTE, DECLINE, UPDATES),
     *(CREATE_KEY, LIST_KEYS, DELETE_KEY),
 )
 """All of them. `CURRENT_ROUND` and `PAST_ROUND` are one path that answers in two ways."""

@@ -28,7 +28,7 @@ class Infeasible(Exception):
 
 
 def evaluate(objective: Objective, arguments: Sequence[Any], non_finite: NonFinite = "failed") -> Result:
-    """Call an objective and describe the outcome in a `Result`; never raises an `Exception`.
+    """Call an objective and describe the outcome in a `Result`; never raises an `Exception`, nor `SystemExit`.
 
     Parameters
     ----------
@@ -46,9 +46,14 @@ def evaluate(objective: Objective, arguments: Sequence[Any], non_finite: NonFini
         result = _result_of(objective(*arguments), non_finite)
     except Infeasible as error:
         result = Result(status="infeasible", reason=str(error)[:_MESSAGE_LENGTH] or None)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         log.warning("the objective raised %s: %s", type(error).__name__, error, exc_info=True)
-        result = failure(type(error).__name__, str(error), retryable=True)
+        said = (
+            f"exit code {error.code or 0}"
+            if isinstance(error, SystemExit) and not isinstance(error.code, str)
+            else error
+        )
+        result = failure(type(error).__name__, str(said), retryable=True)
     if result.cost is None and result.status in ("completed", "stopped", "infeasible"):
         result = replace(result, cost={"seconds": round(time.perf_counter() - start, 6)})
     return result

@@ -14,14 +14,12 @@ import logging
 import os
 import queue
 import random
-import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
-from types import FrameType
 from typing import Any, Literal, TypeAlias
 
 from blackbox_client import protocol
@@ -33,6 +31,7 @@ from blackbox_client.protocol import new_key
 from blackbox_client.worker.evaluation import NonFinite, Objective, evaluate, failure
 from blackbox_client.worker.lanes import Child, Done, Lane
 from blackbox_client.worker.leases import Evaluation, Held, Leases
+from blackbox_client.worker.signals import LeaveNow, Signals
 from blackbox_client.worker.summary import Summary, Tally
 
 log = logging.getLogger("blackbox_client.worker")
@@ -51,10 +50,6 @@ class _Asked:
 
 class _Wake:
     """Wakes the loop, because a flag was set."""
-
-
-class _LeaveNow(BaseException):
-    """Raised by the second signal inside an evaluation or an ask in the caller's thread."""
 
 
 _Message: TypeAlias = "Done | _Asked | _Wake"
@@ -85,6 +80,10 @@ class Worker:
     resume : begin with the trials that a worker of this name still holds. Only one worker at a time may use the name.
     with_trial : call ``objective(params, evaluation)``; see `Evaluation`. Not for processes.
     max_trials : leave after so many evaluations.
+    timeout_seconds : how long an evaluation may take; then its process is killed and the trial told as failed for good
+        (``"timeout"``). Needs processes, which it makes the default. The first import of the objective does not count.
+    grace_seconds : how long evaluations may go on after the first signal, before everything is released as at the
+        second; None: as long as they take.
     handle_signals : drain at the first SIGTERM or SIGINT, release everything and leave at the second. Needs the main
         thread. A worker that waits for a trial leaves when that ask is answered, after at most `wait_seconds`.
 
@@ -110,6 +109,8 @@ class Worker:
         resume: bool = False,
         with_trial: bool = False,
         max_trials: int | None = None,
+        timeout_seconds: float | None = None,
+        grace_seconds: float | None = 8.0,
         handle_signals: bool = True,
     ) -> None:
         if not callable(concurrency) and concurrency < 1:
@@ -120,6 +121,13 @@ class Worker:
             raise ValueError(f'non_finite is "failed" or "infeasible", got {non_finite!r}')
         if with_trial and executor == "process":
             raise ValueError('with_trial needs executor="thread" or None: a process cannot report')
+        if timeout_seconds is not None and not timeout_seconds > 0:
+            raise ValueError(f"timeout_seconds is positive, or None, got {timeout_seconds}")
+        if timeout_seconds is not None and (executor == "thread" or with_trial):
+            raise ValueError(
+                "timeout_seconds needs processes: a thread cannot be killed; leave out executor, with_trial"
+            )
+        executor = executor or (None if timeout_seconds is None else "process")
         self.study = study
         self.objective = objective
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
@@ -132,6 +140,7 @@ class Worker:
         self.resume = resume
         self.with_trial = with_trial
         self.max_trials = max_trials
+        self.timeout_seconds = timeout_seconds
         self.handle_signals = handle_signals
 
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
@@ -142,8 +151,7 @@ class Worker:
         self._tally = Tally()
         self._n_started = 0
         self._progress = Progress()
-        self._interruptible = False  # the caller's thread may be thrown out of what it does
-        self._n_signals = 0
+        self._signals = Signals(self.stop, grace_seconds)
 
     # ---- from outside
 
@@ -169,12 +177,14 @@ class Worker:
             If asking failed for good: no such study, no right, no connection. What runs is finished and told first.
         RecipeError
             If a seed-encoded trial cannot be rebuilt here; it is released for another worker.
+        ObjectiveUnusable
+            If an evaluating process cannot import the objective; what was leased is released.
         """
         start = time.monotonic()
         self._leases.start()
         lanes: list[Lane] = []
         try:
-            with self._signals():
+            with self._signals.heeded() if self.handle_signals else nullcontext():
                 if self.executor:
                     self._run_lanes(lanes)
                 else:
@@ -186,35 +196,6 @@ class Worker:
         summary = self._tally.summary(time.monotonic() - start, self._ended or "stopped", self._progress)
         log.info("worker %s is done: %s", self.name, summary)
         return summary
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        if not self.handle_signals or threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        # A handler runs between any two bytecodes of the main thread, perhaps inside an Event, so it only touches a
-        # SimpleQueue (reentrant); a thread of its own sets the events.
-        relay: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-
-        def on_signal(number: int, frame: FrameType | None) -> None:
-            self._n_signals += 1
-            relay.put(self._n_signals)
-            if self._n_signals >= 2 and self._interruptible:
-                raise _LeaveNow
-
-        def pass_on() -> None:
-            while (count := relay.get()) is not None:
-                log.warning("finishing what is leased; a second signal releases it" if count == 1 else "releasing")
-                self.stop(now=count >= 2)
-
-        threading.Thread(target=pass_on, name="blackbox-signals", daemon=True).start()
-        before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-            relay.put(None)
 
     def _end(self, why: str) -> None:
         self._ended = self._ended or why
@@ -235,19 +216,13 @@ class Worker:
                 self._tally.evaluated(result)
                 answer = self._tell([self._addressed(result, held)], 0 if self._pause() else self._wanted(1))
                 held = self._take(answer.ask)
-        except _LeaveNow:
+        except LeaveNow:
             return
 
     def _interruptibly(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            if self._leaving.is_set() or self._n_signals >= 2:
-                raise _LeaveNow
-            self._interruptible = True
-            outcome = work(*arguments)
-            self._interruptible = False
-            return outcome
-        finally:
-            self._interruptible = False
+        if self._leaving.is_set():
+            raise LeaveNow
+        return self._signals.interruptibly(work, *arguments)
 
     def _take(self, answer: AskAnswer | None) -> Held | None:
         taken = self._hold(answer)
@@ -258,7 +233,7 @@ class Worker:
     def _lane(self, number: int) -> Lane:
         if self.executor != "process":
             return Lane(number, self._evaluate, self._inbox.put, None)
-        child = Child(self.objective, self.non_finite)
+        child = Child(self.objective, self.non_finite, self.timeout_seconds)
         return Lane(number, lambda held: child.evaluate(self.study.arguments(held.trial)), self._inbox.put, child)
 
     def _run_lanes(self, lanes: list[Lane]) -> None:
