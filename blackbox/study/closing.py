@@ -35,6 +35,17 @@ class Closer:
         step = self._known.step_of(row)
         return step is None or 0 < row.waiting >= step.algorithm.need(step.state)
 
+    def oldest(self, row: StudyRow) -> int:
+        """The first step whose results the algorithm takes, as far as it is known here."""
+        step = self._known.step_of(row)
+        if step is not None:
+            return step.algorithm.oldest(step.state)
+        return row.step if self._study.kind == "group" else 0
+
+    def stand(self, tx: Tx, row: StudyRow, last: log.ClosedStep) -> bool:
+        """Whether all results that the closed steps consumed are where they were: a failure may have become a value."""
+        return len(tx.told(row.id, row.upto_seq, last.upto_seq)) == last.consumed
+
     def close_at_once(
         self, tx: Tx, row: StudyRow, results: Sequence[log.LoggedResult], now: float
     ) -> StepsClosed | None:
@@ -95,6 +106,7 @@ class Closer:
         queued, leased = tx.supersede(self._study.id, row.step if row.queued else 0, oldest)
         row.queued -= queued
         row.leased -= leased
+        row.withdrawn += leased
         return oldest if leased else None
 
     def _drop_bases(self, tx: Tx, row: StudyRow) -> None:

@@ -7,10 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from blackbox.study import log
+from blackbox.study import ledger, log
 from blackbox.study.rows import (
-    COMPLETED,
+    CANCELLED,
     SUPERSEDED,
+    VALUED,
     LateRow,
     PointRow,
     SnapshotRow,
@@ -108,7 +109,8 @@ def copy(
         lineage = [entry for entry in json.loads(seen.lineage) if entry[0] < at]
         row.lineage = json.dumps([*lineage, [at, stream]], separators=(",", ":"))
         counted = [t for t in trials if t.seq is not None and not t.invalid]
-        row.used = sum(t.lane >= 0 or t.source == "enqueued" for t in counted)
+        row.late = sum(t.state in (SUPERSEDED, CANCELLED) for t in counted) + len(late)
+        row.used = sum(ledger.spent(t) for t in counted) + len(late)
     sign = -1.0 if maximize else 1.0
     valued = [(sign * t.value, t.number) for t in trials if t.value is not None and _can_be_best(t)]
     best = trials[min(valued)[1] - 1] if valued else None
@@ -155,4 +157,4 @@ def stderr(extra: str | None) -> float:
 
 
 def _can_be_best(trial: TrialRow) -> bool:
-    return not trial.invalid and trial.state in (COMPLETED, SUPERSEDED)
+    return not trial.invalid and trial.state in VALUED

@@ -27,7 +27,7 @@ from blackbox.errors import (
     StudyStateError,
     TrialNotFound,
 )
-from blackbox.study.ledger import close_trial, uncount
+from blackbox.study.ledger import LOST, close_trial, uncount
 from blackbox.study.rows import (
     CANCELLED,
     FAILED,
@@ -119,7 +119,7 @@ def claim(
     key: str | None,
     resume: bool,
 ) -> Claim:
-    """Decide which trials an ask takes. Changes nothing; `apply_claim` carries it out.
+    """Decide which trials an ask takes. `apply_claim` carries it out; here only `row.withdrawn` is counted anew.
 
     Parameters
     ----------
@@ -152,7 +152,10 @@ def claim(
     out = row.leased - len(lapsed) - len(lost) - len(stale)
     limits = [(spec.parallelism.max_leased - out, "parallelism_cap")]
     if spec.budget.evaluations is not None:
-        limits.append((spec.budget.evaluations - row.used - len(lost) - out, "budget_exhausted"))
+        left = spec.budget.evaluations - row.used - len(lost) - out
+        if left - row.withdrawn < wanted and row.withdrawn:
+            row.withdrawn = tx.withdrawn(row.id, now)  # some of them have lapsed, and no longer stand in the way
+        limits.append((left - row.withdrawn, "budget_exhausted"))
     room, limit = min(limits)
     n = max(0, min(wanted, room))
     queued: list[TrialRow] = []
@@ -183,7 +186,7 @@ def apply_claim(
         tx.put_trial(trial)
     for trial in chosen.lost:
         trial.lost += 1
-        trial.extra = json.dumps({"error": {"type": "lost", "message": f"{trial.lost} leases lapsed without a result"}})
+        trial.extra = json.dumps({"error": {"type": LOST, "message": f"{trial.lost} leases lapsed without a result"}})
         row.leased -= 1
         close_trial(row, trial, FAILED, None, now)
         tx.put_trial(trial)

@@ -12,6 +12,7 @@ from blackbox.errors import StudyNotFound
 from blackbox.study.rows import (
     ACTIVE,
     COMPLETED,
+    FAILED,
     LEASED,
     QUEUED,
     STOPPED,
@@ -21,6 +22,11 @@ from blackbox.study.rows import (
     Tx,
 )
 from blackbox.study.spec import StudySpec
+
+LOST = "lost"
+"""Type of the error of a trial whose leases lapsed too often."""
+PAID_SOURCES = ("enqueued",)
+"""Sources of points that the algorithm did not choose and the study evaluates all the same."""
 
 
 def locked(tx: Tx, study: str) -> StudyRow:
@@ -58,11 +64,38 @@ def uncount(row: StudyRow, trial: TrialRow) -> None:
         row.leased -= 1
 
 
+def spend(row: StudyRow, *, late: bool = False) -> None:
+    """Count one evaluation that was made: it was paid for, whatever came of it.
+
+    Results, failed attempts and the values that come too late count one each; so does a trial that fails because its
+    leases lapsed. Released leases, points with their values (injected, copied into a fork) and values taken from the
+    archive cost nothing.
+    """
+    row.used += 1
+    row.late += late
+
+
+def lost(trial: TrialRow) -> bool:
+    """Whether a trial is FAILED only because its leases lapsed: a timer's word, not an evaluator's."""
+    if trial.state != FAILED or not trial.extra or trial.lost == 0:
+        return False
+    error = json.loads(trial.extra).get("error")
+    return isinstance(error, dict) and error.get("type") == LOST
+
+
+def spent(trial: TrialRow) -> int:
+    """Number of evaluations that a trial's row accounts for; values told beside its result are counted with the log."""
+    if trial.lane < 0 and trial.source not in PAID_SOURCES:
+        return 0
+    told = trial.seq is not None and (trial.state != FAILED or lost(trial))
+    return trial.failures + told
+
+
 def close_trial(row: StudyRow, trial: TrialRow, state: str, value: float | None, now: float) -> None:
     """Give a trial its final state and its place in the log. The caller has subtracted it with `uncount`."""
     row.seq += 1
-    row.used += 1
     row.waiting += 1
+    spend(row)
     trial.state, trial.value, trial.seq, trial.told_at, trial.until = state, value, row.seq, now, None
 
 

@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 
 from blackbox.errors import Conflict
 from blackbox.study.rows import (
-    COMPLETED,
     LEASED,
     OPEN_STATES,
     QUEUED,
     SUPERSEDED,
+    VALUED,
     ContributionRow,
     EventRow,
     Group,
@@ -50,6 +50,8 @@ class _Tables:
     """Trial number k is at k - 1."""
     points: list[PointRow] = field(default_factory=list)
     open: dict[int, TrialRow] = field(default_factory=dict)
+    withdrawn: dict[int, float] = field(default_factory=dict)
+    """End of the lease by number, of superseded trials without a result."""
     lanes: dict[int, set[tuple[int, int]]] = field(default_factory=dict)
     """(lane, replicate) by step."""
     log: list[int] = field(default_factory=list)
@@ -156,6 +158,10 @@ class _MemoryTx:
         self.undo.append(lambda: table.__delitem__(at))
         table.insert(at, item)
 
+    def _remove(self, table: list[Any], at: int) -> None:
+        item = table.pop(at)
+        self.undo.append(lambda: table.insert(at, item))
+
     def _append(self, table: list[Any], *items: Any) -> None:
         size = len(table)
         self.undo.append(lambda: table.__delitem__(slice(size, None)))
@@ -233,7 +239,16 @@ class _MemoryTx:
             self._set(tables.open, new.number, new)
         else:
             self._delete(tables.open, new.number)
-        if new.seq is not None and (old is None or old.seq is None):
+        if new.state == SUPERSEDED and new.seq is None and new.until is not None:
+            self._set(tables.withdrawn, new.number, new.until)
+        elif new.number in tables.withdrawn:
+            self._delete(tables.withdrawn, new.number)
+        told = None if old is None else old.seq
+        if told is not None and told != new.seq:
+            at = bisect.bisect_left(tables.log_seqs, told)
+            self._remove(tables.log, at)
+            self._remove(tables.log_seqs, at)
+        if new.seq is not None and told != new.seq:
             at = bisect.bisect_left(tables.log_seqs, new.seq)  # the results of one tell are not put in their order
             self._insert(tables.log, at, new.number)
             self._insert(tables.log_seqs, at, new.seq)
@@ -317,6 +332,9 @@ class _MemoryTx:
                 self.put_trial(moved)
         return counts[0], counts[1]
 
+    def withdrawn(self, study: str, now: float) -> int:
+        return sum(until >= now for until in self._studies[study].withdrawn.values())
+
     def page(self, study: str, after: int, limit: int, states: Sequence[str]) -> list[TrialRow]:
         rows = self._studies[study].trials[after:]
         chosen = rows if not states else [t for t in rows if t.state in states]
@@ -327,7 +345,7 @@ class _MemoryTx:
         rows = [
             t
             for t in self._studies[study].trials
-            if t.value is not None and t.seq is not None and not t.invalid and t.state in (COMPLETED, SUPERSEDED)
+            if t.value is not None and t.seq is not None and not t.invalid and t.state in VALUED
         ]
         return _trial(min(rows, key=lambda t: (sign * (t.value or 0.0), t.seq))) if rows else None
 

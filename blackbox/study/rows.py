@@ -23,6 +23,8 @@ QUEUED, LEASED = "QUEUED", "LEASED"
 INFEASIBLE, STOPPED, SUPERSEDED = "INFEASIBLE", "STOPPED", "SUPERSEDED"
 TRIAL_STATES = (QUEUED, LEASED, COMPLETED, INFEASIBLE, FAILED, STOPPED, SUPERSEDED, CANCELLED)
 OPEN_STATES = (QUEUED, LEASED)
+VALUED = (COMPLETED, SUPERSEDED, FAILED)
+"""States in which a trial that has a value may be the best: FAILED is a timer's word, a value is evidence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class StudyRow:
     queued: int = 0
     leased: int = 0
     used: int = 0
-    """Number of results that count against the budget."""
+    """Number of evaluations that were spent, and so count against the budget: see `ledger.spend`."""
     cost: float = 0.0
     best_trial: int | None = None
     best_value: float | None = None
@@ -75,7 +77,9 @@ class StudyRow:
     lineage: str = "[[0,0]]"
     """JSON [[first step, noise stream], ...]: a fork appends a stream."""
     late: int = 0
-    """Number of the `used` results that came too late to be told to the algorithm."""
+    """Number of the `used` evaluations whose results came too late to be told to the algorithm."""
+    withdrawn: int = 0
+    """At least the number of evaluations that are out though their step has closed; `Tx.withdrawn` counts them."""
     health: str = "{}"
     """JSON of what is counted as the log grows, so that `study.health` need not read it."""
 
@@ -298,7 +302,7 @@ class Tx(Protocol):
         """These trials by number; numbers without a trial are left out."""
 
     def put_trial(self, row: TrialRow) -> None:
-        """Replace a trial. Its step, lane and replicate never change; nor does its seq once it has one."""
+        """Replace a trial. Its step, lane and replicate never change."""
 
     def put_trials(self, rows: Sequence[TrialRow]) -> None:
         """Replace several trials of one study."""
@@ -341,6 +345,9 @@ class Tx(Protocol):
 
         Returns the number of queued and of leased trials withdrawn.
         """
+
+    def withdrawn(self, study: str, now: float) -> int:
+        """Number of superseded trials without a result whose lease has not lapsed."""
 
     def page(self, study: str, after: int, limit: int, states: Sequence[str]) -> list[TrialRow]:
         """Trials by number, with numbers above `after`; states () means all."""

@@ -21,7 +21,7 @@ from blackbox.errors import (
     TrialNotFound,
 )
 from blackbox.study.leases import Kind, Lease, LeaseChanged, is_stale, read_token
-from blackbox.study.ledger import close_trial, end_if_spent, improves, may_end, uncount
+from blackbox.study.ledger import close_trial, end_if_spent, improves, lost, may_end, spend, spent, uncount
 from blackbox.study.log import LoggedResult
 from blackbox.study.rows import (
     CANCELLED,
@@ -32,6 +32,7 @@ from blackbox.study.rows import (
     QUEUED,
     STOPPED,
     SUPERSEDED,
+    EventRow,
     LateRow,
     PointRow,
     StudyRow,
@@ -106,6 +107,7 @@ class Settlement:
     numbers : numbers of the trials that the reports are about.
     leased : the leases among them that the caller remembers; changed in place.
     lacks : the told field that a completed result with this `extra` lacks, see `Algorithm.lacks`; None: nothing.
+    oldest : the first step whose results the algorithm takes, see `Algorithm.oldest`.
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class Settlement:
         numbers: Sequence[int],
         leased: Mapping[int, Lease],
         lacks: Callable[[Mapping[str, Any]], FieldError | None] | None = None,
+        oldest: Callable[[], int] = lambda: 0,
         *,
         worker: str | None,
         now: float,
@@ -127,7 +130,8 @@ class Settlement:
         unknown = [number for number in numbers if number not in leased] if leased else numbers
         self.trials = tx.trials(row.id, unknown) if unknown else {}
         self.trials.update((number, lease.trial) for number, lease in leased.items())
-        self._leased = leased
+        self._leased, self._oldest = leased, oldest
+        self._revived = False
         self._may_end = may_end(spec)
         self._waiting = row.waiting
         self.changed: dict[int, TrialRow] = {}
@@ -180,8 +184,11 @@ class Settlement:
     def logged(self) -> list[LoggedResult] | None:
         """The results that were put in the log, by seq, with their points.
 
-        None if some points are missing: those of injected points, and of leases that the caller did not remember.
+        None if some points are missing: those of injected points, and of leases that the caller did not remember; or if
+        a result was moved in the log.
         """
+        if self._revived:
+            return None
         told = [self._leased[n] for n, trial in self.changed.items() if trial.seq is not None and n in self._leased]
         if len(told) != self.row.waiting - self._waiting:
             return None
@@ -233,8 +240,8 @@ class Settlement:
     def _give_back(self, trial: TrialRow, report: Report, attempt: int) -> Outcome:
         """Requeue or close an open trial that was released or whose evaluation failed."""
         left = self.spec.lease.max_attempts - trial.failures
-        if attempt < trial.attempt or (trial.state == QUEUED and report.status == "released"):
-            # Somebody else holds it, or it is queued already: the report changes nothing.
+        if attempt < trial.attempt or (trial.state == QUEUED and (trial.attempt or report.status == "released")):
+            # Somebody else holds it, or it was given back already: the report changes nothing.
             return Outcome(trial.number, "duplicate", trial.state, attempt, left)
         failed = report.status == "failed"
         if failed:
@@ -247,6 +254,9 @@ class Settlement:
             close_trial(self.row, trial, FAILED, None, self.now)
             self._spend(report)
             return Outcome(trial.number, "applied", FAILED, attempt, 0)
+        if failed:
+            spend(self.row)
+            self._spend(report)
         trial.until, trial.worker, trial.ask_key = None, None, None
         if is_stale(trial, self.row, self.kind):
             trial.state = SUPERSEDED
@@ -256,28 +266,101 @@ class Settlement:
         return Outcome(trial.number, "requeued" if failed else "released", trial.state, attempt + 1, left)
 
     def _late(self, trial: TrialRow, report: Report, attempt: int) -> Outcome:
-        """Record a result for a closed trial, unless it is a repetition."""
+        """Record a result for a closed trial, unless it is a repetition.
+
+        The first answer of an evaluator holds; what is told afterwards is kept beside it. A trial that a timer or a
+        failure has closed has no answer yet, so that its first value counts.
+        """
+        withdrawn = trial.state in (SUPERSEDED, CANCELLED)
         if report.status == "released":
+            if withdrawn and attempt == trial.attempt:
+                self._came_back(trial)
             return Outcome(trial.number, "duplicate", trial.state, attempt)
         said = {COMPLETED: "completed", INFEASIBLE: "infeasible", STOPPED: "stopped", FAILED: "failed"}.get(trial.state)
-        withdrawn = trial.state in (SUPERSEDED, CANCELLED)
-        if withdrawn and trial.seq is not None:
+        if trial.seq is not None and (withdrawn or trial.value is not None):
             said = "completed" if trial.value is not None else "infeasible"
+            said = "stopped" if trial.state == STOPPED else said
         if said == report.status and trial.value == (report.value if report.status != "infeasible" else None):
             return Outcome(trial.number, "duplicate", trial.state, attempt)
+        answered = trial.seq is not None and (trial.state != FAILED or trial.value is not None)
+        if not answered and trial.state == FAILED and report.status != "failed":
+            return self._revive(trial, report, attempt)
+        self._charge(trial)
+        if attempt == trial.attempt:
+            self._came_back(trial)
+        if answered or report.status not in ("completed", "infeasible"):
+            trial.failures += report.status == "failed" and not answered
+            return self._beside(trial, report, attempt)
         self.row.seq += 1
-        extra = _dumped(report.extra)
-        if not (withdrawn and trial.seq is None and report.status in ("completed", "infeasible")):
-            late = LateRow(self.row.id, self.row.seq, trial.number, self.worker, self.now, report.value, extra)
-            self.tx.insert_late(late)
-            return Outcome(trial.number, "late_recorded", trial.state, attempt)
         self.row.waiting += 1
         trial.value = report.value if report.status == "completed" else None
-        trial.seq, trial.told_at, trial.extra, trial.worker = self.row.seq, self.now, extra, self.worker or trial.worker
+        trial.seq, trial.told_at, trial.extra = self.row.seq, self.now, _dumped(report.extra)
+        trial.worker = self.worker or trial.worker
         best = trial.state == SUPERSEDED and improves(self.row, self.spec, trial)
         self.changed[trial.number] = trial
         self._spend(report)
         return Outcome(trial.number, "late_recorded", trial.state, attempt, best_so_far=best)
+
+    def _revive(self, trial: TrialRow, report: Report, attempt: int) -> Outcome:
+        """Take the first answer for a FAILED trial: told to the algorithm if it still takes it, and a candidate for the
+        best in any case.
+
+        The failure was never told, except to a sequential algorithm; so its place in the log may become an event, and
+        the result gets one at the end: a replay of the closed steps computes what they did.
+        """
+        row, before = self.row, trial.seq or 0
+        consumed = before <= row.upto_seq
+        late = (self.kind == "sequential" and consumed) or (trial.lane >= 0 and trial.step < self._oldest())
+        if not lost(trial):
+            self._charge(trial, late)
+        elif late:
+            row.late += 1  # the evaluation was counted when its leases had lapsed
+        if late:
+            trial.value = report.value if report.status == "completed" else None
+            outcome = self._beside(trial, report, attempt)
+            return replace(outcome, best_so_far=improves(row, self.spec, trial))
+        facts = json.dumps({"trial": f"t_{trial.number}", **json.loads(trial.extra or "{}")}, sort_keys=True)
+        row.seq += 1
+        row.waiting += consumed
+        trial.state = {"completed": COMPLETED, "infeasible": INFEASIBLE}.get(report.status, STOPPED)
+        trial.value = None if report.status == "infeasible" else report.value
+        trial.seq, trial.extra, trial.worker = row.seq, _dumped(report.extra), self.worker or trial.worker
+        self.tx.put_trial(trial)
+        self.tx.insert_event(EventRow(row.id, before, "trial.failed", trial.told_at or self.now, facts))
+        trial.told_at = self.now
+        self.changed[trial.number] = trial
+        self._revived = True
+        best = improves(row, self.spec, trial)
+        self._spend(report)
+        return Outcome(trial.number, "applied", trial.state, attempt, best_so_far=best)
+
+    def _beside(self, trial: TrialRow, report: Report, attempt: int) -> Outcome:
+        """Log a result beside what the trial's row has."""
+        self.row.seq += 1
+        extra = _dumped(report.extra)
+        self.tx.insert_late(
+            LateRow(self.row.id, self.row.seq, trial.number, self.worker, self.now, report.value, extra)
+        )
+        self.changed[trial.number] = trial
+        self._spend(report)
+        return Outcome(trial.number, "late_recorded", trial.state, attempt)
+
+    def _charge(self, trial: TrialRow, late: bool = True) -> None:
+        """Count an evaluation of a closed trial, unless each lease of the trial is counted already."""
+        counted = spent(trial)
+        if trial.seq is not None and counted < trial.attempt:
+            beside = self.tx.late(self.row.id, trial.seq, 1000)
+            counted += sum(value.number == trial.number for value in beside)
+        if counted < max(1, trial.attempt):
+            spend(self.row, late=late)
+
+    def _came_back(self, trial: TrialRow) -> None:
+        """Note that the evaluation of a withdrawn trial is not out any more."""
+        if trial.until is not None:
+            if trial.state == SUPERSEDED and trial.seq is None:
+                self.row.withdrawn = max(0, self.row.withdrawn - 1)
+            trial.until = None
+            self.changed[trial.number] = trial
 
     def _inject(self, report: Report) -> Outcome:
         """Insert a point that the study did not choose with its value: told to algorithms that take such points."""

@@ -29,6 +29,8 @@ from blackbox.space import Parameter, Space
 from blackbox.validation import Model, field_errors, invalid, not_text
 
 MAX_SAFE_INTEGER = 2**53
+MAX_SECONDS = 1e9
+"""Seconds of the longest lease, thirty years: the end of any lease is a time that can be written."""
 REGISTRIES: tuple[Registry[Any], ...] = (ALGORITHMS, FEDERATED)
 
 
@@ -70,10 +72,10 @@ class Budget(Model):
 class LeaseDefaults(Model):
     """Duration of leases, and failures of a trial."""
 
-    default_seconds: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    default_seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS)] | Literal["auto"] = "auto"
     """Seconds a worker may keep a trial without renewing its lease. auto: three times the 95th percentile of evaluation
     times, at least 60 s; 600 s until five results are in."""
-    max_seconds: float = Field(86400.0, gt=0)
+    max_seconds: float = Field(86400.0, gt=0, le=MAX_SECONDS)
     """Seconds of the longest lease that a worker may request."""
     max_attempts: int = Field(3, ge=1)
     """Number of retryable failures after which a trial is FAILED."""
@@ -165,6 +167,17 @@ class Resolved(Model):
     """Whether the algorithm works in rounds of participants (`blackbox.federation`)."""
     hosted: Hosted | None = None
     """Set for a hosted participant; `algorithm` and `options` are then those of the federated study."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _writable_times(cls, stored: Any) -> Any:
+        """Studies that were stored before leases had a longest duration are read with it."""
+        match stored:
+            case {"spec": {"lease": {} as lease}}:
+                for name in ("default_seconds", "max_seconds"):
+                    if isinstance(lease.get(name), int | float):
+                        lease[name] = min(lease[name], MAX_SECONDS)
+        return stored
 
 
 def parse_spec(raw: Mapping[str, Any]) -> StudySpec:

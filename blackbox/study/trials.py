@@ -227,8 +227,9 @@ class TrialStudy(RecordedStudy):
         row = ledger.locked(tx, self.id)
         results = self._known.results(row)
         lacks = None if self.stored.obstacle else self.algorithm(row).lacks
-        secret = self.head.secret
-        settlement = Settlement(tx, row, self.spec, secret, self.kind, numbers, leased, lacks, worker=worker, now=now)
+        rules = (self.spec, self.head.secret, self.kind)
+        oldest = partial(self._closer.oldest, row)
+        settlement = Settlement(tx, row, *rules, numbers, leased, lacks, oldest, worker=worker, now=now)
         outcomes = tuple(settlement.settle(report) for report in reports)
         settlement.write()
         row.asks += 1
@@ -303,6 +304,8 @@ class TrialStudy(RecordedStudy):
         def work(tx: Tx) -> StepsClosed | None:
             row = ledger.locked(tx, self.id)
             if position_of(row) != position_of(seen):
+                return None
+            if row.seq != seen.seq and not self._closer.stand(tx, row, closed[-1]):
                 return None
             moved = self._closer.close(tx, row, algorithm, closed, now)
             tx.put_study(row)

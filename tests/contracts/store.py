@@ -534,6 +534,29 @@ class StoreContract:
         assert [t.number for t in study.read(lambda tx: tx.open_trials(S))] == [3, 4, 6, 7]
         assert study.write(lambda tx: tx.supersede(S, 2, 1)) == (0, 0)
 
+    def test_withdrawn_trials_are_out_until_their_lease_lapses_or_they_are_told(self, study: Store) -> None:
+        study.write(lambda tx: insert(tx, queued(1), leased(2), leased(3), leased(4), leased(5, step=1)))
+        out = lambda now: study.read(lambda tx: tx.withdrawn(S, now))  # noqa: E731
+        assert out(0.0) == 0
+        assert study.write(lambda tx: tx.supersede(S, 1, 1)) == (1, 3)
+        assert (out(102.0), out(103.0), out(104.5)) == (3, 2, 0)  # a lease lapses after its last moment
+        study.write(lambda tx: tell(tx, 4, 1, state=SUPERSEDED))
+        assert out(102.0) == 2
+
+    def test_a_result_may_get_a_later_place_in_the_log(self, study: Store) -> None:
+        study.write(lambda tx: insert(tx, leased(1), leased(2), leased(3)))
+        study.write(lambda tx: [tell(tx, n, n) for n in (1, 2, 3)])
+
+        def move(tx: Tx) -> None:
+            tell(tx, 2, 7)
+            raise Boom
+
+        with pytest.raises(Boom):
+            study.write(move)
+        assert [t.number for t in study.read(lambda tx: tx.told(S, 0, 9))] == [1, 2, 3]
+        study.write(lambda tx: tell(tx, 2, 7))
+        assert [(t.number, t.seq) for t in study.read(lambda tx: tx.told(S, 0, 9))] == [(1, 1), (3, 3), (2, 7)]
+
     def test_pages_are_stable_and_may_be_of_some_states(self, study: Store) -> None:
         study.write(lambda tx: insert(tx, *(leased(n) if n % 2 else queued(n) for n in range(1, 8))))
         numbers = lambda *a: [t.number for t in study.read(lambda tx: tx.page(S, *a))]  # noqa: E731
@@ -813,6 +836,7 @@ _verbs: dict[str, Callable[[Tx, str, int, int, float], Any]] = {
     "digests": _digests,
     "head": lambda tx, s, a, b, x: tx.put_head(replace(head(s), resolved=str(a), name="x" if b == 0 else head(s).name)),
     "supersede": lambda tx, s, a, b, x: tx.supersede(s, a % 4, b % 4),
+    "withdrawn": lambda tx, s, a, b, x: tx.withdrawn(s, 100.0 + a),
     "points": lambda tx, s, a, b, x: tx.points(s, list(range(a % 4, b))),
     "queued": lambda tx, s, a, b, x: tx.queued(s, a % 5),
     "lapsed": lambda tx, s, a, b, x: tx.lapsed(s, x, 1 + a),

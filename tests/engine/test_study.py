@@ -109,7 +109,7 @@ def test_retryable_failures_are_requeued_until_the_limit(store):
     assert again.trial.number == lease.trial.number
     outcome = d.tell(again, status="failed")
     assert (outcome.outcome, outcome.state) == ("applied", "FAILED")
-    assert d.row().used == 1
+    assert d.row().used == 2  # both evaluations were paid for
     d.check_log()
 
 

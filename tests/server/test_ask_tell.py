@@ -47,7 +47,7 @@ def test_an_ask_gives_what_the_contract_says(server: Server) -> None:
     assert trial["lease"]["attempt"] == 1
     assert trial["lease"]["heartbeat_seconds"] == 300
     assert trial["lease"]["expires_at"].endswith("Z")
-    assert answer["study"] == {"state": "ACTIVE", "step": 0, "used": 0, "leased": 2, "remaining": 10}
+    assert answer["study"] == {"state": "ACTIVE", "step": 0, "used": 0, "late": 0, "leased": 2, "remaining": 8}
 
 
 @pytest.mark.parametrize("name", ["t_1", 1, "1"])

@@ -57,5 +57,5 @@ def test_an_operation_declares_its_parameters_its_body_and_its_answers(path: str
 def test_a_schema_says_what_may_not_come() -> None:
     schemas = document()["components"]["schemas"]
     assert schemas["AskAnswer"]["additionalProperties"] is False
-    assert schemas["Progress"]["required"] == ["state", "step", "used", "leased", "remaining"]
+    assert schemas["Progress"]["required"] == ["state", "step", "used", "late", "leased", "remaining"]
     assert schemas["Ask"]["additionalProperties"] is False

@@ -527,4 +527,5 @@ def test_changing_a_trial_rewrites_only_the_indices_of_what_changes(study):
 
     assert study.read(pages) == {
         "trials", "trials_enqueued", "trials_queued", "trials_leased", "trials_asked", "trials_told",
+        "trials_withdrawn",
     }  # fmt: skip

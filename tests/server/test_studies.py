@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -397,3 +398,25 @@ def test_a_base_is_immutable_and_can_be_read_in_parts(server: Server) -> None:
     assert_problem(refused, 416, "range-not-satisfiable")
     by_name = server.http.get(f"/v1/studies/{study}/bases/{base['sha256']}")
     assert by_name.content == whole.content
+
+
+def test_a_lease_without_an_end_is_refused_and_those_stored_before_can_be_read(server: Server) -> None:
+    spec = {"name": "forever", "space": SPACE, "lease": {"default_seconds": 1e12, "max_seconds": 1e12}}
+    refused = server.http.post("/v1/studies", json=spec)
+    assert refused.status_code == 422
+    assert {e["pointer"] for e in refused.json()["errors"]} == {"/lease/default_seconds", "/lease/max_seconds"}
+    study = server.create(lease={"default_seconds": 1e9, "max_seconds": 1e9})
+    assert server.http.patch(f"/v1/studies/{study}", json={"lease": {"max_seconds": 2e9}}).status_code == 422
+
+    def before(tx: Any) -> None:
+        head = tx.head(study)
+        resolved = head.resolved.replace("1000000000.0", "1e12")
+        assert resolved != head.resolved
+        tx.put_head(replace(head, resolved=resolved))
+
+    server.store.write(before)
+    lease = server.ask(study)["trials"][0]["lease"]
+    assert lease["expires_at"].startswith("2058")
+    server.store.write(lambda tx: tx.put_trial(replace(tx.trial(study, 1), until=1e12)))  # as granted before
+    for path in ("", "/trials", "/trials/1"):
+        assert server.http.get(f"/v1/studies/{study}{path}").status_code == 200

@@ -178,6 +178,7 @@ async def brief_of(service: Service, opened: OpenStudy, origin: str) -> str:
     study, row = opened.study, await service.row(opened)
     spec, evaluations = study.spec, study.spec.budget.evaluations
     used = f"{row.used}" if evaluations is None else f"{row.used} of {evaluations}"
+    used += f", {row.late} of them late" if row.late else ""
     lines = [
         f"study {study.id} {_short(spec.name)!r}: {row.state}" + (f" ({_short(row.reason)})" if row.reason else ""),
         f"{spec.direction} over {len(study.space)} parameters ({study.space.dim} internal dimensions) "

@@ -23,12 +23,13 @@ from blackbox.study.kinds import as_kind
 from blackbox.study.leases import Lease, Renewal
 from blackbox.study.rows import EventRow, InterimRow, LateRow, PointRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
 from blackbox.study.settling import Outcome
-from blackbox.study.spec import Resolved, stored_algorithm
+from blackbox.study.spec import Resolved, StudySpec, stored_algorithm
 from blackbox.study.trials import TrialStudy
 from blackbox_server.problems import problem
 from blackbox_server.schemas import answers
 from blackbox_server.service import LARGE_DIM, Service
 
+LAST_SECOND = 253_402_300_799.0
 stored: Any = orjson.Fragment
 """Wraps JSON text that was stored, to be sent unchanged."""
 
@@ -40,8 +41,8 @@ def at(seconds: None) -> None: ...
 @overload
 def at(seconds: float | None) -> datetime | None: ...
 def at(seconds: float | None) -> datetime | None:
-    """A time in seconds since the epoch as one with its zone, UTC."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    """A time in seconds since the epoch as one with its zone, UTC, up to the end of the year 9999."""
+    return None if seconds is None else datetime.fromtimestamp(min(seconds, LAST_SECOND), UTC)
 
 
 @lru_cache(maxsize=1024)
@@ -75,7 +76,7 @@ def study_json(head: StudyHead, row: StudyRow) -> answers.StudyInfo:
     stored = stored_algorithm(resolved, Space.from_json(spec.space))
     size = None if stored.cls is None or stored.options is None else stored.cls.results_per_step(stored.options)
     budget = spec.budget
-    remaining = None if budget.evaluations is None else max(0, budget.evaluations - row.used)
+    remaining = _remaining(spec, row)
     affordable = remaining // size if remaining is not None and size else None
     warnings = []
     if affordable is not None and affordable < 5 and row.step == 0:
@@ -105,6 +106,7 @@ def study_json(head: StudyHead, row: StudyRow) -> answers.StudyInfo:
             "max_cost": budget.max_cost,
             "deadline": budget.deadline,
             "used": row.used,
+            "late": row.late,
             "cost": row.cost,
             "leased": row.leased,
             "remaining": remaining,
@@ -125,6 +127,12 @@ def study_json(head: StudyHead, row: StudyRow) -> answers.StudyInfo:
         "warnings": warnings,
         "links": links(head.id, resolved.federated, None if resolved.hosted is None else resolved.hosted.study),
     }
+
+
+def _remaining(spec: StudySpec, row: StudyRow) -> int | None:
+    """Evaluations that are neither spent nor leased; None without a budget."""
+    evaluations = spec.budget.evaluations
+    return None if evaluations is None else max(0, evaluations - row.used - row.leased)
 
 
 def _place(resolved: Resolved) -> answers.HostedPlace | None:
@@ -150,13 +158,13 @@ def _best(row: StudyRow) -> answers.BestTrial | None:
 
 def progress(study: BaseStudy, row: StudyRow, with_best: bool) -> answers.Progress:
     """The state of a study in short, which comes with every ask and tell."""
-    evaluations = study.spec.budget.evaluations
     words: answers.Progress = {
         "state": row.state,
         "step": row.step,
         "used": row.used,
+        "late": row.late,
         "leased": row.leased,
-        "remaining": None if evaluations is None else max(0, evaluations - row.used),
+        "remaining": _remaining(study.spec, row),
     }
     if row.reason is not None:
         words["reason"] = row.reason

@@ -64,10 +64,12 @@ class Progress(TypedDict):
     state: StudyState
     step: int
     used: int
-    """Results that count against the budget."""
+    """Evaluations spent: results, failed attempts, and values that came too late."""
+    late: int
+    """Those of them whose results came too late to be told to the algorithm."""
     leased: int
     remaining: int | None
-    """Results left in the budget; null: no limit."""
+    """Evaluations neither spent nor leased; null: no limit."""
     reason: NotRequired[str]
     """Why it is not active."""
     best: NotRequired[BestTrial]
@@ -104,9 +106,13 @@ class BudgetUse(TypedDict):
     max_cost: float | None
     deadline: datetime | None
     used: int
+    """Evaluations spent: results, failed attempts, and values that came too late."""
+    late: int
+    """Those of them whose results came too late to be told to the algorithm."""
     cost: float
     leased: int
     remaining: int | None
+    """Evaluations neither spent nor leased; null: no limit."""
     steps_affordable: int | None
 
 

@@ -97,10 +97,13 @@ studies = Table(
     Column("asks", BigInteger, nullable=False),
     Column("lineage", Text, nullable=False),
     Column("late", BigInteger, nullable=False),
+    Column("withdrawn", BigInteger, nullable=False),
     Column("health", Text, nullable=False),
     PrimaryKeyConstraint("id"),
     _one_of("state", STUDY_STATES, "state"),
-    *_not_negative("step", "epoch", "waiting", "lanes", "trials", "queued", "leased", "used", "asks", "late"),
+    *_not_negative(
+        "step", "epoch", "waiting", "lanes", "trials", "queued", "leased", "used", "asks", "late", "withdrawn"
+    ),
     CheckConstraint("upto_seq BETWEEN 0 AND seq", "upto_seq"),
     CheckConstraint("queued + leased <= trials", "open"),
     sqlite_with_rowid=False,
@@ -156,6 +159,7 @@ _partial("trials_queued", ["study", "number"], "state = 'QUEUED' AND lane >= 0")
 _partial("trials_leased", ["study", "until", "number"], "state = 'LEASED'")
 _partial("trials_asked", ["study", "ask_key"], "state = 'LEASED' AND ask_key IS NOT NULL")
 _partial("trials_told", ["study", "seq"], "seq IS NOT NULL")
+_partial("trials_withdrawn", ["study", "until"], "state = 'SUPERSEDED' AND seq IS NULL AND until IS NOT NULL")
 
 points = Table(
     "points",

@@ -117,7 +117,7 @@ SELECT count(*) AS made, coalesce(max(number), 0) AS newest,
     count(*) FILTER (WHERE seq > :upto_seq) AS waiting,
     count(*) FILTER (WHERE own AND NOT invalid AND NOT withdrawn) AS used,
     count(*) FILTER (WHERE own AND NOT invalid AND withdrawn) AS late,
-    count(*) FILTER (WHERE own AND invalid AND withdrawn) AS taken
+    count(*) FILTER (WHERE own AND invalid AND withdrawn) AS taken, sum(failures) AS failures
 FROM (SELECT *, seq IS NOT NULL AND (lane >= 0 OR source = 'enqueued') AS own,
     state IN ('SUPERSEDED', 'CANCELLED') AS withdrawn FROM trials WHERE study = :id)
 """
@@ -165,8 +165,9 @@ def _faults(connection: sqlite3.Connection, row: sqlite3.Row, resolved: Resolved
             yield f"{name} is {study[name]}, its rows say {found}"
     if trials["newest"] != trials["made"]:
         yield f"the newest of {trials['made']} trials is t_{trials['newest']}"
-    # A value told late for a withdrawn trial counts against no budget, until the study is forked.
+    # Earlier releases counted neither what came late nor attempts that failed.
     fewest, most = max(0, trials["used"] - trials["taken"]), trials["used"] + trials["late"]
+    most += (trials["failures"] or 0) + one("SELECT count(*) FROM late WHERE study = :id")[0]
     if not resolved.federated and not fewest <= study["used"] <= most:
         yield f"used is {study['used']}, its rows say {fewest}" + (f" to {most}" if most > fewest else "")
     if steps["n"] and (steps["first"], steps["last"]) != (0, steps["n"] - 1):

@@ -39,9 +39,10 @@ class BudgetStatus(Model):
     Attributes
     ----------
     evaluations, max_cost, deadline : the limits; None: no limit.
-    used, cost : evaluations and cost (in USD) so far.
+    used, cost : evaluations spent and cost (in USD) so far.
+    late : those of the evaluations whose results came too late for the algorithm; they count for the best point.
     leased : evaluations under way.
-    remaining : evaluations left.
+    remaining : evaluations neither spent nor leased.
     steps_affordable : whole steps that the remaining evaluations suffice for.
     """
 
@@ -49,6 +50,7 @@ class BudgetStatus(Model):
     max_cost: float | None = None
     deadline: datetime | None = None
     used: int = 0
+    late: int = 0
     cost: float = 0.0
     leased: int = 0
     remaining: int | None = None
@@ -107,6 +109,7 @@ class Progress(Model):
     reason: str | None = None
     step: int | None = None
     used: int | None = None
+    late: int | None = None
     leased: int | None = None
     remaining: int | None = None
     best: BestValue | None = None

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from blackbox.errors import TrialNotFound
-from blackbox.study.rows import InterimRow, PointRow, TrialRow
+from blackbox.study.rows import VALUED, InterimRow, PointRow, TrialRow
 from blackbox_server.store.verbs.base import Verbs, arguments, columns, insert, no_nan, update, upsert
 
 INSERT_TRIAL, TRIAL_ARGUMENTS = insert("trials", TrialRow), arguments(TrialRow)
@@ -47,9 +47,13 @@ _SUPERSEDE = (
 )
 SUPERSEDE_QUEUED = _SUPERSEDE.format("trials_queued", "QUEUED")
 SUPERSEDE_LEASED = _SUPERSEDE.format("trials_leased", "LEASED")
+WITHDRAWN = (
+    "SELECT count(*) FROM trials INDEXED BY trials_withdrawn"
+    " WHERE study = ? AND state = 'SUPERSEDED' AND seq IS NULL AND until IS NOT NULL AND until >= ?"
+)
 PAGE = f"{TRIALS} AND number > ?2 ORDER BY number LIMIT ?3"
 PAGE_OF_STATES = f"{TRIALS} AND number > ?2 AND state IN (SELECT value FROM json_each(?4)) ORDER BY number LIMIT ?3"
-BEST = f"{TRIALS} AND value IS NOT NULL AND seq > 0 AND invalid = 0 AND state IN ('COMPLETED', 'SUPERSEDED')"
+BEST = f"{TRIALS} AND value IS NOT NULL AND seq > 0 AND invalid = 0 AND state IN {VALUED}"
 LOWEST, HIGHEST = f"{BEST} ORDER BY value, seq LIMIT 1", f"{BEST} ORDER BY value DESC, seq LIMIT 1"
 SOME_TRIALS = f"{TRIALS} AND number IN (SELECT value FROM json_each(?2))"
 POINTS = f"SELECT {columns(PointRow)} FROM points WHERE study = ?"
@@ -152,6 +156,9 @@ class TrialVerbs(Verbs):
         both = ((SUPERSEDE_QUEUED, queued_before), (SUPERSEDE_LEASED, leased_before))
         queued, leased = (self._execute(sql, (study, n)).rowcount if n > 0 else 0 for sql, n in both)
         return queued, leased
+
+    def withdrawn(self, study: str, now: float) -> int:
+        return int(self._execute(WITHDRAWN, (study, now)).fetchone()[0])
 
     def page(self, study: str, after: int, limit: int, states: Sequence[str]) -> list[TrialRow]:
         if not states:
