@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import gc
 import logging
+import re
+import resource
 import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -27,13 +29,15 @@ from blackbox.study.rows import Store
 from blackbox_server import auth
 from blackbox_server.auth import Keyring
 from blackbox_server.compute import Threads
-from blackbox_server.metrics import Metrics
+from blackbox_server.connections import Connections
+from blackbox_server.limits import Buckets, HeldBytes
+from blackbox_server.metrics import Metrics, ServerTiming, timing
 from blackbox_server.problems import Forbidden, MethodNotAllowed, RouteNotFound, row_of
 from blackbox_server.routes import hot, keys, meta, openapi, reading, rounds, studies, trials
 from blackbox_server.routes.call import Call
 from blackbox_server.routes.responses import problem_answer
 from blackbox_server.routes.route import Route
-from blackbox_server.service import ServerTiming, Service, timing
+from blackbox_server.service import Service
 from blackbox_server.settings import Settings
 from blackbox_server.store import SqlStore
 from blackbox_server.store.embedded import EmbeddedStore
@@ -41,8 +45,11 @@ from blackbox_server.store.embedded import EmbeddedStore
 logger = logging.getLogger("blackbox_server")
 
 PURGE_SECONDS = 600.0
+OTHER_FILES = 256
+"""Files that a server has open beside its connections, at most."""
 HOT_PREFIX = "/v1/studies/"
-LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
+LOCAL_HOST = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.I)
+"""Values of the header Host, and what follows the scheme of an Origin, that name this machine and nothing else."""
 
 
 class App(FastAPI):
@@ -97,6 +104,7 @@ class App(FastAPI):
                 response.headers["allow"] = (raised.headers or {}).get("Allow", "")
             await response(scope, receive, answer)
         finally:
+            call.release()
             self.state.metrics.answered(call.route, status, perf_counter() - started)
 
     def build_middleware_stack(self) -> ASGIApp:
@@ -126,18 +134,17 @@ def _from_here(scope: Scope) -> None:
     """
     for name, value in scope["headers"]:
         text = value.decode("latin-1")
-        if name == b"host" and _host(text) not in LOCAL_NAMES:
+        if name == b"host" and not LOCAL_HOST.fullmatch(text):
             raise Forbidden(f"this server has no keys and only answers to localhost, not to {text[:100]!r}")
-        if name == b"origin" and _host(text.partition("://")[2]) not in LOCAL_NAMES:
+        if name == b"origin" and not LOCAL_HOST.fullmatch(text.partition("://")[2]):
             raise Forbidden(f"this server has no keys and does not answer pages of {text[:100]!r}")
 
 
-def _host(text: str) -> str:
-    return text[: text.index("]") + 1] if text.startswith("[") and "]" in text else text.partition(":")[0]
-
-
 def create_app(
-    settings: Settings | None = None, store: Store | None = None, clock: Callable[[], float] = time.time
+    settings: Settings | None = None,
+    store: Store | None = None,
+    clock: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> App:
     """The service as an ASGI application.
 
@@ -145,7 +152,8 @@ def create_app(
     ----------
     settings : None reads them from the environment.
     store : None opens the database that the settings name when the application starts, and closes it when it ends.
-    clock : seconds since the epoch.
+    clock : seconds since the epoch: what is written, and when leases lapse.
+    monotonic : seconds that nobody can set: rates, and how long a verified key is believed.
     """
     settings = settings or Settings.from_env()
 
@@ -158,10 +166,11 @@ def create_app(
         computer = Threads(settings.compute_threads, settings.inline_seconds, settings.slice_threads, cluster)
         state = app.state
         timing.set(ServerTiming())
-        state.service = Service(settings, front, computer, state.metrics, clock)
-        keyring = Keyring(front, settings.rate_per_second)
+        state.service = Service(settings, front, computer, state.metrics, clock, monotonic)
+        per_minute = settings.failed_keys_per_minute
+        keyring = Keyring(front, settings.rate_per_second, Buckets(per_minute / 60.0, per_minute), clock, monotonic)
         if settings.insecure_local:
-            state.local = keyring.local(settings.root_project, clock())
+            state.local = keyring.local(settings.root_project)
         else:
             state.keyring = keyring
             state.first_key = await state.service.drive(_first_key(settings, clock))
@@ -183,6 +192,9 @@ def create_app(
     app._hot = {route.path.rpartition("/")[2]: route for route in hot.routes}
     app.state.settings = settings
     app.state.metrics = Metrics()
+    app.state.held = HeldBytes(settings)
+    per_hour = settings.max_injected_per_hour
+    app.state.injected = Buckets(per_hour / 3600.0, per_hour)
     app.state.local = app.state.keyring = app.state.first_key = None
     return app
 
@@ -272,6 +284,15 @@ def _state(app: Any) -> Any:
     return None if app is None else app.state
 
 
+def _allow_connections(settings: Settings) -> None:
+    """Raise this process's limit of open files, often 1024, to what the connections need, as far as that is allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = (settings.max_connections or 65_536) + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+
+
 def run(settings: Settings) -> None:
     """Serve until interrupted. Then held requests are answered, running ones finish, and the store is closed.
 
@@ -288,6 +309,7 @@ def run(settings: Settings) -> None:
     # The event loop and the thread that commits take turns with the interpreter lock; with the default interval each
     # would wait up to 5 ms for the other under load.
     sys.setswitchinterval(0.0005)
+    _allow_connections(settings)
     opened = open_store(settings)
     if settings.first_key_file is not None and not settings.insecure_local:
         try:  # not when the application starts, where an error would become a traceback
@@ -300,12 +322,14 @@ def run(settings: Settings) -> None:
         host=settings.host,
         port=settings.port,
         access_log=False,
-        log_level="warning",
+        log_level="error",  # at "warning" everybody who sends nonsense writes a line
         timeout_graceful_shutdown=int(settings.shutdown_seconds) or 1,
         timeout_keep_alive=75,
         server_header=False,
         proxy_headers=False,
         date_header=False,
+        http=cast(Any, Connections(settings)),
+        ws="none",
     )
     try:
         _Server(config, opened).run()

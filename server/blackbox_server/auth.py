@@ -12,8 +12,9 @@ import hmac
 import os
 import re
 import secrets
+import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -21,7 +22,7 @@ from typing import Literal
 from blackbox.errors import FieldError, InvalidInput, nearest
 from blackbox.study.effects import Steps, read, write
 from blackbox.study.rows import KeyRow, Tx
-from blackbox_server.limits import TokenBucket
+from blackbox_server.limits import Buckets, TokenBucket
 from blackbox_server.problems import Forbidden, KeyNotFound, RateLimited, Unauthorized
 from blackbox_server.store.front import AsyncStore
 
@@ -49,10 +50,21 @@ class Principal:
     project: str
     scopes: frozenset[str]
     bucket: TokenBucket
+    expires_at: float | None = None
 
     def may(self, scope: str) -> bool:
         """Whether its scopes, with those that they include, contain this one."""
         return scope in self.scopes
+
+    def check_time(self, now: float) -> None:
+        """Raise if the key has expired by `now`, in seconds since the epoch.
+
+        Raises
+        ------
+        Unauthorized
+        """
+        if self.expires_at is not None and self.expires_at <= now:
+            raise Unauthorized("the key has expired")
 
     def require(self, scope: str) -> None:
         """Raise unless the scope is granted.
@@ -182,38 +194,79 @@ class Keyring:
     Parameters
     ----------
     rate : requests per second and key.
+    failures : the failed keys of each address.
+    clock : seconds since the epoch, at which keys expire.
+    monotonic : seconds by which rates are measured and verified keys believed; no change of the date moves it.
     """
 
-    def __init__(self, store: AsyncStore, rate: float) -> None:
+    def __init__(
+        self,
+        store: AsyncStore,
+        rate: float,
+        failures: Buckets,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._rate = rate
+        self._failures = failures
+        self._clock = clock
+        self._monotonic = monotonic
         self._trusted: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
         self._buckets: dict[str, TokenBucket] = {}
+        self._ended: set[str] = set()
 
-    def local(self, project: str, now: float) -> Principal:
+    def local(self, project: str) -> Principal:
         """The principal of every request to a server without keys."""
-        return Principal("local", "local", project, frozenset(SCOPES), self._bucket("local", now))
+        return Principal("local", "local", project, frozenset(SCOPES), self._bucket("local"))
 
-    async def admit(self, authorization: bytes | None, now: float) -> Principal:
+    async def admit(self, authorization: bytes | None, address: str = "") -> Principal:
         """The owner of a key.
+
+        Parameters
+        ----------
+        address : of the client. One that has sent too many unknown keys is answered without a look at the store, except
+            for keys that were good before.
 
         Raises
         ------
-        Unauthorized
+        Unauthorized, RateLimited
         """
         if authorization is None:
             raise Unauthorized("the request has no Authorization header")
         name = hashlib.sha256(authorization).digest()  # the cache is searched by digest: its timing tells nothing
-        known = self._trusted.get(name)
+        known, now = self._trusted.get(name), self._monotonic()
         if known is not None and known[0] > now:
+            known[1].check_time(self._clock())
             return known[1]
-        principal = await self._verified(authorization, now)
+        if known is None and self._failures.exhausted(address, now):
+            raise RateLimited(
+                f"more than {self._failures.burst:g} unknown keys came from {address}",
+                hint="Check the key; keys that are known already go on working. Wait a minute before sending others.",
+            )
+        try:
+            principal = await self._verified(authorization)
+        except Unauthorized:
+            self._trusted.pop(name, None)
+            self._failures.take(address, now)
+            raise
         self._trusted[name] = (now + TRUSTED_SECONDS, principal)
         if len(self._trusted) > 1024:
             self._trusted.popitem(last=False)
         return principal
 
-    async def _verified(self, authorization: bytes, now: float) -> Principal:
+    def recheck(self, principal: Principal) -> None:
+        """Raise if the key of a request that has been held for a while was revoked here, or has expired.
+
+        Raises
+        ------
+        Unauthorized
+        """
+        if principal.key_id in self._ended:
+            raise Unauthorized("the key was revoked")
+        principal.check_time(self._clock())
+
+    async def _verified(self, authorization: bytes) -> Principal:
         scheme, _, text = authorization.decode("latin-1").strip().partition(" ")
         parts = text.strip().split("_")
         if scheme.lower() != "bearer" or len(parts) != 3 or parts[0] != "zok" or len(text) > 200:
@@ -225,21 +278,30 @@ class Keyring:
             raise Unauthorized("the key is not known")
         if row.revoked_at is not None:
             raise Unauthorized("the key was revoked")
-        if row.expires_at is not None and row.expires_at <= now:
-            raise Unauthorized("the key has expired")
         scopes = frozenset().union(*(IMPLIED.get(scope, frozenset()) for scope in row.scopes.split()))
-        return Principal(row.id, row.name, row.project, scopes, self._bucket(row.id, now))
+        principal = Principal(row.id, row.name, row.project, scopes, self._bucket(row.id), row.expires_at)
+        principal.check_time(self._clock())
+        return principal
 
-    def _bucket(self, key_id: str, now: float) -> TokenBucket:
-        return self._buckets.setdefault(key_id, TokenBucket(self._rate, now))
+    def _bucket(self, key_id: str) -> TokenBucket:
+        bucket = self._buckets.get(key_id)
+        if bucket is None:
+            bucket = self._buckets[key_id] = TokenBucket(self._rate, self._monotonic())
+        return bucket
 
-    def forget(self) -> None:
-        """Drop the cache: every key is verified against its row again."""
+    def forget(self, key_id: str) -> None:
+        """End a key that was revoked: its held requests too; every other is verified against its row again."""
+        self._ended.add(key_id)
+        self._buckets.pop(key_id, None)
         self._trusted.clear()
 
 
 def spend(principal: Principal, now: float) -> int:
     """Count one request; returns how many more the key may send right now.
+
+    Parameters
+    ----------
+    now : seconds of a monotonic clock.
 
     Raises
     ------

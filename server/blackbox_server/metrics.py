@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_left
 from collections.abc import Iterator
+from contextvars import ContextVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import HistogramMetricFamily, Metric
@@ -37,6 +38,19 @@ class _Served:
             names = [*map(str, _SECONDS), "+Inf"]
             family.add_metric([route, str(status)], list(zip(names, sums, strict=True)), sum_value=row[-1])
         yield family
+
+
+class ServerTiming:
+    """Seconds that a request spent in algorithms and in the store, for its header Server-Timing."""
+
+    __slots__ = ("algo", "db")
+
+    def __init__(self) -> None:
+        self.algo = 0.0
+        self.db = 0.0
+
+
+timing: ContextVar[ServerTiming] = ContextVar("timing")
 
 
 class Metrics:

@@ -7,7 +7,7 @@ programs, `detail` and `hint` are for people.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, NotRequired
 
 import orjson
 from pydantic import ConfigDict, with_config
@@ -30,6 +30,43 @@ class UnsupportedMediaType(BlackboxError):
 
 class BodyTooLarge(BlackboxError):
     """The body exceeds the limit of its route."""
+
+
+class BodyCut(errors.InvalidInput):
+    """The connection ended before the body did. Nothing was executed."""
+
+
+class HeadTooLarge(BlackboxError):
+    """The request line and the headers are larger than a request needs."""
+
+
+class HeadTimeout(BlackboxError):
+    """The request line and the headers did not arrive in time."""
+
+
+class TooManyConnections(BlackboxError):
+    """The server has as many connections as it keeps."""
+
+
+class OverLimit(BlackboxError):
+    """A limit that the problem's member `limit` names.
+
+    Attributes
+    ----------
+    name, value, used : the name of the limit, what it is, and how much of it is taken.
+    """
+
+    def __init__(self, name: str, value: float, used: float, detail: str, *, hint: str) -> None:
+        super().__init__(detail, hint=hint)
+        self.name, self.value, self.used = name, value, used
+
+
+class QuotaExceeded(OverLimit):
+    """What is kept for the key, the project or the study has reached its limit: something has to go first."""
+
+
+class TooMuchAtOnce(OverLimit):
+    """What is being worked on for the key or the project has reached its limit: later there is room again."""
 
 
 class BodyTimeout(BlackboxError):
@@ -172,6 +209,18 @@ TABLE: Mapping[type[Exception], Row] = {
         415, "unsupported-media-type", "The body must be JSON", hint="Send content-type: application/json, or none."
     ),
     BodyTooLarge: Row(413, "body-too-large", "The body is too large", hint="Send smaller batches; GET /v1/limits."),
+    HeadTooLarge: Row(431, "head-too-large", "The head is too large", hint="Send fewer and shorter headers."),
+    HeadTimeout: Row(408, "head-timeout", "The head did not arrive in time", True, hint="Send it again, faster."),
+    TooManyConnections: Row(
+        503, "too-many-connections", "Too many connections", True, hint="Wait a moment; reuse your connections."
+    ),
+    QuotaExceeded: Row(
+        403, "quota-exceeded", "A quota is used up", over_http="GET /v1/limits says what is used of each."
+    ),
+    TooMuchAtOnce: Row(
+        429, "too-much-at-once", "Too much at once", True, over_http="GET /v1/limits says what is used of each limit."
+    ),
+    BodyCut: Row(400, "body-cut", "The body is not whole", hint="Send the request again, whole: nothing was done."),
     BodyTimeout: Row(408, "body-timeout", "The body did not arrive in time", True, hint="Send it again, faster."),
     Unauthorized: Row(
         401, "unauthorized", "A key is needed", hint='Send the header "Authorization: Bearer zok_...".'
@@ -214,6 +263,17 @@ class ProblemField(TypedDict):
 
 
 @documented
+class LimitReached(TypedDict):
+    """The limit that a request would exceed."""
+
+    name: str
+    """As in `GET /v1/limits`."""
+    value: float
+    used: float
+    """How much of it is taken, without the request."""
+
+
+@documented
 class Problem(TypedDict):
     """An error (RFC 9457)."""
 
@@ -230,6 +290,8 @@ class Problem(TypedDict):
     retryable: bool
     """Whether the same request may succeed later, unchanged."""
     request_id: str
+    limit: NotRequired[LimitReached]
+    """Of quota-exceeded and too-much-at-once: which limit it is."""
 
 
 def row_of(error: BaseException) -> Row:
@@ -258,7 +320,7 @@ def problem(error: BaseException, request_id: str, prefix: str = "") -> Problem:
     """
     row = row_of(error)
     known = isinstance(error, BlackboxError)
-    return {
+    document: Problem = {
         "type": f"/problems/{row.code}",
         "title": row.title,
         "status": row.status,
@@ -272,6 +334,9 @@ def problem(error: BaseException, request_id: str, prefix: str = "") -> Problem:
         "retryable": row.retryable,
         "request_id": request_id,
     }
+    if isinstance(error, OverLimit):
+        document["limit"] = {"name": error.name, "value": error.value, "used": error.used}
+    return document
 
 
 def encode(document: Problem) -> bytes:

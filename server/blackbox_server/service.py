@@ -12,10 +12,10 @@ import hashlib
 import logging
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from contextvars import ContextVar, copy_context
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
@@ -34,12 +34,14 @@ from blackbox.study.rows import ACTIVE, ReplyRow, StudyRow, Tx
 from blackbox.study.settling import Report
 from blackbox.study.trials import TrialStudy
 from blackbox_server.compute import Computer, timed
-from blackbox_server.metrics import Metrics
+from blackbox_server.metrics import Metrics, timing
 from blackbox_server.problems import IdempotencyKeyReused
 from blackbox_server.settings import Settings
 from blackbox_server.store.front import AsyncStore
+from blackbox_server.usage import Usage
 
 T = TypeVar("T")
+Render = Callable[[Tx, Any], tuple[int, bytes]]
 logger = logging.getLogger("blackbox_server")
 
 POLL_SECONDS = 1.0
@@ -48,21 +50,10 @@ ENDED = ("completed", "cancelled", "study_failed")
 """Reasons for an empty answer to an ask that waiting does not change."""
 BESIDE_THREADS = 4
 """Most operations at once that read very many rows."""
+LARGE_SPEC = 16 * 1024
+"""Studies whose resolved spec has more characters than this are opened in a thread."""
 LARGE_DIM = 20_000
 """Points with more numbers than this in total are decoded in a thread."""
-
-
-class ServerTiming:
-    """Seconds that a request spent in algorithms and in the store, for its header Server-Timing."""
-
-    __slots__ = ("algo", "db")
-
-    def __init__(self) -> None:
-        self.algo = 0.0
-        self.db = 0.0
-
-
-timing: ContextVar[ServerTiming] = ContextVar("timing")
 
 
 class Waiters:
@@ -103,6 +94,7 @@ class OpenStudy:
     advancing : set while a request closes steps, and resolved when it has.
     rounds : for a hosted participant, the federated study it takes part in, while that is open.
     hosted : for a federated study, its hosted participants that are open.
+    memory : the estimate of its memory, in bytes.
     """
 
     study: BaseStudy
@@ -111,6 +103,7 @@ class OpenStudy:
     advancing: asyncio.Future[None] | None = None
     rounds: OpenStudy | None = None
     hosted: WeakSet[OpenStudy] = field(default_factory=WeakSet)
+    memory: int = 0
 
     def changed(self, freed: int | None = None) -> None:
         """Wake those who wait, after a tell that freed so many leases, or (None) an advance or a change of state."""
@@ -154,7 +147,8 @@ class Service:
 
     Parameters
     ----------
-    clock : seconds since the epoch.
+    clock : seconds since the epoch: what is written, and when leases lapse.
+    monotonic : seconds that nobody can set: everything that lasts.
     """
 
     def __init__(
@@ -164,14 +158,17 @@ class Service:
         computer: Computer,
         metrics: Metrics,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
         self.store = store
         self.metrics = metrics
         self.clock = clock
+        self.monotonic = monotonic
         self._computer = computer
         self._beside = ThreadPoolExecutor(BESIDE_THREADS, "beside")
         self._studies: OrderedDict[str, OpenStudy] = OrderedDict()
+        self.usage = Usage(settings, store)
         self.stopping = False
 
     # Driving ----------------------------------------------------------------------------------------------------------
@@ -206,20 +203,29 @@ class Service:
 
     async def drive_beside(self, steps: Steps[T]) -> T:
         """Drive an operation that reads very many rows, in a thread beside the event loop."""
-        loop = asyncio.get_running_loop()
 
         async def answer(effect: Effect) -> Any:
-            if isinstance(effect, Compute):
-                return effect.work()
-            run = self.write if isinstance(effect, Write) else self.read
-            return asyncio.run_coroutine_threadsafe(run(effect.work, long=True), loop).result()
+            assert not isinstance(effect, Compute)
+            return await (self.write if isinstance(effect, Write) else self.read)(effect.work, long=True)
 
-        def run() -> T:
-            return effects.at_once(effects.drive(steps, answer))
+        return await self._driven_beside(steps, answer)
 
+    async def beside(self, work: Callable[[], T]) -> T:
+        """Run a function that computes for long in a thread beside the event loop."""
         # Threads of their own: these wait for long reads, which need threads of the loop's pool. In one pool enough of
         # them would wait for one another for ever.
-        return await loop.run_in_executor(self._beside, copy_context().run, run)
+        return await asyncio.get_running_loop().run_in_executor(self._beside, copy_context().run, work)
+
+    async def _driven_beside(self, steps: Steps[T], answer: Callable[[Effect], Coroutine[Any, Any, Any]]) -> T:
+        """Drive an operation in a thread; the event loop answers its effects, its computations aside."""
+        loop = asyncio.get_running_loop()
+
+        async def there(effect: Effect) -> Any:
+            if isinstance(effect, Compute):
+                return effect.work()
+            return asyncio.run_coroutine_threadsafe(answer(effect), loop).result()
+
+        return await self.beside(lambda: effects.at_once(effects.drive(steps, there)))
 
     async def _answer(self, effect: Effect) -> Any:
         if isinstance(effect, Write):
@@ -239,7 +245,7 @@ class Service:
         return value
 
     async def once(
-        self, request: IdempotentRequest, steps: Steps[T], render: Callable[[Tx, Any], tuple[int, bytes]]
+        self, request: IdempotentRequest, steps: Steps[T], render: Render, beside: bool = False
     ) -> Answered[T]:
         """Drive an operation whose answer is stored in the same transaction as its effect.
 
@@ -249,6 +255,7 @@ class Service:
         Parameters
         ----------
         render : (transaction, result of the operation's first write) -> status and body of the response.
+        beside : whether to compute what the operation computes in a thread.
 
         Raises
         ------
@@ -287,7 +294,7 @@ class Service:
             return value
 
         try:
-            result = await effects.drive(steps, answer)
+            result = await (self._driven_beside(steps, answer) if beside else effects.drive(steps, answer))
         except _Repeated:
             assert earlier is not None
             return Answered(earlier.status, earlier.body.encode(), None)
@@ -310,8 +317,15 @@ class Service:
         """
         found = self._studies.get(study)
         if found is None:
-            found = OpenStudy(await self.drive(open_study(study, self._computer.slicer)))
-            found = self._studies.setdefault(study, found)  # another request may have been faster
+            head = await self.read(lambda tx: tx.head(study))
+            large = head is not None and len(head.resolved) > LARGE_SPEC
+            steps = open_study(study, self._computer.slicer)
+            made = await (self.drive_beside(steps) if large else self.drive(steps))
+            found = self._studies.get(study)  # another request may have been faster
+            if found is None:
+                found = OpenStudy(made, memory=self.usage.make_room(made, self._studies))
+                self._studies[study] = found
+                self.usage.alive.add(found)
             if len(self._studies) > self.settings.open_studies:
                 self._studies.popitem(last=False)
             self.metrics.open_studies.set(len(self._studies))
@@ -393,6 +407,7 @@ class Service:
         *,
         wait_seconds: float = 0.0,
         gone: Callable[[], Awaitable[None]] | None = None,
+        again: Callable[[], None] | None = None,
         asked: AskAnswer | None = None,
     ) -> AskAnswer:
         """Lease trials; holds the request while there are none, for at most `wait_seconds`.
@@ -400,6 +415,7 @@ class Service:
         Parameters
         ----------
         gone : resolves when the client has disconnected: nobody would evaluate what is granted after that.
+        again : called before another attempt; raises if the caller may no longer ask.
         asked : the answer that a tell has already got in its own transaction.
 
         Raises
@@ -436,6 +452,8 @@ class Service:
                     await opened.asks.wait(min(POLL_SECONDS, remaining), left)
                 if left is not None and left.done():
                     return asked
+                if again is not None:
+                    again()
                 asked = None
         finally:
             if left is not None:

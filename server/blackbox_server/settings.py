@@ -35,10 +35,23 @@ class Settings(BaseModel):
     first_key_file: str | None = None
     """File of the first key, which is then not printed: read where it exists, else written, for its owner alone."""
 
-    max_body_bytes: int = Field(8 * 2**20, ge=1024)
-    """Largest request body."""
-    max_vector_body_bytes: int = Field(64 * 2**20, ge=1024)
-    """Largest request body where points are sent (trials, tell, create)."""
+    max_connections: int = Field(4000, ge=0)
+    """Most open connections; 0: no limit."""
+    max_connections_per_address: int = Field(1000, ge=0)
+    """Most open connections of one address; 0: no limit, for a server behind a proxy, which is one address."""
+    max_head_bytes: int = Field(32 * 2**10, ge=1024)
+    """Largest request line with headers."""
+    head_seconds: float = Field(10.0, gt=0)
+    """A request line with headers that takes longer to arrive is answered with 408."""
+    failed_keys_per_minute: float = Field(60.0, gt=0)
+    """Unknown keys that one address may send; beyond it only keys that were good before are looked at."""
+
+    max_body_bytes: int = Field(2**20, ge=1024)
+    """Largest request body in JSON."""
+    max_vector_body_bytes: int = Field(8 * 2**20, ge=1024)
+    """The same where points are sent (trials, tell, create, contributions): decoding holds every other request."""
+    max_binary_body_bytes: int = Field(64 * 2**20, ge=1024)
+    """Largest contribution in the binary form."""
     max_count: int = Field(1000, ge=1)
     """Most trials of one ask, results of one tell, leases of one heartbeat, items of one page."""
     max_values_bytes: int = Field(64 * 2**20, ge=1024)
@@ -53,6 +66,29 @@ class Settings(BaseModel):
     """A body that takes longer to arrive is answered with 408."""
     rate_per_second: float = Field(5000.0, gt=0)
     """Requests per second and key, on average; bursts may be twice as many."""
+
+    max_studies: int = Field(10_000, ge=1)
+    """Most studies of a project; deleted ones do not count."""
+    max_keys: int = Field(1000, ge=1)
+    """Most keys of a project; revoked ones count."""
+    max_labels: int = Field(64, ge=0)
+    """Most labels of a study."""
+    max_participants: int = Field(1000, ge=1)
+    """Most participants that have joined a federated study."""
+    max_queued: int = Field(100_000, ge=1)
+    """Most trials of a study that wait to be asked for, enqueued points among them."""
+    max_trials: int = Field(10_000_000, ge=1)
+    """Most trials of a study beyond which no points are added that it did not choose."""
+    max_injected_per_hour: int = Field(100_000, ge=1)
+    """Points that the study did not choose, of one key, on average; so many at once."""
+    max_open_bytes: int = Field(2 * 2**30, ge=2**20)
+    """Largest sum of the memory estimates of a project's open studies; those used longest ago are closed."""
+    max_all_open_bytes: int = Field(4 * 2**30, ge=2**20)
+    """The same for all projects together."""
+    max_held_bytes: int = Field(64 * 2**20, ge=1024)
+    """Bytes of bodies of one key that are under way at a time."""
+    max_all_held_bytes: int = Field(256 * 2**20, ge=1024)
+    """The same for all keys together."""
 
     compute_threads: int = Field(2, ge=1)
     """Threads for algorithm steps that are too long for the event loop."""

@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 PAGE = HERE / "BENCHMARKS.md"
 ORDER = (
     *("bench_noise", "bench_recipes", "bench_million", "bench_ray", "bench_cma", "bench_bbob", "bench_cbo"),
-    *("bench_regions", "bench_frank_wolfe", "bench_service"),
+    *("bench_regions", "bench_frank_wolfe", "bench_service", "bench_attacks"),
 )
 
 

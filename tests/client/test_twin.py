@@ -22,7 +22,7 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, Required
+from typing import Any, Literal, NotRequired, Required
 
 import pytest
 from blackbox_client import errors
@@ -70,7 +70,9 @@ def required(kind: Any) -> set[str]:
     if not typing.is_typeddict(kind):
         return set()
     hints = typing.get_type_hints(kind, include_extras=True)
-    return {name for name, hint in hints.items() if kind.__total__ or typing.get_origin(hint) is Required}
+    # Where annotations are text, `__total__` is all that the class knows by itself.
+    asked = {name for name, hint in hints.items() if kind.__total__ or typing.get_origin(hint) is Required}
+    return {name for name in asked if typing.get_origin(hints[name]) is not NotRequired}
 
 
 def inner(hint: Any) -> Any:

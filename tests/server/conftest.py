@@ -88,11 +88,12 @@ def check_documented(method: str, response: Any) -> None:
 class Server:
     """An application that runs, and its client."""
 
-    def __init__(self, app: App, http: TestClient, clock: Clock, store: Store) -> None:
+    def __init__(self, app: App, http: TestClient, clock: Clock, ticks: Clock, store: Store) -> None:
         self.app = app
         self.store = store
         self.http = http
         self.clock = clock
+        self.ticks = ticks
         if app.state.first_key is not None:
             http.headers["authorization"] = f"Bearer {app.state.first_key}"
 
@@ -132,18 +133,24 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def serve(clock: Clock) -> Iterator[Callable[..., Server]]:
+def ticks() -> Clock:
+    """Seconds of the clock that nobody can set."""
+    return Clock()
+
+
+@pytest.fixture
+def serve(clock: Clock, ticks: Clock) -> Iterator[Callable[..., Server]]:
     """Starts servers; they end with the test."""
     running: list[TestClient] = []
 
     def start(store: Store | None = None, **settings: Any) -> Server:
         store = store if store is not None else MemoryStore()
-        app = create_app(Settings(**settings), store, clock)
+        app = create_app(Settings(**settings), store, clock, ticks)
         base = "http://localhost" if settings.get("insecure_local") else "http://testserver"
         http = DocumentedClient(app, base_url=base, raise_server_exceptions=False)
         http.__enter__()
         running.append(http)
-        return Server(app, http, clock, store)
+        return Server(app, http, clock, ticks, store)
 
     yield start
     for http in running:

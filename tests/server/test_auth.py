@@ -180,7 +180,7 @@ def test_too_many_requests_are_slowed_down(serve: Callable[..., Server]) -> None
     assert [a.status_code for a in answers[:10]] == [200] * 10
     assert assert_problem(answers[10], 429, "rate-limited")["retryable"] is True
     assert answers[10].headers["retry-after"]
-    server.clock.now += 1
+    server.ticks.now += 1
     assert server.http.get("/v1/studies").status_code == 200
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 from blackbox_server.compute import Threads, timed
-from blackbox_server.metrics import Metrics
-from blackbox_server.service import ServerTiming, Service, timing
+from blackbox_server.metrics import Metrics, ServerTiming, timing
+from blackbox_server.service import Service
 from blackbox_server.settings import Settings
 from blackbox_server.store.embedded import EmbeddedStore
 

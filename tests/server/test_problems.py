@@ -148,12 +148,30 @@ def test_a_query_parameter_that_cannot_be_used_is_named(server: Server, path: st
     assert problem["errors"][0]["pointer"] == f"/{name}"
 
 
-def test_of_a_query_parameter_that_is_given_twice_the_last_counts_and_others_are_not_looked_at(server: Server) -> None:
+def test_of_a_query_parameter_that_is_given_twice_the_last_counts(server: Server) -> None:
     study = server.create()
     server.ask(study, count=3)
-    page = server.http.get(f"/v1/studies/{study}/trials?limit=1&limit=2&colour=red").json()
+    page = server.http.get(f"/v1/studies/{study}/trials?limit=1&limit=2").json()
     assert [trial["id"] for trial in page["trials"]] == ["t_1", "t_2"]
-    assert page["next"].endswith("limit=2&cursor=2")
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/trials?limt=5", 'did you mean "limit"?'),
+        ("/best?colour=red", "known: k, view"),
+        ("?limit=5", "This address takes none."),
+        ("/ask?count=5", "This address takes none."),
+    ],
+)
+def test_an_unknown_query_parameter_is_an_error_that_names_the_nearest_one(
+    server: Server, path: str, hint: str
+) -> None:
+    address = f"/v1/studies/{server.create()}{path}"
+    answer = server.http.post(address, json={}) if "/ask" in path else server.http.get(address)
+    problem = assert_problem(answer, 422, "invalid-input")
+    assert problem["hint"] == hint
+    assert problem["errors"][0]["pointer"] == f"/{path.partition('?')[2].partition('=')[0]}"
 
 
 # JSON -----------------------------------------------------------------------------------------------------------------

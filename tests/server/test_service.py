@@ -19,6 +19,7 @@ from blackbox_server.settings import Settings
 
 from blackbox.algorithm import registry
 from blackbox.errors import InvalidInput
+from tests.server import tables
 from tests.server.conftest import Server
 
 
@@ -95,11 +96,11 @@ def test_a_wrong_setting_is_named_with_the_nearest_right_one() -> None:
         Settings.from_env({"BLACKBOX_PORT": "many"})
 
 
-def test_every_setting_has_a_help_text_and_stands_in_the_readme() -> None:
+def test_every_setting_and_every_quota_stands_in_the_readme() -> None:
     readme = (Path(__file__).parents[2] / "server" / "README.md").read_text()
-    for name, field in Settings.model_fields.items():
-        assert field.description, name
-        assert f"`BLACKBOX_{name.upper()}`" in readme, name
+    assert all(field.description for field in Settings.model_fields.values())
+    assert tables.settings_table() in readme
+    assert tables.quotas_table() in readme
 
 
 # A real process -------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 if TYPE_CHECKING:
     from blackbox_client.models import Result
@@ -43,6 +43,14 @@ class ProblemField(TypedDict):
     pointer: str
     code: str
     message: str
+
+
+class LimitReached(TypedDict):
+    """The limit that a request would exceed: what it is, and how much of it is taken."""
+
+    name: str
+    value: float
+    used: float
 
 
 class Problem(TypedDict):
@@ -57,6 +65,7 @@ class Problem(TypedDict):
     errors: list[ProblemField]
     retryable: bool
     request_id: str
+    limit: NotRequired[LimitReached]
 
 
 NON_FINITE_HINT = (

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import secrets
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -15,14 +17,15 @@ from starlette.types import Receive, Scope
 from blackbox.errors import FieldError, InvalidInput
 from blackbox.study.effects import Steps
 from blackbox.study.rows import Tx
-from blackbox_server import auth
+from blackbox_server import auth, limits
 from blackbox_server.auth import Principal
-from blackbox_server.limits import TokenBucket
-from blackbox_server.problems import BodyTimeout, BodyTooLarge, UnsupportedMediaType
+from blackbox_server.limits import Buckets, TokenBucket
+from blackbox_server.metrics import ServerTiming
+from blackbox_server.problems import BodyCut, BodyTimeout, BodyTooLarge, UnsupportedMediaType
 from blackbox_server.schemas import parsing
-from blackbox_server.schemas.parsing import Query
+from blackbox_server.schemas.parsing import Query, Wire
 from blackbox_server.schemas.requests import trial_number
-from blackbox_server.service import Answered, IdempotentRequest, OpenStudy, ServerTiming, Service
+from blackbox_server.service import Answered, IdempotentRequest, OpenStudy, Service
 from blackbox_server.settings import Settings
 
 M = TypeVar("M", bound=BaseModel)
@@ -31,8 +34,8 @@ T = TypeVar("T")
 
 _run = secrets.token_hex(5)
 _count = itertools.count(1)
-LARGE_BODY = 256 * 1024
-"""Bodies of more bytes than this are parsed in a thread."""
+LARGE_BODY = 16 * 1024
+"""What a body of more bytes than this asks for is made in a thread. A space of 400 parameters is one: 20 ms."""
 NOBODY = Principal("", "anonymous", "", frozenset(), TokenBucket(1.0, 0.0))
 
 
@@ -46,8 +49,8 @@ class Call(ServerTiming):
     """
 
     __slots__ = (
-        "_allow_empty", "_body_limit", "headers", "left", "principal", "raw", "receive", "request_id", "route", "scope",
-        "service", "settings", "state",
+        "_allow_empty", "_body_limit", "_held", "headers", "left", "principal", "raw", "receive", "request_id", "route",
+        "scope", "service", "settings", "state",
     )  # fmt: skip
 
     service: Service
@@ -64,6 +67,7 @@ class Call(ServerTiming):
         self.principal = NOBODY
         self.left = 0
         self.raw = b""
+        self._held = 0
         self._allow_empty = False
         self._body_limit = self.settings.max_body_bytes
 
@@ -86,11 +90,29 @@ class Call(ServerTiming):
         if vectors:
             self._body_limit = self.settings.max_vector_body_bytes
         if scope is not None:
-            now = self.service.clock()
-            self.principal = self.state.local or await self.state.keyring.admit(self.headers.get(b"authorization"), now)
-            self.left = auth.spend(self.principal, now)
+            self.principal = self.state.local or await self.state.keyring.admit(
+                self.headers.get(b"authorization"), self.address
+            )
+            self.left = auth.spend(self.principal, self.service.monotonic())
             if scope:
                 self.principal.require(scope)
+
+    def inject(self, n: int) -> None:
+        """Count points that a study did not choose.
+
+        Raises
+        ------
+        TooMuchAtOnce
+        """
+        limits.QUOTAS["injected"].check(self.settings, self.injected, n)
+        injected: Buckets = self.state.injected
+        injected.take(self.principal.key_id, self.service.monotonic(), n)
+
+    @property
+    def injected(self) -> int:
+        """Points of this hour that a study did not choose."""
+        injected: Buckets = self.state.injected
+        return math.ceil(injected.burst - injected.left(self.principal.key_id, self.service.monotonic()))
 
     @property
     def may_read(self) -> bool:
@@ -101,6 +123,28 @@ class Call(ServerTiming):
     def now(self) -> float:
         """Seconds since the epoch."""
         return self.service.clock()
+
+    @property
+    def address(self) -> str:
+        """The address that the request came from."""
+        client = self.scope.get("client")
+        return client[0] if client else ""
+
+    def recheck(self) -> None:
+        """Raise if the key has ended since the request was admitted: what is held must not outlast it.
+
+        Raises
+        ------
+        Unauthorized
+        """
+        if self.state.keyring is not None:
+            self.state.keyring.recheck(self.principal)
+
+    def wait(self, wanted: float) -> float:
+        """Seconds for which a request that wants to be held is: no longer than the settings and its key allow."""
+        expires = self.principal.expires_at
+        ends = self.settings.max_wait_seconds if expires is None else max(0.0, expires - self.now)
+        return min(wanted, self.settings.max_wait_seconds, ends)
 
     def answer_headers(self) -> list[tuple[bytes, bytes]]:
         """The headers of every answer: request id, timing, rate limit."""
@@ -202,22 +246,42 @@ class Call(ServerTiming):
 
         Raises
         ------
-        MalformedJson, InvalidInput, NonFiniteValue
+        MalformedJson, InvalidInput, NonFiniteValue, TooLarge
             And the errors of `read`.
         """
         value, finite = await self.json()
         if not finite:
-            parsing.refuse_not_finite(value)
-        return parsing.fit(model, value)
+            await self.work(partial(parsing.refuse_not_finite, value))
+        return await self.fit(model, value)
 
     async def json(self) -> tuple[Any, bool]:
         """The body as Python values, and whether all its numbers are finite; see `parsing.read_json`."""
         raw = await self.read()
         if not raw and self._allow_empty:
             raw = b"{}"
-        if len(raw) > LARGE_BODY:
-            return await asyncio.to_thread(parsing.read_json, raw)
-        return parsing.read_json(raw)
+        return await self.work(partial(parsing.read_json, raw))
+
+    async def fit(self, model: type[M], value: Any) -> M:
+        """A decoded body as a model. How many items it has is looked at first.
+
+        Raises
+        ------
+        InvalidInput, TooLarge
+        """
+        if issubclass(model, Wire) and model.counted and type(value) is dict:
+            items = value.get(model.counted)
+            if type(items) is list:
+                limits.within_count(self.settings, items, f"/{model.counted}")
+        return await self.work(partial(parsing.fit, model, value))
+
+    @property
+    def large(self) -> bool:
+        """Whether what is made of the body may take longer than the other requests should wait."""
+        return len(self.raw) > LARGE_BODY
+
+    async def work(self, task: Callable[[], T]) -> T:
+        """Run a function whose work grows with the body: here, or for a large one in a thread."""
+        return await self.service.beside(task) if self.large else task()
 
     async def read(self, kinds: Sequence[bytes] = ()) -> bytes:
         """The bytes of the body, of at most the limit and of an accepted content type.
@@ -228,40 +292,52 @@ class Call(ServerTiming):
 
         Raises
         ------
-        UnsupportedMediaType, BodyTooLarge, BodyTimeout
+        UnsupportedMediaType, BodyTooLarge, BodyTimeout, BodyCut
         """
         kind, limit = self.headers.get(b"content-type"), self._body_limit
+        if kind is not None and kind in kinds:
+            limit = self.settings.max_binary_body_bytes
         if kind != b"application/json" and kind not in kinds:
             self._check_kind(kind)
         if self.headers.get(b"content-encoding", b"identity") != b"identity":
             raise UnsupportedMediaType("the body is compressed", hint="Send it as it is, without content-encoding.")
         length = self.headers.get(b"content-length")
-        if length is not None and length.isdigit() and int(length) > limit:
+        if length is not None and length.isdigit() and (len(length) > 18 or int(length) > limit):
             raise _too_large(limit)
-        message = await self.receive()
-        body: bytes = message.get("body", b"")
-        if message.get("more_body"):
-            try:
-                async with asyncio.timeout(self.settings.body_seconds):
-                    body = await self._rest(body)
-            except TimeoutError:
-                raise BodyTimeout(f"the body took longer than {self.settings.body_seconds:g} s") from None
-        if len(body) > limit:
-            raise _too_large(limit)
+        try:
+            async with asyncio.timeout(self.settings.body_seconds):
+                body = await self._whole(limit)
+        except TimeoutError:
+            raise BodyTimeout(f"the body took longer than {self.settings.body_seconds:g} s") from None
+        if length is not None and length != b"%d" % len(body) and length.isdigit() and int(length) != len(body):
+            raise BodyCut(f"the body has {len(body)} bytes, its header Content-Length says {int(length)}")
         self.raw = body
         return body
 
-    async def _rest(self, first: bytes) -> bytes:
-        parts, size = [first], len(first)
+    async def _whole(self, limit: int) -> bytes:
+        parts: list[bytes] = []
+        size = 0
         while True:
             message = await self.receive()
-            part = message.get("body", b"")
-            parts.append(part)
+            if message["type"] != "http.request":  # the connection ended first: what came of it must not be executed
+                raise BodyCut(f"the connection ended after {size} bytes of the body")
+            part: bytes = message.get("body", b"")
             size += len(part)
-            if size > self._body_limit:
-                raise _too_large(self._body_limit)
+            if size > limit:
+                raise _too_large(limit)
             if not message.get("more_body"):
-                return b"".join(parts)
+                return b"".join((*parts, part)) if parts else part
+            parts.append(part)
+            self._hold(len(part))
+
+    def _hold(self, n: int) -> None:
+        self.state.held.take(self.principal.key_id, n)
+        self._held += n
+
+    def release(self) -> None:
+        """Give back what the body held; the application calls it when the request has been answered."""
+        if self._held:
+            self.state.held.give(self.principal.key_id, self._held)
 
     def _check_kind(self, kind: bytes | None) -> None:
         """Accept JSON, and the default of `curl -d`, except where a web page could send that without permission."""
@@ -286,7 +362,7 @@ class Call(ServerTiming):
 
     async def once(self, steps: Steps[T], render: Callable[[Tx, Any], tuple[int, bytes]]) -> Answered[T]:
         """Drive an operation whose answer is remembered for retries; see `Service.once`."""
-        return await self.service.once(self.idempotent, steps, render)
+        return await self.service.once(self.idempotent, steps, render, beside=self.large)
 
 
 def _too_large(limit: int) -> BodyTooLarge:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -19,7 +20,7 @@ from blackbox.study.settling import Outcome, Report
 from blackbox.study.side_data import TOLD
 from blackbox.study.trials import TrialStudy
 from blackbox_server import limits
-from blackbox_server.problems import IdempotencyKeyRequired
+from blackbox_server.problems import IdempotencyKeyRequired, Unauthorized
 from blackbox_server.routes import shapes
 from blackbox_server.routes.call import Call
 from blackbox_server.routes.responses import answer, dumps
@@ -37,7 +38,9 @@ async def ask(call: Call) -> Response:
     wanted = await call.body(Ask)
     opened = await call.opened()
     ask_request = _ask_request(call, opened.study, wanted, wanted.worker)
-    asked = await call.service.ask(opened, ask_request, wait_seconds=wanted.wait_seconds, gone=call.gone)
+    asked = await call.service.ask(
+        opened, ask_request, wait_seconds=call.wait(wanted.wait_seconds), gone=call.gone, again=call.recheck
+    )
     granted = await shapes.granted_json(call.service, opened.study, asked, wanted.encoding)
     return answer({**granted, "study": shapes.progress(opened.study, asked.row, call.may_read)})
 
@@ -50,16 +53,18 @@ async def tell(call: Call) -> Response:
     value, finite = await call.json()
     opened = await call.opened()
     short = _is_short(value)
-    body = parsing.fit(ShortTell, value).written_out() if short else parsing.fit(Tell, value)
+    body = (await call.fit(ShortTell, value)).written_out() if short else await call.fit(Tell, value)
     if not finite:
-        parsing.refuse_not_finite(value, tolerant=opened.study.spec.non_finite == "infeasible")
-    limits.within_count(call.settings, body.results, "/results")
+        tolerant = opened.study.spec.non_finite == "infeasible"
+        await call.work(partial(parsing.refuse_not_finite, value, tolerant=tolerant))
     tell_request = _TellRequest(call, opened, body.worker or call.principal.name, short)
     ask_request = None
     if body.ask is not None:
         ask_request = _ask_request(call, opened.study, body.ask, body.ask.worker or body.worker)
     asked: AskAnswer | None = None
-    if any(item.params is not None for item in body.results):
+    if n_injected := sum(item.params is not None for item in body.results):
+        limits.QUOTAS["trials"].check(call.settings, (await call.service.row(opened)).trials, n_injected)
+        call.inject(n_injected)
         outcomes = await tell_request.injected(body.results)
         row = await call.service.row(opened)
     else:
@@ -72,11 +77,12 @@ async def tell(call: Call) -> Response:
     if body.ask is not None and ask_request is not None:
         try:
             asked = await call.service.ask(
-                opened, ask_request, wait_seconds=body.ask.wait_seconds, gone=call.gone, asked=asked
-            )
+                opened, ask_request, wait_seconds=call.wait(body.ask.wait_seconds), gone=call.gone, again=call.recheck,
+                asked=asked,
+            )  # fmt: skip
             shape["ask"] = await shapes.granted_json(call.service, opened.study, asked, body.ask.encoding)
             shape["study"] = shapes.progress(opened.study, asked.row, call.may_read)
-        except AlgorithmChanged as error:  # what was told is stored, so this request has not failed
+        except (AlgorithmChanged, Unauthorized) as error:  # what was told is stored, so this request has not failed
             shape["ask"] = shapes.nothing_granted(ask_request.count, error, call.request_id)
     return answer(shape)
 
@@ -85,7 +91,6 @@ async def tell(call: Call) -> Response:
 async def heartbeat(call: Call) -> Response:
     """Renew leases; the answer says for each whether to continue."""
     body = await call.body(Heartbeat)
-    limits.within_count(call.settings, body.leases, "/leases")
     study = as_kind((await call.opened()).study, TrialStudy)
     renewals = await call.service.drive(study.heartbeat(body.leases, now=call.now, extend_seconds=body.extend_seconds))
     return answer({"leases": [shapes.renewal_json(renewal, call.request_id) for renewal in renewals]})
@@ -154,7 +159,7 @@ class _TellRequest:
         self, items: Sequence[Result], ask: AskRequest | None
     ) -> tuple[list[answers.OutcomeInfo], StudyRow, AskAnswer | None]:
         """Tell results of trials that were leased."""
-        reports, refused = self._reports(items)
+        reports, refused = await self.call.work(partial(self._reports, items))
         told, row = await self.call.service.tell(self.opened, reports, self.worker, ask)
         return self._shape(items, refused, told.outcomes), row, told.asked
 
@@ -180,7 +185,7 @@ class _TellRequest:
             if item.params is None:
                 outcomes += (await alone.trials([item], None))[0]
             else:
-                content = orjson.dumps(item.model_dump(exclude_none=True))
+                content = await call.work(partial(_content, item))
                 key = f"{self.opened.study.id}/item/{item.key}"
                 outcomes += await alone._once([item], IdempotentRequest.of(call.principal.project, key, content))
             if not self.short and "problem" in outcomes[-1]:
@@ -189,7 +194,7 @@ class _TellRequest:
         return outcomes
 
     async def _once(self, items: Sequence[Result], request: IdempotentRequest) -> list[answers.OutcomeInfo]:
-        reports, refused = self._reports(items)
+        reports, refused = await self.call.work(partial(self._reports, items))
 
         def render(tx: Tx, told: Any) -> tuple[int, bytes]:
             return 200, dumps(self._shape(items, refused, told.outcomes))
@@ -225,6 +230,11 @@ class _TellRequest:
             )
             for i, item in enumerate(items)
         ]
+
+
+def _content(item: Result) -> bytes:
+    """A digest of a result, by which a repetition is recognised."""
+    return hashlib.sha256(orjson.dumps(item.model_dump(exclude_none=True))).digest()
 
 
 _SIDE_DATA = frozenset(TOLD)
@@ -264,7 +274,8 @@ def report(study: BaseStudy, item: Result, max_info_bytes: int) -> Report:
             )
         vector = study.space.encode(item.params).astype("<f8").tobytes()
         source = item.source or "injected"
-        return Report(None, None, item.status, item.value, extra, retryable, vector, json.dumps(item.params), source)
+        text = dumps(item.params).decode()
+        return Report(None, None, item.status, item.value, extra, retryable, vector, text, source)
     trial = item.trial
     if trial is None and item.lease is not None:
         head = item.lease.split(".", 1)[0]

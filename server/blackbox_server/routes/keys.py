@@ -7,6 +7,7 @@ from starlette.responses import Response
 from blackbox.study.effects import Steps, write
 from blackbox.study.rows import KeyRow, Tx
 from blackbox_server import auth
+from blackbox_server.limits import QUOTAS
 from blackbox_server.problems import Forbidden
 from blackbox_server.routes import shapes
 from blackbox_server.routes.call import Call
@@ -48,6 +49,7 @@ async def create(call: Call) -> Response:
         raise Forbidden(f"a key of project {own.project} cannot make keys for {project}")
     scopes, now = auth.checked_scopes(body.scopes, own), call.now
     expires = None if body.expires_seconds is None else now + body.expires_seconds
+    QUOTAS["keys"].check(call.settings, await call.service.read(lambda tx: len(tx.keys(project))))
     text, row = auth.new_key(body.name, project, scopes, now, expires)
 
     def render(tx: Tx, made: KeyRow) -> tuple[int, bytes]:
@@ -74,5 +76,5 @@ async def delete(call: Call) -> Response:
     project = None if own == call.settings.root_project else own
     await call.service.write(lambda tx: auth.revoked(tx, key, project, now))
     if call.state.keyring is not None:
-        call.state.keyring.forget()
+        call.state.keyring.forget(key)
     return Response(status_code=204)

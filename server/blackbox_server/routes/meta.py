@@ -14,11 +14,11 @@ from blackbox import federation
 from blackbox.algorithm import registry
 from blackbox.space import Space
 from blackbox_server import metrics, problems
+from blackbox_server.limits import QUOTAS
 from blackbox_server.routes.call import Call
 from blackbox_server.routes.responses import answer, tagged
 from blackbox_server.routes.route import Routes
-from blackbox_server.schemas import answers
-from blackbox_server.schemas.parsing import MAX_DEPTH
+from blackbox_server.schemas import answers, parsing
 
 routes = Routes()
 
@@ -148,7 +148,18 @@ async def limits(call: Call) -> Response:
         {
             "body_bytes": found.max_body_bytes,
             "vector_body_bytes": found.max_vector_body_bytes,
-            "json_depth": MAX_DEPTH,
+            "binary_body_bytes": found.max_binary_body_bytes,
+            "head_bytes": found.max_head_bytes,
+            "head_seconds": found.head_seconds,
+            "body_seconds": found.body_seconds,
+            "connections_per_address": found.max_connections_per_address,
+            "json_depth": parsing.MAX_DEPTH,
+            "json_values": parsing.MAX_VALUES,
+            "json_objects": parsing.MAX_OBJECTS,
+            "json_members": parsing.MAX_MEMBERS,
+            "json_texts": parsing.MAX_TEXTS,
+            "json_name": parsing.MAX_NAME,
+            "json_digits": parsing.MAX_DIGITS,
             "count": found.max_count,
             "values_bytes": found.max_values_bytes,
             "algorithm_bytes": found.max_algorithm_bytes,
@@ -156,6 +167,7 @@ async def limits(call: Call) -> Response:
             "wait_seconds": found.max_wait_seconds,
             "requests_per_second": found.rate_per_second,
             "requests_left": call.left,
+            "quotas": await _quotas(call),
             "key": {
                 "id": own.key_id,
                 "name": own.name,
@@ -164,6 +176,28 @@ async def limits(call: Call) -> Response:
             },
         }
     )
+
+
+async def _quotas(call: Call) -> list[answers.QuotaUse]:
+    """Every quota, with what is used of those that are counted for the project or the key."""
+    own, service = call.principal, call.service
+    used: dict[str, float] = {
+        "studies": await service.usage.n_studies(own.project),
+        "keys": await service.read(lambda tx: len(tx.keys(own.project))),
+        "open_bytes": service.usage.open_bytes(own.project),
+        "held_bytes": call.state.held.by_key[own.key_id],
+        "injected": call.injected,
+    }
+    return [
+        {
+            "name": quota.name,
+            "per": quota.per,
+            "value": quota.value(call.settings),
+            "used": used.get(quota.name),
+            "about": quota.about,
+        }
+        for quota in QUOTAS.values()
+    ]
 
 
 @routes("GET /v1/algorithms", "", {200: answers.Algorithms, 304: None})

@@ -94,7 +94,7 @@ async def events(call: Call) -> Response:
     opened, service = await call.opened(), call.service
     types = _types(wanted.types)
     after, loop = wanted.after, asyncio.get_running_loop()
-    until = loop.time() + min(wanted.wait_seconds, call.settings.max_wait_seconds)
+    until = loop.time() + call.wait(wanted.wait_seconds)
     while True:
         work = partial(shapes.log_page, study=opened.study.id, after=after, limit=wanted.limit)
         page, last = await service.read(work)
@@ -107,6 +107,7 @@ async def events(call: Call) -> Response:
             continue
         with service.metrics.waiting.track_inprogress():
             await opened.log.wait(min(1.0, remaining))
+        call.recheck()
 
 
 def _types(text: str) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from starlette.responses import Response
@@ -13,13 +14,15 @@ from blackbox.federation import Contribution, ContributionJson
 from blackbox.study.answers import ContributeAnswer, OpenPhase
 from blackbox.study.effects import Steps
 from blackbox.study.kinds import as_kind
+from blackbox.study.participants import hosted_name
 from blackbox.study.rounds import FederatedStudy
+from blackbox.study.rows import Tx
 from blackbox_server import limits
 from blackbox_server.routes import shapes
 from blackbox_server.routes.call import Call
 from blackbox_server.routes.responses import answer
 from blackbox_server.routes.route import Routes
-from blackbox_server.schemas import answers
+from blackbox_server.schemas import answers, parsing
 from blackbox_server.schemas.requests import Decline, Join, Nothing, RoundQuery, UpdatesQuery
 from blackbox_server.service import OpenStudy, Service
 
@@ -35,9 +38,12 @@ async def join(call: Call) -> Response:
     """Take part under a name. A participant that comes back joins again with the same name."""
     opened, study = await _federated(call)
     body = await call.body(Join)
+    await _within_participants(call, study, body.client)
     hosted: answers.HostedStudyLinks | None = None
     if body.hosted:
         limits.within_hosting(call.settings, study.resolved, study.space)
+        await call.service.usage.check_studies(study.head.project, hosted_name(study.id, body.client))
+        call.service.usage.changed(study.head.project)
         weight = 1.0 if body.weight is None else body.weight
         joined, head = await call.service.drive(study.host(body.client, weight, now=call.now))
         hosted = {"study": head.id, "links": shapes.links(head.id, False, study.id)}
@@ -94,7 +100,7 @@ async def read(call: Call) -> Response:
         return answer(await _past(call.service, study, _number(call.path["round"])))
     token = call.header(TOKEN)
     loop, service = asyncio.get_running_loop(), call.service
-    until = loop.time() + min(wanted.wait_seconds, call.settings.max_wait_seconds)
+    until = loop.time() + call.wait(wanted.wait_seconds)
     while True:
         phase = await service.drive(study.phase(now=call.now, token=token))
         remaining = 0.0 if service.stopping else until - loop.time()
@@ -105,6 +111,7 @@ async def read(call: Call) -> Response:
             # Nobody calls at the deadline, so a waiting request has to look then.
             left = remaining if phase.closes_at is None else max(0.05, phase.closes_at - call.now)
             await opened.asks.wait(min(1.0, remaining, left))
+        call.recheck()
 
 
 def _phase(study: FederatedStudy, phase: OpenPhase, metrics: Mapping[str, float]) -> dict[str, Any]:
@@ -161,7 +168,7 @@ async def contribute(call: Call) -> Response:
     else:
         value, finite = await call.json()
         if not finite:
-            raise InvalidContribution("a number in the contribution is not finite")
+            await call.work(partial(parsing.refuse_not_finite, value, kind=InvalidContribution))
         contribution = await asyncio.to_thread(Contribution.from_json, value)
     number = _number(call.path["round"])
     if contribution.round != number:
@@ -210,6 +217,21 @@ async def updates(call: Call) -> Response:
     rows = await call.service.drive_beside(study.updates(wanted.after, wanted.limit))
     shape = [shapes.stored(row.content) for row in rows]
     return answer({"updates": shape, "next_after": rows[-1].version if rows else wanted.after})
+
+
+async def _within_participants(call: Call, study: FederatedStudy, client: str) -> None:
+    """Refuse one more name when as many take part as may; who comes back is among them.
+
+    Raises
+    ------
+    QuotaExceeded
+    """
+
+    def count(tx: Tx) -> int:
+        known = tx.member(study.id, client)
+        return 0 if known is not None else len(tx.members(study.id))
+
+    limits.QUOTAS["participants"].check(call.settings, await call.service.read(count))
 
 
 async def _federated(call: Call) -> tuple[OpenStudy, FederatedStudy]:

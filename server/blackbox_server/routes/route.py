@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from blackbox_server.routes.call import Call
+from blackbox_server.schemas import parsing
 from blackbox_server.schemas.parsing import Query
 
 Endpoint = Callable[[Call], Awaitable[Response]]
@@ -90,6 +91,8 @@ class Route(APIRoute):
             return
         call: Call = scope["blackbox"]
         await call.enter(self.path, self.needs, allow_empty=not self.required, vectors=self.vectors)
+        if self.query is None and self.needs is not None and (text := scope["query_string"]):
+            raise parsing.unknown_parameter(text.decode("latin-1").partition("=")[0], ())
         response = await self.action(call)
         await response(scope, receive, send)
 

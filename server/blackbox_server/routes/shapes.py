@@ -12,7 +12,7 @@ from typing import Any, overload
 import numpy as np
 import orjson
 
-from blackbox.errors import AlgorithmChanged
+from blackbox.errors import BlackboxError
 from blackbox.recipes import seed_encoded
 from blackbox.recipes import to_json as recipe_to_json
 from blackbox.space import Space
@@ -25,13 +25,16 @@ from blackbox.study.rows import EventRow, InterimRow, LateRow, PointRow, StepRow
 from blackbox.study.settling import Outcome
 from blackbox.study.spec import Resolved, StudySpec, stored_algorithm
 from blackbox.study.trials import TrialStudy
-from blackbox_server.problems import problem
+from blackbox_server.problems import problem, row_of
 from blackbox_server.schemas import answers
-from blackbox_server.service import LARGE_DIM, Service
+from blackbox_server.service import LARGE_DIM, LARGE_SPEC, Service
 
-LAST_SECOND = 253_402_300_799.0
 stored: Any = orjson.Fragment
 """Wraps JSON text that was stored, to be sent unchanged."""
+
+
+FIRST, LAST = -62135596800.0, 253402300799.0
+"""The years 1 to 9999 in seconds since the epoch: the calendar of `datetime`, and of RFC 3339."""
 
 
 @overload
@@ -41,14 +44,27 @@ def at(seconds: None) -> None: ...
 @overload
 def at(seconds: float | None) -> datetime | None: ...
 def at(seconds: float | None) -> datetime | None:
-    """A time in seconds since the epoch as one with its zone, UTC, up to the end of the year 9999."""
-    return None if seconds is None else datetime.fromtimestamp(min(seconds, LAST_SECOND), UTC)
+    """A time in seconds since the epoch as one with its zone, UTC. What lies beyond the calendar is its last second."""
+    return None if seconds is None else datetime.fromtimestamp(min(max(seconds, FIRST), LAST), UTC)
 
 
-@lru_cache(maxsize=1024)
-def resolved_of(text: str) -> Resolved:
-    """The resolved spec of a study; parsed once."""
-    return Resolved.model_validate_json(text)
+def described(text: str) -> tuple[Resolved, int | None, list[str]]:
+    """The resolved spec of a study, its results per step, and what has changed since it was resolved.
+
+    It is made once for each of the last studies; few large ones are kept, whose space takes a second to read.
+    """
+    return _described(text) if len(text) < LARGE_SPEC else _large_described(text)
+
+
+def _describe(text: str) -> tuple[Resolved, int | None, list[str]]:
+    resolved = Resolved.model_validate_json(text)
+    stored = stored_algorithm(resolved, Space.from_json(resolved.spec.space))
+    size = None if stored.cls is None or stored.options is None else stored.cls.results_per_step(stored.options)
+    return resolved, size, stored.notes(resolved.algorithm)
+
+
+_described = lru_cache(maxsize=1024)(_describe)
+_large_described = lru_cache(maxsize=16)(_describe)
 
 
 # Studies --------------------------------------------------------------------------------------------------------------
@@ -71,17 +87,15 @@ def _below(base: str, names: Sequence[str]) -> dict[str, str]:
 
 def study_json(head: StudyHead, row: StudyRow) -> answers.StudyInfo:
     """A study, with everything decided and where it stands."""
-    resolved = resolved_of(head.resolved)
+    resolved, size, notes = described(head.resolved)
     spec = resolved.spec
-    stored = stored_algorithm(resolved, Space.from_json(spec.space))
-    size = None if stored.cls is None or stored.options is None else stored.cls.results_per_step(stored.options)
     budget = spec.budget
     remaining = _remaining(spec, row)
     affordable = remaining // size if remaining is not None and size else None
     warnings = []
     if affordable is not None and affordable < 5 and row.step == 0:
         warnings.append(f"the budget pays for {affordable} steps of {size}; adaptive algorithms need more")
-    warnings += stored.notes(resolved.algorithm)
+    warnings += notes
     return {
         "id": head.id,
         "name": head.name,
@@ -201,13 +215,13 @@ async def granted_json(service: Service, asked_of: BaseStudy, asked: AskAnswer, 
     }
 
 
-def nothing_granted(requested: int, error: AlgorithmChanged, request_id: str) -> answers.Granted:
-    """The answer to an ask along with a tell, where the results are stored but the study cannot go on."""
+def nothing_granted(requested: int, error: BlackboxError, request_id: str) -> answers.Granted:
+    """The answer to an ask along with a tell, where the results are stored but nothing can be asked for."""
     return {
         "trials": [],
         "granted": 0,
         "requested": requested,
-        "reason": "algorithm_changed",
+        "reason": row_of(error).code.replace("-", "_"),
         "retry_after_seconds": None,
         "problem": problem(error, request_id),
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from starlette.responses import Response
 
@@ -25,8 +27,13 @@ from blackbox_server.routes.route import Routes
 from blackbox_server.schemas import parsing
 from blackbox_server.schemas.answers import SnapshotTaken, StudiesPage, StudyInfo
 from blackbox_server.schemas.requests import Edit, Fork, Nothing, Reason, StudiesQuery
+from blackbox_server.service import LARGE_SPEC
+from blackbox_server.settings import Settings
 
 routes = Routes()
+
+PAGE_CHARACTERS = 4_000_000
+"""Specs of more characters than this in total go to several pages."""
 
 
 def _created(tx: Tx, made: tuple[StudyHead, bool]) -> tuple[int, bytes]:
@@ -45,15 +52,33 @@ async def create(call: Call) -> Response:
     """Create a study, or get the existing one of the same name and spec."""
     value, finite = await call.json()
     if not finite:
-        parsing.refuse_not_finite(value)
+        await call.work(partial(parsing.refuse_not_finite, value))
     if not isinstance(value, dict):
         raise InvalidInput(f"expected an object, got {type(value).__name__}", hint="Send a study's spec.")
-    spec = parse_spec(value)
-    limits.within_reach(call.settings, Space.from_json(spec.space))
-    resolved, space = resolve(spec)
-    limits.within_memory(call.settings, resolved, space)
+    spec = await call.work(partial(_checked, call.settings, value))
+    await call.service.usage.check_studies(call.principal.project, spec.name)
     done = await call.once(engine.create(call.principal.project, spec, call.now), _created)
+    if done.status == 201 and done.result is not None:
+        call.service.usage.made(call.principal.project)
     return JsonResponse(done.body, done.status, _location(None if done.result is None else done.result[0]))
+
+
+def _checked(settings: Settings, value: dict[str, Any]) -> StudySpec:
+    """A spec that can be used, and whose algorithm has the memory it needs."""
+    spec = parse_spec(value)
+    limits.within_labels(settings, spec.labels)
+    limits.within_reach(settings, Space.from_json(spec.space))
+    resolved, space = resolve(spec)
+    limits.within_memory(settings, resolved, space)
+    shapes.described(resolved.model_dump_json())  # so that the answer, made in the transaction, finds it read
+    return spec
+
+
+async def _read_specs(call: Call, *heads: StudyHead) -> None:
+    """Read large specs in a thread, so that the answer finds them read."""
+    for head in heads:
+        if len(head.resolved) >= LARGE_SPEC:
+            await call.service.beside(partial(shapes.described, head.resolved))
 
 
 @routes("GET /v1/studies", "study:read", {200: StudiesPage}, query=StudiesQuery)
@@ -61,8 +86,9 @@ async def list_studies(call: Call) -> Response:
     """Studies of the key's project, oldest first."""
     wanted, project = call.query(StudiesQuery), call.principal.project
     found = await call.service.read(lambda tx: tx.studies(project, wanted.cursor, wanted.limit + 1))
-    page = found[: wanted.limit]
-    more = len(found) > wanted.limit
+    page = found[: limits.fitting((len(head.resolved) for head, _ in found[: wanted.limit]), PAGE_CHARACTERS)]
+    more = len(found) > len(page)
+    await _read_specs(call, *(head for head, _ in page))
     following = f"/v1/studies?limit={wanted.limit}&cursor={page[-1][0].id}" if more else None
     return answer({"studies": [shapes.study_json(head, row) for head, row in page], "next": following})
 
@@ -72,6 +98,7 @@ async def read(call: Call) -> Response:
     """One study."""
     opened = await call.opened()
     head, row = opened.study.head, await call.service.row(opened)
+    await _read_specs(call, head)
     return tagged(call, shapes.study_json(head, row), shapes.study_etag(head, row))
 
 
@@ -85,6 +112,7 @@ async def edit(call: Call) -> Response:
     If-Match is compared with the part of the ETag before the dot: the spec's version.
     """
     changes = await call.body(Edit)
+    limits.within_labels(call.settings, changes.labels or {})
     opened = await call.opened()
     study, condition = opened.study, call.header(b"if-match")
     if condition is not None and condition != "*":
@@ -96,6 +124,7 @@ async def edit(call: Call) -> Response:
     )
     opened.changed()
     row = await call.service.row(opened)
+    await _read_specs(call, study.head)
     return tagged(call, shapes.study_json(study.head, row), shapes.study_etag(study.head, row))
 
 
@@ -105,6 +134,7 @@ async def delete(call: Call) -> Response:
     opened = await call.opened()
     await call.service.drive(_delete(opened.study.id))
     call.service.forget(opened.study.id)
+    call.service.usage.changed(call.principal.project)
     return Response(status_code=204)
 
 
@@ -115,6 +145,7 @@ async def _transition(call: Call, change: Callable[[BaseStudy, str | None], Step
     body = await call.body(Reason)
     opened = await call.opened()
     head = opened.study.head
+    await _read_specs(call, head)
 
     def render(tx: Tx, row: StudyRow) -> tuple[int, bytes]:
         return 200, dumps(shapes.study_json(head, row))
@@ -162,7 +193,9 @@ async def fork(call: Call) -> Response:
     def render(tx: Tx, head: StudyHead) -> tuple[int, bytes]:
         return _created(tx, (head, True))
 
+    await call.service.usage.check_studies(call.principal.project, name)
     done = await call.once(study.fork(name, now=now, step=body.step, algorithm=algorithm), render)
+    call.service.usage.changed(call.principal.project)
     return JsonResponse(done.body, done.status, _location(done.result))
 
 

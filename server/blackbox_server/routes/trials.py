@@ -33,10 +33,12 @@ routes = Routes()
 async def enqueue(call: Call) -> Response:
     """Enqueue points to evaluate, or import finished ones (with a value, or infeasible)."""
     body = await call.body(Enqueue)
-    limits.within_count(call.settings, body.trials, "/trials")
     finished = [item.value is not None or item.status == "infeasible" for item in body.trials]
     opened = await call.opened()
+    row = await call.service.row(opened)
+    limits.QUOTAS["trials"].check(call.settings, row.trials, len(body.trials))
     if not any(finished):
+        limits.QUOTAS["queued"].check(call.settings, row.queued, len(body.trials))
         return await _enqueue(call, opened, body)
     if not all(finished):
         raise InvalidInput(
@@ -62,8 +64,9 @@ async def _enqueue(call: Call, opened: OpenStudy, body: Enqueue) -> Response:
 
 async def _import(call: Call, opened: OpenStudy, body: Enqueue) -> Response:
     study = as_kind(opened.study, TrialStudy)
+    call.inject(len(body.trials))
     items = [Result(**item.model_dump()) for item in body.trials]
-    reports = [hot.report(study, item, call.settings.max_info_bytes) for item in items]
+    reports = await call.work(lambda: [hot.report(study, item, call.settings.max_info_bytes) for item in items])
 
     def render(tx: Tx, told: Any) -> tuple[int, bytes]:
         shape = [shapes.outcome_json(o, call.request_id, f"/trials/{i}") for i, o in enumerate(told.outcomes)]

@@ -672,12 +672,42 @@ class KeyUse(TypedDict):
 
 
 @documented
+class QuotaUse(TypedDict):
+    """A quota, and what is used of it."""
+
+    name: str
+    per: Literal["project", "key", "study"]
+    value: float
+    used: float | None
+    """null: it is counted for each study."""
+    about: str
+
+
+@documented
 class Limits(TypedDict):
     """The limits of this key."""
 
     body_bytes: int
     vector_body_bytes: int
+    binary_body_bytes: int
+    head_bytes: int
+    head_seconds: float
+    body_seconds: float
+    connections_per_address: int
+    """0: no limit."""
     json_depth: int
+    json_values: int
+    """Commas of a body. What looks like these inside of texts counts in all four."""
+    json_objects: int
+    """Opening brackets."""
+    json_members: int
+    """Colons."""
+    json_texts: int
+    """Pairs of quotation marks."""
+    json_name: int
+    """Characters of a member's name."""
+    json_digits: int
+    """Digits of an integer."""
     count: int
     values_bytes: int
     algorithm_bytes: int
@@ -685,6 +715,7 @@ class Limits(TypedDict):
     wait_seconds: float
     requests_per_second: float
     requests_left: int
+    quotas: list[QuotaUse]
     key: KeyUse
 
 

@@ -4,30 +4,55 @@ Bodies are read in two passes. `read_json` turns bytes into Python values and re
 given twice, nesting deeper than the limit, text after the document. It lets NaN and infinities through (Python's `json`
 writes them), so that the error can say where they are: `not_finite` finds them, `refuse_not_finite` refuses them. The
 models are strict: `true` is no number, "3" is not 3, and an unknown field is an error that names the nearest one.
+
+Decoding holds the interpreter, and with it every other request, wherever it runs. So its work is bounded before
+anything is built: by the size of the body and by how many values, objects and names its bytes can hold, which counting
+a few characters tells at a gigabyte a second.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
+import reprlib
 import types
 import typing
-from collections.abc import Iterator
-from typing import Annotated, Any, TypeVar, Union
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any, ClassVar, TypeVar, Union
 from urllib.parse import parse_qsl
 
 import pydantic
 import pydantic_core
 from pydantic import BaseModel, ConfigDict
 
-from blackbox.errors import FieldError, InvalidInput, NonFiniteValue, nearest
+from blackbox.errors import FieldError, InvalidInput, NonFiniteValue, TooLarge, nearest
 from blackbox.study.settling import NON_FINITE_HINT
 from blackbox_server.problems import SCHEMA_HINT, MalformedJson
 
 M = TypeVar("M", bound=BaseModel)
 
 MAX_DEPTH = 32
+"""Levels of objects and arrays in a body."""
+MAX_VALUES = 1_000_000
+"""Values in a body, numbers mostly: as many commas ..."""
+MAX_OBJECTS = 100_000
+"""... objects and arrays: as many opening brackets ..."""
+MAX_MEMBERS = 100_000
+"""... members of objects: as many colons ..."""
+MAX_TEXTS = 200_000
+"""... and texts, names among them: half as many quotation marks. Those inside of texts count in all four."""
+MAX_NAME = 1000
+"""Characters of a member's name."""
+MAX_DIGITS = 4300
+"""Digits of an integer (the decoder's own limit)."""
+MAX_FAULTS = 100
+"""Faults that an answer lists."""
+SMALL_BODY = 32 * 1024
+"""A body of at most so many bytes needs no counting: whatever it holds is decoded in 5 ms."""
+MANY_NUMBERS = 64
+_NUMBERS = {int, float}
 _CONTAINERS = (dict, list)
 
 
@@ -41,7 +66,11 @@ def read_json(body: bytes) -> tuple[Any, bool]:
     ------
     MalformedJson
         For anything that is not one JSON document in UTF-8, nested at most 32 deep, naming each member once.
+    TooLarge
+        If it could hold more than the constants above allow; nothing is decoded then.
     """
+    if len(body) > SMALL_BODY:
+        _within_bounds(body)
     try:
         value = pydantic_core.from_json(body)
     except ValueError as error:
@@ -50,6 +79,22 @@ def read_json(body: bytes) -> tuple[Any, bool]:
     if members != body.count(b":"):  # each member has one colon; further ones are in strings, or of a name given twice
         json.loads(body, object_pairs_hook=_once)
     return value, finite
+
+
+def _within_bounds(body: bytes) -> None:
+    """Refuse a body that may hold more than the bounds, from its bytes alone."""
+    for what, most, found in (
+        ("objects and arrays", MAX_OBJECTS, body.count(b"{") + body.count(b"[")),
+        ("members", MAX_MEMBERS, body.count(b":")),
+        ("values", MAX_VALUES, body.count(b",")),
+        ("texts", MAX_TEXTS, body.count(b'"') // 2),
+    ):
+        if found > most:
+            raise TooLarge(
+                f"the body may hold {found} {what}, at most {most} are read at once",
+                hint="Send it in several requests. (What looks like these inside of texts counts too.)",
+                errors=[FieldError("", "too_many", f"at most {most} {what}, got up to {found}")],
+            )
 
 
 def _survey(value: Any) -> tuple[int, bool]:
@@ -63,9 +108,14 @@ def _survey(value: Any) -> tuple[int, bool]:
         for container in level:
             if type(container) is dict:
                 members += len(container)
+                if container and max(map(len, container)) > MAX_NAME:
+                    raise _long_name(max(container, key=len))
                 items: Any = container.values()
             else:
                 items = container
+                if len(items) > MANY_NUMBERS and (kinds := set(map(type, items))) <= _NUMBERS:
+                    finite = finite and _all_finite(items, kinds)
+                    continue
             for item in items:
                 kind = type(item)
                 if kind is float:
@@ -84,6 +134,23 @@ def _survey(value: Any) -> tuple[int, bool]:
             errors=[FieldError("", "too_deep", f"more than {MAX_DEPTH} levels")],
         )
     return members, finite
+
+
+def _all_finite(items: list[Any], kinds: set[type]) -> bool:
+    """Whether every number can be sent back. Four hundred thousand of them are a common body: no loop in Python."""
+    numbers = items if len(kinds) == 1 else [item for item in items if type(item) is float]
+    if float in kinds and not all(map(math.isfinite, numbers)):
+        return False
+    numbers = items if len(kinds) == 1 else [item for item in items if type(item) is int]
+    return int not in kinds or (min(numbers) >= -(2**63) and max(numbers) < 2**64)
+
+
+def _long_name(name: str) -> MalformedJson:
+    return MalformedJson(
+        f'the name "{name[:40]}..." has {len(name)} characters, expected at most {MAX_NAME}',
+        hint="Put long text into values.",
+        errors=[FieldError("", "name_too_long", f"at most {MAX_NAME} characters, got {len(name)}")],
+    )
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -106,7 +173,7 @@ def _malformed(body: bytes, why: str) -> MalformedJson:
     elif "recursion limit" in why:
         why, hint = f"the body is nested more than {MAX_DEPTH} deep", f"Send at most {MAX_DEPTH} levels."
     elif "number out of range" in why:
-        why += " (integers of more than 4300 digits are refused)"
+        why += f" (integers of more than {MAX_DIGITS} digits are refused)"
     elif body[:1] not in b"{[ \n\r\t":
         hint = "Send a JSON object; forms and multipart are not read."
     return MalformedJson(f"the body is not valid JSON: {why}", hint=hint, errors=[FieldError("", "malformed", why)])
@@ -144,17 +211,18 @@ def dotted(pointer: str) -> str:
     return words.removeprefix(".") or "the body"
 
 
-def refuse_not_finite(value: Any, tolerant: bool = False) -> None:
+def refuse_not_finite(value: Any, tolerant: bool = False, kind: type[InvalidInput] = NonFiniteValue) -> None:
     """Raise for numbers that are not finite, and for integers that other readers of JSON would change.
 
     Parameters
     ----------
     tolerant : whether the values of results may be anything.
+    kind : the error for numbers that are not finite.
 
     Raises
     ------
     NonFiniteValue
-        With a pointer to each of the first 100.
+        Or `kind`, with a pointer to each of the first 100.
     InvalidInput
         If there are only integers of more than 64 bits (a seed and a result's value may be one).
     """
@@ -166,10 +234,10 @@ def refuse_not_finite(value: Any, tolerant: bool = False) -> None:
                 endless.append(FieldError(pointer, "non_finite", f"{dotted(pointer)} is {spelled(number)}"))
         elif not is_value and pointer != "/seed":
             long.append(FieldError(pointer, "too_long", f"{dotted(pointer)} is an integer of more than 64 bits"))
-        if len(endless) + len(long) == 100:
+        if len(endless) + len(long) == MAX_FAULTS:
             break
     if endless:
-        raise NonFiniteValue("; ".join(f.message for f in endless[:3]) + ".", hint=NON_FINITE_HINT, errors=endless)
+        raise kind("; ".join(f.message for f in endless[:3]) + ".", hint=NON_FINITE_HINT, errors=endless)
     if long:
         raise InvalidInput("; ".join(f.message for f in long[:3]) + ".", hint="Send it as text.", errors=long)
 
@@ -182,11 +250,14 @@ class Wire(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
+    counted: ClassVar[str] = ""
+    """The list whose length is limited by `Settings.max_count`, and checked before the model is built."""
+
 
 class Query(BaseModel):
-    """Base of the models of query parameters: text is converted to the type of the field; others are ignored."""
+    """Base of the models of query parameters: text is converted to the type of the field."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 Q = TypeVar("Q", bound=Query)
@@ -200,8 +271,12 @@ def fit_query(model: type[Q], text: bytes) -> Q:
     InvalidInput
         With a pointer for each faulty parameter.
     """
+    told = dict(parse_qsl(text.decode("latin-1"), keep_blank_values=True))
+    for name in told:
+        if name not in model.model_fields:
+            raise unknown_parameter(name, model.model_fields)
     try:
-        return model.model_validate(dict(parse_qsl(text.decode("latin-1"), keep_blank_values=True)))
+        return model.model_validate(told)
     except pydantic.ValidationError as error:
         faults = [
             FieldError("".join(f"/{part}" for part in item["loc"]), item["type"], item["msg"])
@@ -209,6 +284,14 @@ def fit_query(model: type[Q], text: bytes) -> Q:
         ]
         detail = "; ".join(f"query parameter {fault.pointer[1:]}: {fault.message}" for fault in faults)
         raise InvalidInput(detail, errors=faults) from None
+
+
+def unknown_parameter(name: str, known: Iterable[str]) -> InvalidInput:
+    """The error for a query parameter that a route does not have."""
+    names = sorted(known)
+    hint = nearest(name[:100], names) if names else "This address takes none."
+    fault = FieldError(f"/{escape(name[:100])}", "unknown", hint)
+    return InvalidInput(f"there is no query parameter {name[:100]!r}", hint=hint, errors=[fault])
 
 
 def fit(model: type[M], raw: Any) -> M:
@@ -222,13 +305,36 @@ def fit(model: type[M], raw: Any) -> M:
     try:
         return model.model_validate(raw)
     except pydantic.ValidationError as error:
-        raise _unfit(error, model) from None
+        n_faults, items = error.error_count(), _first_faults(error, model, raw)
+    raise _unfit(items, n_faults, model)
 
 
-def _unfit(error: pydantic.ValidationError, model: type[BaseModel]) -> InvalidInput:
+def _first_faults(
+    error: pydantic.ValidationError, model: type[BaseModel], raw: Any
+) -> list[pydantic_core.ErrorDetails]:
+    """Pydantic's first faults. It builds all or none; of very many, those of the beginning of the input are built."""
+    if error.error_count() > 10 * MAX_FAULTS:
+        try:
+            model.model_validate(_beginning(raw, frozenset(model.model_fields)))
+        except pydantic.ValidationError as some:
+            error = some
+    return error.errors(include_url=False)[:MAX_FAULTS] if error.error_count() <= 10_000 else []
+
+
+def _beginning(raw: Any, fields: frozenset[str], room: int = MAX_FAULTS) -> Any:
+    """`raw` with the first items of its lists, and the first members of its objects and the named ones."""
+    if isinstance(raw, list):
+        return [_beginning(item, fields, room // 2) for item in raw[:room]]
+    if isinstance(raw, dict):
+        kept = dict.fromkeys([*itertools.islice(raw, room), *(name for name in fields if name in raw)])
+        return {name: _beginning(raw[name], fields, room // 2) for name in kept}
+    return raw
+
+
+def _unfit(items: Sequence[pydantic_core.ErrorDetails], n_faults: int, model: type[BaseModel]) -> InvalidInput:
     faults = []
     spelled_out = False
-    for item in error.errors(include_url=False)[:100]:
+    for item in items:
         place = [str(part) for part in item["loc"] if not _is_branch(part)]
         pointer = "".join(f"/{escape(part)}" for part in place)
         if item["type"] == "extra_forbidden":
@@ -241,8 +347,10 @@ def _unfit(error: pydantic.ValidationError, model: type[BaseModel]) -> InvalidIn
             spelled_out = True
         faults.append(FieldError(pointer, item["type"], message))
     detail = "; ".join(f"{dotted(f.pointer)}: {f.message}" for f in faults[:5])
+    if n_faults > max(5, len(faults)) or not faults:
+        detail += f"; {n_faults} faults in all" if faults else f"the body has {n_faults} faults"
     if spelled_out:
-        words = [str(item["input"]).strip().lower().lstrip("+-") for item in error.errors(include_url=False)]
+        words = [_shown(item["input"]).strip("'").strip().lower().lstrip("+-") for item in items]
         kind = NonFiniteValue if any(word in ("nan", "inf", "infinity") for word in words) else InvalidInput
         return kind(detail, hint=NON_FINITE_HINT, errors=faults)
     return InvalidInput(detail, hint=SCHEMA_HINT, errors=faults)
@@ -256,7 +364,7 @@ def _is_branch(part: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = reprlib.repr(value) if isinstance(value, dict | list) else repr(value[:80] if type(value) is str else value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 

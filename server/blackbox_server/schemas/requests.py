@@ -100,6 +100,7 @@ class Result(_ResultWithSideData):
 class Tell(Wire):
     """Results, and perhaps the next ask."""
 
+    counted = "results"
     results: list[Result]
     worker: Name | None = None
     ask: Ask | None = None
@@ -122,6 +123,7 @@ class ShortTell(Result):
 class Heartbeat(Wire):
     """Renew leases."""
 
+    counted = "leases"
     leases: list[Annotated[str, Field(max_length=200)]]
     """The `lease.token` of each trial."""
     extend_seconds: Seconds | None = None
@@ -141,6 +143,7 @@ class Enqueued(Wire):
 class Enqueue(Wire):
     """Points to evaluate, or finished ones."""
 
+    counted = "trials"
     trials: list[Enqueued] = Field(min_length=1)
 
 
@@ -205,6 +208,7 @@ class Fork(Wire):
 class NewKey(Wire):
     """A key to make."""
 
+    counted = "scopes"
     scopes: list[str] = Field(min_length=1)
     name: Name = "unnamed"
     project: Name | None = None

@@ -43,6 +43,7 @@ from blackbox_client.models.service import (
     KeyInUse,
     Limits,
     ProblemInfo,
+    QuotaUse,
     ServiceDocument,
 )
 from blackbox_client.models.studies import (
@@ -110,6 +111,7 @@ __all__ = [
     "Progress",
     "Quarantined",
     "Queued",
+    "QuotaUse",
     "ReportAnswer",
     "Result",
     "SeedCandidate",

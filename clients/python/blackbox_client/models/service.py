@@ -29,23 +29,59 @@ class KeyInUse(Model):
 
 
 @dataclass(frozen=True, slots=True)
+class QuotaUse(Model):
+    """A quota, and what is used of it.
+
+    Attributes
+    ----------
+    per : for what it is counted: ``project``, ``key`` or ``study``.
+    value, used : how much it is, and how much is taken; None: it is counted for each study.
+    """
+
+    name: str = ""
+    per: str = ""
+    value: float = 0.0
+    used: float | None = None
+    about: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Limits(Model):
     """The limits of one key.
 
     Attributes
     ----------
-    body_bytes, vector_body_bytes : largest body, and largest of those that carry vectors.
+    body_bytes, vector_body_bytes, binary_body_bytes : largest body in JSON, largest of those that carry vectors, and
+        largest contribution in the binary form.
+    head_bytes, head_seconds, body_seconds : size of a request line with headers, and the time that this and the body
+        may take.
+    connections_per_address : most open connections; 0: no limit.
     json_depth : most levels of objects and arrays.
+    json_values, json_objects, json_members, json_texts : most commas, opening brackets, colons and pairs of quotation
+        marks in a body, those inside of texts included.
+    json_name, json_digits : most characters of a member's name, and digits of an integer.
     count : most trials, results or leases in one request.
     values_bytes : largest answer that lists points as numbers.
     algorithm_bytes : most memory that a study's state may take.
     info_bytes : largest `info`, and largest `sums`, of a result, as JSON.
     wait_seconds : longest time that an answer is held back.
     requests_per_second, requests_left : average rate that is allowed, and how many may be sent at once now.
+    quotas : what may be kept for the key, its project and a study.
     """
 
     body_bytes: int | None = None
     vector_body_bytes: int | None = None
+    binary_body_bytes: int | None = None
+    head_bytes: int | None = None
+    head_seconds: float | None = None
+    body_seconds: float | None = None
+    connections_per_address: int | None = None
+    json_values: int | None = None
+    json_objects: int | None = None
+    json_members: int | None = None
+    json_texts: int | None = None
+    json_name: int | None = None
+    json_digits: int | None = None
     json_depth: int | None = None
     count: int | None = None
     values_bytes: int | None = None
@@ -54,6 +90,7 @@ class Limits(Model):
     wait_seconds: float | None = None
     requests_per_second: float | None = None
     requests_left: int | None = None
+    quotas: tuple[QuotaUse, ...] = ()
     key: KeyInUse | None = None
 
 
