@@ -61,8 +61,10 @@ FUNCTIONS: dict[str, Callable[[Matrix, Vector], Vector]] = {
     "slope": lambda x, at: np.abs(x - at) @ weights(x.shape[-1], 10),
     "beyond": lambda x, at: np.square(x - beyond(at)).sum(axis=-1) - np.square(beyond(at) - at).sum(),
 }
-"""Each is zero at its minimum in the box. "slope" is linear where the minimum is in a corner; "beyond" is a sphere
-whose centre is outside where the minimum is on the boundary, and is run there only."""
+"""Each is zero at its minimum in the box."""
+WHERE = {"slope": ("corner",), "beyond": ("face", "corner")}
+"""Where the minimum of a function may be: a slope is linear only with its minimum in a corner, and the centre of the
+sphere is beyond the box where its minimum is on the boundary."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def cases(
     """Return every combination that means something."""
     for row in product(methods, functions, dims, starts, optima, sigmas, range(seeds)):
         case = Case(*row)
-        if case.function == "beyond" and case.optimum == "middle":
+        if case.optimum not in WHERE.get(case.function, PLACES):
             continue
         if case.sigma == sigmas[0] or "sigma" in lookup(case.method).Options.model_fields:
             yield case
