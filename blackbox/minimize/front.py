@@ -80,7 +80,8 @@ def minimize(
         their points when all values are there (of a method with members: all members), so workers wait for the slowest
         of a step. `n_workers` then has no influence on defaults.
     on_error : what an exception of `fn` does. `raise`: it ends the run. `infeasible`: the point has no value, and the
-        reason is kept with it. `sys.exit` ends the run in any case.
+        reason is kept with it (with `vectorized`, every point of the batch). `sys.exit` and a return value that is no
+        number end the run in any case.
     timeout_seconds : longest evaluation; only with `processes`, whose process is killed and replaced. The trial fails
         for good, and the run goes on.
     deadline_seconds : no evaluation begins later than this after the call; those in hand are finished.

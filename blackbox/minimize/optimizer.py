@@ -64,7 +64,8 @@ class Candidate:
 class Optimizer:
     """An optimization whose loop is yours: it names points, you evaluate them wherever you like and tell the values.
 
-    Any number of candidates may be in hand, and they are told in any order. Nothing runs in the background.
+    Any number of candidates may be in hand, and they are told in any order. Nothing runs in the background;
+    one thread at a time may call it.
 
     Parameters
     ----------

@@ -55,5 +55,5 @@ def keep_work(error: BaseException, result: Callable[[], OptimizeResult]) -> Non
         found = "no value"
         if so_far.fun is not None:
             found = f"the best value is {so_far.fun:.6g} at {so_far.x!r:.300}"
-        error.add_note(f"{so_far.nfev} evaluations were made, {found}; this exception has it all as its `result`")
+        error.add_note(f"evaluations so far: {so_far.nfev}, {found}; this exception has it all as its `result`")
         error.result = so_far  # type: ignore[attr-defined]

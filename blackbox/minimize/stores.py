@@ -14,6 +14,7 @@ from blackbox.study.editing import Study
 from blackbox.study.effects import perform
 from blackbox.study.memory import MemoryStore
 from blackbox.study.rows import FAILED, LEASED, PAUSED, Store
+from blackbox.study.settling import Report
 from blackbox.study.spec import Resolved
 
 GROUP = "blackbox.stores"
@@ -84,7 +85,7 @@ def study_in(store: Store, spec: Mapping[str, Any], now: float, worker: str, sli
         if perform(store, study.row()).state in (PAUSED, FAILED):
             perform(store, study.resume(now=now))
         open_trials = store.read(lambda tx: tx.open_trials(study.id))
-        for trial in open_trials:
-            if trial.state == LEASED and trial.worker == worker:
-                perform(store, study.requeue_trial(trial.number, now=now))
+        left = [trial for trial in open_trials if trial.state == LEASED and trial.worker == worker]
+        if reports := [Report(trial.number, None, "released") for trial in left]:
+            perform(store, study.tell(reports, now=now, worker=worker))
     return study

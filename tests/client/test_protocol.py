@@ -487,3 +487,8 @@ def test_a_key_does_not_show_in_what_is_printed() -> None:
     key = protocol.create_key(scopes=["study:read"]).read(Reply(201, {}, b'{"id":"k1","key":"zok_k1_secret"}'))
     assert key.secret == "zok_k1_secret"
     assert "secret" not in repr(key)
+
+
+def test_text_that_utf_8_cannot_encode_is_named_before_it_is_sent() -> None:
+    with pytest.raises(errors.InvalidRequest, match="UTF-8 cannot encode the text near"):
+        protocol.encode({"space": {"\udcffx": 1}})

@@ -240,6 +240,25 @@ def test_a_run_goes_on_with_another_number_of_workers_but_not_with_another_probl
         blackbox.minimize(objectives.square, BOX, "random_search", 6, store=path, name="a")
 
 
+def test_a_paused_study_of_a_file_goes_on(tmp_path):
+    path = tmp_path / "run.db"
+    with pytest.raises(ValueError, match="no"):
+        blackbox.minimize(after(3, ValueError("no")), BOX, "random_search", 6, store=path)
+    store = SqlStore(path)
+    study = blackbox.perform(store, open_study(store.read(lambda tx: tx.find("default", "minimize")).id))
+    blackbox.perform(store, study.pause(now=2e9))
+    store.close()
+    assert blackbox.minimize(objectives.square, BOX, "random_search", 6, store=path).nfev == 6
+
+
+def test_a_store_that_is_open_stays_open(tmp_path):
+    store = SqlStore(tmp_path / "run.db")
+    result = blackbox.minimize(objectives.square, BOX, "random_search", 6, store=store)
+    assert result.store is store
+    assert blackbox.perform(store, result.study.row()).used == 6
+    store.close()
+
+
 def test_the_service_opens_the_file_of_a_run_and_nobody_else_while_it_lasts(tmp_path):
     path = tmp_path / "run.db"
 

@@ -51,6 +51,7 @@ def test_another_spec_under_the_same_name_lists_the_differences(server: Server) 
     [
         ({"space": {}}, "invalid-space"),
         ({"space": {"x": {"type": "float", "low": 1, "high": 0}}}, "invalid-space"),
+        ({"space": {"x": {"type": "float", "low": 1e-5, "high": -0.1, "scale": "log"}}}, "invalid-space"),
         ({"algorithm": {"name": "cma"}}, "unknown-algorithm"),
         ({"algorithm": {"name": "cma_es", "options": {"popsiz": 4}}}, "invalid-options"),
         ({"algorithm": {"name": "cma_es"}, "space": {"x": {"type": "vector", "dim": 10**6}}}, "too-large"),

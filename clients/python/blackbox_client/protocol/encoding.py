@@ -73,7 +73,12 @@ def plain(value: Any, pointer: str = "") -> Any:
 
 def encode(body: Mapping[str, Any]) -> bytes:
     """The JSON bytes of a request body; see `plain` for what it takes and refuses."""
-    return json.dumps(plain(body), allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode()
+    text = json.dumps(plain(body), allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:  # a lone surrogate, as from decoding with errors="surrogateescape"
+        near = text[max(0, error.start - 20) : error.end + 20]
+        raise _unusable("", "not_text", f"UTF-8 cannot encode the text near {near!r}") from None
 
 
 def _non_finite(value: float, pointer: str) -> NonFiniteValue:
