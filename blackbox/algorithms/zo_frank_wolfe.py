@@ -108,8 +108,8 @@ class ZoFrankWolfeOptions(Options):
     clip: float | None = Field(None, gt=0)
     """Limit on the slope along a direction, in multiples of the step's median: against heavy tails. None: no limit."""
     certify_every: int | None = Field(None, ge=1)
-    """Measure the Frank-Wolfe gap after so many gradients, with fresh directions: it is between the metrics `gap_low` and
-    `gap_up` in at least 95 % of the measurements. None: never."""
+    """Measure the Frank-Wolfe gap after so many gradients, with fresh directions: it is between the metrics `gap_low`
+    and `gap_up` in at least 95 % of the measurements. None: never."""
     certify_pairs: int | None = Field(None, ge=4)
     """Pairs of evaluations per certificate. None: 50; up to 2 d the bracket gets tighter."""
     gap_tolerance: float | None = Field(None, gt=0)
