@@ -89,7 +89,8 @@ def load_objective(name: str) -> Callable[..., Any]:
     except BlackboxError:
         raise
     except Exception as error:
-        at = traceback.extract_tb(error.__traceback__)[-1]
+        frames = traceback.extract_tb(error.__traceback__)
+        at = next((frame for frame in reversed(frames) if frame.filename.startswith(os.getcwd())), frames[-1])
         raise InvalidInput(
             f"importing {name} failed: {type(error).__name__}: {error} ({at.filename}, line {at.lineno})"
         ) from None

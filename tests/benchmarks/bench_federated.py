@@ -1,4 +1,4 @@
-"""Cost and gain of a federated round: `python -m tests.benchmarks.bench_federated`.
+"""Cost and gain of a federated round: `python -m tests.benchmarks.bench_federated`; with `differences` by their size.
 
 The synthetic problem of FZooS: N = 5 participants, f_i(x) = 0.1/d (c1_i . z^2 + c2_i . z + 1), z = 20 x - 10, x
 in the unit cube, c = 1 + div (share - 1/N) with Dirichlet(1/N) shares, so that participants differ by `div` but the
@@ -81,17 +81,23 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def table(
-    names: list[str], dim: int, marks: tuple[int, ...], say: Callable[[str], None], lost: float = 0.0
+    names: list[str],
+    dim: int,
+    marks: tuple[int, ...],
+    say: Callable[[str], None],
+    lost: float = 0.0,
+    div: float = 5.0,
+    seeds: int = SEEDS,
 ) -> list[str]:
     """One row per method: gaps at the given rounds, evaluations and bytes."""
     lines = [
-        f"| d = {dim}, div = 5{f', {lost:.0%} of contributions lost' if lost else ''} "
+        f"| d = {dim}, div = {div:g}{f', {lost:.0%} of contributions lost' if lost else ''} "
         f"| {' | '.join(f'gap, round {m}' for m in marks)} | evaluations | bytes up per round | down |",
         "| --- " * (len(marks) + 4) + "|",
     ]
     for name in names:
         method, options = METHODS[name]
-        runs = [gaps(method, options, dim, 5.0, max(marks), seed, lost) for seed in range(SEEDS)]
+        runs = [gaps(method, options, dim, div, max(marks), seed, lost) for seed in range(seeds)]
         cells = [spread([gap[m - 1] for _, gap in runs]) for m in marks]
         last = runs[0][0]
         up, down = sum(last.bytes_up.values()), last.state.bytes_down[0]
@@ -123,5 +129,14 @@ def main() -> list[str]:
     ]
 
 
+def differences() -> list[str]:
+    """Which method leads depends on how much participants differ: gaps by `div`, three seeds."""
+    names = ["fedzo", "scaffold, average (II)", "fzoos, no correction", "fzoos"]
+    lines: list[str] = []
+    for div in (10.0, 1.0, 20.0):
+        lines += [*table(names, 100, (5, 10, 20, 30), lambda line: print(line, flush=True), div=div, seeds=3), ""]
+    return lines
+
+
 if __name__ == "__main__":
-    print("\n".join(main()))
+    print("\n".join(differences() if sys.argv[1:] == ["differences"] else main()))

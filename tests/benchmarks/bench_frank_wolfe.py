@@ -200,7 +200,7 @@ REGIONS: Mapping[str, Callable[[int], Mapping[str, Any]]] = {
     "box": lambda d: {"type": "box", "lower": -1, "upper": 1},
     "simplex": lambda d: {"type": "simplex"},
     "unit_simplex": lambda d: {"type": "unit_simplex"},
-    "nuclear_ball": lambda d: {"type": "nuclear_ball", "rows": 5, "columns": d // 5, "radius": 1},
+    "nuclear_ball": lambda d: {"type": "nuclear_ball", "rows": 5, "cols": d // 5, "radius": 1},
 }
 
 

@@ -35,6 +35,10 @@ def slowly(params):
 def broken(params):
     raise ValueError("no such luck")
 
+def hangs(params):
+    pathlib.Path(f"started-{params['x']}").touch()
+    time.sleep(1000.0)
+
 not_a_function = 3
 """
 SPACE = {"x": {"type": "float", "low": -5.0, "high": 5.0}}
@@ -133,6 +137,34 @@ def test_a_second_sigterm_gives_back_what_a_worker_has(server: Service, folder: 
         assert worker.ended() == 0, worker.err
     until(lambda: study.refresh().budget.leased == 0, "the released leases")
     assert study.refresh().trials.queued + study.refresh().budget.used == 2
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_hangs_holds_no_sigterm(server: Service, folder: Path) -> None:
+    study = line(server, 100)
+    job = ("worker", study.id, "cli_job:hangs", "--url", server.url, "--grace-seconds", "0.2")
+    with Command(folder, *job) as worker:
+        until(lambda: list(folder.glob("started-*")), "the first evaluation", worker)
+        worker.signal(signal.SIGTERM)
+        assert worker.ended() == 0, worker.err
+        assert "0 evaluated" in worker.out
+    assert study.refresh().budget.leased == 0, "its lease is released"
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_takes_too_long_is_killed_and_told_as_failed_for_good(server: Service, folder: Path) -> None:
+    study = line(server, 1)
+    worker = blackbox(folder, "worker", study.id, "cli_job:hangs", "--url", server.url, "--timeout-seconds", "0.5")
+    assert worker.ended() == 0, worker.err
+    assert "1 evaluated, 1 applied, 0 late, 1 failed" in worker.out
+    (trial,) = study.trials()
+    assert (trial.state, trial.extra["error"]["type"], trial.attempt) == ("FAILED", "timeout", 1)
+
+
+def test_a_module_that_cannot_be_imported_is_said_once(folder: Path) -> None:
+    (folder / "bad_job.py").write_text("import os\n\nlimit = int(os.environ['A_LIMIT_NOBODY_SET'])\n")
+    worker = blackbox(folder, "worker", "st_1", "bad_job:evaluate", "--url", "http://127.0.0.1:9")
+    polite(worker, "importing bad_job:evaluate failed: KeyError: 'A_LIMIT_NOBODY_SET'", "bad_job.py, line 3")
 
 
 def test_a_worker_says_what_is_wrong_with_its_arguments(server: Service, folder: Path) -> None:

@@ -1,11 +1,12 @@
 """Client of the blackbox optimization service.
 
-`Client` and `StudyHandle` for calls by hand, `Worker` for the loop of asking, evaluating and telling, `errors` for what
-can go wrong, `models` for what is sent and answered, `protocol` for the same without input and output. `participant`
-takes part in federated rounds; it alone needs the extra `federated`.
+`Client` and `StudyHandle` for calls by hand, `AsyncClient` and `AsyncStudyHandle` for the same as coroutines, `Worker`
+for the loop of asking, evaluating and telling, `errors` for what can go wrong, `models` for what is sent and answered,
+`protocol` for the same without input and output. `participant` takes part in federated rounds; it alone needs the extra
+`federated`.
 """
 
-from blackbox_client.client import Client, StudyHandle
+from blackbox_client.client import AsyncClient, AsyncStudyHandle, Client, StudyHandle
 from blackbox_client.errors import BlackboxClientError
 from blackbox_client.models import (
     AskAnswer,
@@ -32,6 +33,8 @@ __version__ = "0.2.0"
 
 __all__ = [
     "AskAnswer",
+    "AsyncClient",
+    "AsyncStudyHandle",
     "Best",
     "BlackboxClientError",
     "Client",

@@ -53,7 +53,7 @@ If a point cannot be evaluated tell {"trial":"t_41","status":"infeasible"}; if y
 if you stop early, {"status":"released"}. NaN is refused. Send an Idempotency-Key with every POST that you may repeat.
 
 Federated rounds (objectives that only their owners may evaluate): POST .../rounds/join {"client":"me"}, GET
-.../rounds/current, POST .../rounds/{r}/contributions; the participant's half runs where the data is:
+.../rounds/current, POST .../rounds/{r}/contributions, or .../decline if no evaluation gave a value; the participant's half runs where the data is:
 blackbox participant $S my_job:evaluate --client me
 
 GET /v1/studies/$S/brief says how it goes in 2 kB and ends with the next command to run.

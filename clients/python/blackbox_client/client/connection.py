@@ -29,9 +29,8 @@ T = TypeVar("T")
 DEFAULT_URL = "http://127.0.0.1:8800"
 
 
-class Connection:
-    """A connection to a server, which sends calls. Safe to share between threads; leave it as a context manager or call
-    `close`.
+class Endpoint:
+    """A server, and the rules by which it is called: all of a connection that sends nothing.
 
     Parameters
     ----------
@@ -40,7 +39,6 @@ class Connection:
         ``BLACKBOX_KEY_FILE`` names, else none is sent.
     timeout : seconds without a byte after which an attempt counts as lost; long polls get their wait on top.
     retry : when failed attempts are repeated; see `RetryPolicy`.
-    transport : the transport of httpx, for tests and special networks.
     prefix_bytes : most bytes of points kept to build their children from; see `recipes.PrefixCache`.
 
     Attributes
@@ -60,7 +58,6 @@ class Connection:
         *,
         timeout: float = 30.0,
         retry: RetryPolicy | None = None,
-        transport: httpx.BaseTransport | None = None,
         prefix_bytes: int = 2**28,
     ) -> None:
         url = url or os.environ.get("BLACKBOX_URL") or DEFAULT_URL
@@ -74,20 +71,93 @@ class Connection:
         headers = {"user-agent": "blackbox-client-python/0.1"}
         if key:
             headers["authorization"] = f"Bearer {key}"
-        self._http = httpx.Client(
-            headers=headers,
-            transport=transport,
+        self._of_httpx: dict[str, Any] = {
+            "headers": headers,
             # loading the certificates takes longer than a call on loopback; without TLS they are not needed
-            verify=parts.scheme == "https" or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-            follow_redirects=False,
+            "verify": parts.scheme == "https" or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            "follow_redirects": False,
             # idle connections are dropped before uvicorn does it (5 s), so that requests do not run into closed ones
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=4.0),
-        )
+            "limits": httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=4.0),
+        }
         self.bases = BaseCache()
         self.prefixes = PrefixCache(prefix_bytes)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
+
+    def _request(self, http: httpx.Client | httpx.AsyncClient, call: Call[Any]) -> httpx.Request:
+        return http.build_request(
+            call.method,
+            self.url + call.path,
+            params=dict(call.query) or None,
+            content=call.body,
+            headers=dict(call.headers),
+            timeout=httpx.Timeout(self.timeout, read=self.timeout + call.hold_seconds, pool=None),
+        )
+
+
+class Attempts:
+    """The attempts of one call: decides after each whether and when to try again."""
+
+    def __init__(self, endpoint: Endpoint, call: Call[Any], give_up_seconds: float | None) -> None:
+        policy = endpoint.retry
+        if give_up_seconds is not None:
+            policy = RetryPolicy(policy.base_seconds, policy.max_seconds, give_up_seconds, policy.n_server_errors)
+        self._call, self._url, self._policy = call, endpoint.url, policy
+        self._state = RetryState(call, policy)
+        self._start = time.monotonic()
+
+    def succeeded(self, reply: Reply) -> bool:
+        """Whether this reply answers the call."""
+        return self._state.succeeded(reply)
+
+    def delay(self, failed: Reply | httpx.RequestError) -> float:
+        """Seconds to wait before the next attempt.
+
+        Raises
+        ------
+        BlackboxClientError
+            If there is to be none.
+        """
+        cause = failed if isinstance(failed, httpx.RequestError) else None
+        outcome: Outcome = _no_answer(failed, self._url) if isinstance(failed, httpx.RequestError) else failed
+        decision = self._state.after(outcome, time.monotonic() - self._start, random_module.random())
+        if isinstance(decision, Raise):
+            raise decision.error from cause
+        log.log(
+            logging.WARNING if self._state.attempt == 1 else logging.DEBUG,
+            "%s %s: %s; trying again in %.1f s (giving up after %.0f s)",
+            self._call.method,
+            self._call.path,
+            outcome.reason if isinstance(outcome, NoAnswer) else f"status {outcome.status}",
+            decision.delay,
+            self._policy.give_up_seconds,
+        )
+        return decision.delay
+
+
+class Connection(Endpoint):
+    """A connection to a server, which sends calls. Safe to share between threads; leave it as a context manager or call
+    `close`.
+
+    Parameters
+    ----------
+    url, key, timeout, retry, prefix_bytes : see `Endpoint`, also for the attributes and errors.
+    transport : the transport of httpx, for tests and special networks.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        *,
+        timeout: float = 30.0,
+        retry: RetryPolicy | None = None,
+        transport: httpx.BaseTransport | None = None,
+        prefix_bytes: int = 2**28,
+    ) -> None:
+        super().__init__(url, key, timeout=timeout, retry=retry, prefix_bytes=prefix_bytes)
+        self._http = httpx.Client(transport=transport, **self._of_httpx)
 
     def __enter__(self) -> Self:
         return self
@@ -118,60 +188,35 @@ class Connection:
             One class per cause, see `blackbox_client.errors`.
         """
 
-        def attempt() -> tuple[Outcome, None]:
-            response = self._http.send(self._request(call))
-            return _reply(response, response.content), None
+        def attempt() -> tuple[Reply, None]:
+            response = self._http.send(self._request(self._http, call))
+            return reply_of(response, response.content), None
 
         reply, _ = self._until_answered(call, attempt, interrupt, give_up_seconds)
         return call.read(reply)
 
-    def _request(self, call: Call[Any]) -> httpx.Request:
-        return self._http.build_request(
-            call.method,
-            self.url + call.path,
-            params=dict(call.query) or None,
-            content=call.body,
-            headers=dict(call.headers),
-            timeout=httpx.Timeout(self.timeout, read=self.timeout + call.hold_seconds, pool=None),
-        )
-
     def _until_answered(
         self,
         call: Call[Any],
-        attempt: Callable[[], tuple[Outcome, T]],
+        attempt: Callable[[], tuple[Reply, T]],
         interrupt: threading.Event | None = None,
         give_up_seconds: float | None = None,
     ) -> tuple[Reply, T]:
-        policy = self.retry
-        if give_up_seconds is not None:
-            policy = RetryPolicy(policy.base_seconds, policy.max_seconds, give_up_seconds, policy.n_server_errors)
-        state = RetryState(call, policy)
-        start = time.monotonic()
+        attempts = Attempts(self, call, give_up_seconds)
         while True:
-            outcome: Outcome
-            cause: Exception | None = None
+            failed: Reply | httpx.RequestError
             try:
-                outcome, extra = attempt()
-                if isinstance(outcome, Reply) and state.succeeded(outcome):
-                    return outcome, extra
+                reply, extra = attempt()
+                if attempts.succeeded(reply):
+                    return reply, extra
+                failed = reply
             except httpx.RequestError as error:
-                outcome, cause = _no_answer(error, self.url), error
-            decision = state.after(outcome, time.monotonic() - start, random_module.random())
-            if isinstance(decision, Raise):
-                raise decision.error from cause
-            log.log(
-                logging.WARNING if state.attempt == 1 else logging.DEBUG,
-                "%s %s: %s; trying again in %.1f s (giving up after %.0f s)",
-                call.method,
-                call.path,
-                outcome.reason if isinstance(outcome, NoAnswer) else f"status {outcome.status}",
-                decision.delay,
-                policy.give_up_seconds,
-            )
+                failed = error
+            delay = attempts.delay(failed)
             if interrupt is None:
-                time.sleep(decision.delay)
-            elif interrupt.wait(decision.delay):
-                raise CallInterrupted(f"{call.method} {call.path} was given up: the caller is stopping") from cause
+                time.sleep(delay)
+            elif interrupt.wait(delay):
+                raise CallInterrupted(f"{call.method} {call.path} was given up: the caller is stopping")
 
     @contextmanager
     def lines(self, call: Call[str]) -> Iterator[Iterator[str]]:
@@ -183,14 +228,14 @@ class Connection:
             If no answer begins, as in `send`.
         """
 
-        def attempt() -> tuple[Outcome, httpx.Response]:
-            response = self._http.send(self._request(call), stream=True)
+        def attempt() -> tuple[Reply, httpx.Response]:
+            response = self._http.send(self._request(self._http, call), stream=True)
             try:
                 body = response.read() if response.status_code >= 300 else b""
             except BaseException:
                 response.close()
                 raise
-            return _reply(response, body), response
+            return reply_of(response, body), response
 
         _, response = self._until_answered(call, attempt)
         try:
@@ -218,7 +263,8 @@ def _key_of_environment() -> str | None:
         raise ValueError(f"BLACKBOX_KEY_FILE names {path}, which cannot be read as a key: {error}") from None
 
 
-def _reply(response: httpx.Response, body: bytes) -> Reply:
+def reply_of(response: httpx.Response, body: bytes) -> Reply:
+    """A response of httpx as the protocol reads it."""
     return Reply(response.status_code, {name.lower(): value for name, value in response.headers.items()}, body)
 
 

@@ -22,6 +22,7 @@ from blackbox_client.models import (
     EventPage,
     HeartbeatAnswer,
     Invalidated,
+    Joined,
     Json,
     OpenPhase,
     PastRound,
@@ -114,9 +115,7 @@ class StudyHandle:
         The study to ask and tell, with a `Worker` or by hand. Its points and values are seen by the server.
         """
         joined = self.client.send(protocol.host(self.id, client, weight))
-        if joined.hosted is None:
-            raise BadAnswer(f"{self.id} did not say where {client} is hosted; is the server older than this client?")
-        return StudyHandle(self.client, joined.hosted.study)
+        return StudyHandle(self.client, place_of(joined, self.id))
 
     def open_phase(self, *, after_step: int = -1, wait_seconds: float = 0.0) -> OpenPhase:
         """The open phase of this federated study; held until a step after `after_step` has begun."""
@@ -231,19 +230,13 @@ class StudyHandle:
         NonFiniteValue
             If a value is NaN or infinite; nothing is sent.
         """
-        if isinstance(results, Trial | int | str):
-            results = completed(results, value)
-        elif value is not None:
-            raise TypeError("value goes with a single trial; put the values into the results")
-        batch = [results] if isinstance(results, Result) else list(results)
+        batch = batch_of(results, value)
         body = protocol.ask_body(ask) if isinstance(ask, int) else ask
         return self.client.send(protocol.tell(self.id, batch, worker=worker, ask=body, idempotency_key=idempotency_key))
 
     def heartbeat(self, leases: Iterable[str | Trial], *, extend_seconds: float | None = None) -> HeartbeatAnswer:
         """Renew leases, given as tokens or as trials that carry one; the answer says for each whether to continue."""
-        held = (lease.lease if isinstance(lease, Trial) else lease for lease in leases)
-        tokens = [lease if isinstance(lease, str) else lease.token for lease in held if lease is not None]
-        return self.client.send(protocol.heartbeat(self.id, tokens, extend_seconds=extend_seconds))
+        return self.client.send(protocol.heartbeat(self.id, tokens_of(leases), extend_seconds=extend_seconds))
 
     # ---- trials
 
@@ -261,7 +254,7 @@ class StudyHandle:
         InvalidRequest
             For the first one that was rejected; the others have been taken.
         """
-        return tuple(_taken(entry) for entry in self.client.send(protocol.enqueue(self.id, trials)).items)
+        return tuple(taken(entry) for entry in self.client.send(protocol.enqueue(self.id, trials)).items)
 
     def trials(self, *, state: str | None = None, limit: int | None = None) -> Iterator[Trial]:
         """All trials, page by page; `limit` is the size of a page."""
@@ -362,19 +355,16 @@ class StudyHandle:
 
     def history(self, *, after_seq: int = 0) -> Iterator[Json]:
         """The rows of the ndjson export; resumed after the last row's `seq` when the connection breaks."""
-        broken_at: int | None = None
+        rows = Rows(after_seq)
         while True:
             try:
-                for line in self.export(after_seq=after_seq):
-                    row: Json = json.loads(line) if line.strip() else {}
-                    if row and (broken_at is None or "seq" in row):  # the rows without were there before the break
+                for line in self.export(after_seq=rows.after_seq):
+                    if row := rows.read(line):
                         yield row
-                        after_seq = int(row.get("seq") or after_seq)
                 return
             except (ConnectionFailed, json.JSONDecodeError):
-                if broken_at == after_seq:  # no progress since the last break
+                if rows.stuck():
                     raise
-                broken_at = after_seq
 
     # ---- big vectors
 
@@ -438,14 +428,65 @@ class StudyHandle:
                     self.id,
                 )
                 space = {}
-            vectors = [
-                name for name, entry in space.items() if isinstance(entry, Mapping) and entry.get("type") == "vector"
-            ]
-            self._vector_name = vectors[0] if len(vectors) == 1 else "theta"
+            self._vector_name = vector_of(space)
         return self._vector_name
 
 
-def _taken(entry: Queued) -> Trial:
+# ---- what the handles of both kinds of clients share
+
+
+def batch_of(results: Result | TrialRef | Iterable[Result], value: Any) -> list[Result]:
+    """The results of a tell, whose arguments these are."""
+    if isinstance(results, Trial | int | str):
+        return [completed(results, value)]
+    if value is not None:
+        raise TypeError("value goes with a single trial; put the values into the results")
+    return [results] if isinstance(results, Result) else list(results)
+
+
+def tokens_of(leases: Iterable[str | Trial]) -> list[str]:
+    """The tokens of leases, given as such or as trials that carry one."""
+    held = (lease.lease if isinstance(lease, Trial) else lease for lease in leases)
+    return [lease if isinstance(lease, str) else lease.token for lease in held if lease is not None]
+
+
+def place_of(joined: Joined, study: str) -> str:
+    """The id of the study in which a hosted participant asks and tells."""
+    if joined.hosted is None:
+        raise BadAnswer(f"{study} did not say where {joined.client} is hosted; is the server older than this client?")
+    return joined.hosted.study
+
+
+def vector_of(space: Mapping[str, Any]) -> str:
+    """The name of the only vector of a space; ``theta`` where there is none or several."""
+    names = [name for name, entry in space.items() if isinstance(entry, Mapping) and entry.get("type") == "vector"]
+    return names[0] if len(names) == 1 else "theta"
+
+
+def taken(entry: Queued) -> Trial:
+    """A point that was queued; raises its problem if it was not."""
     if entry.id is None:
         raise entry.problem or BadAnswer(f"rejected without a reason: {dict(entry.raw)!r:.200}")
     return Trial.of(entry.raw)
+
+
+class Rows:
+    """The rows of an export that may break: where to go on, and whether there was any progress since the last break."""
+
+    def __init__(self, after_seq: int) -> None:
+        self.after_seq = after_seq
+        self._broken_at: int | None = None
+
+    def read(self, line: str) -> Json:
+        """The row of a line; nothing if it was there before the break."""
+        row: Json = json.loads(line) if line.strip() else {}
+        if not row or (self._broken_at is not None and "seq" not in row):
+            return {}
+        self.after_seq = int(row.get("seq") or self.after_seq)
+        return row
+
+    def stuck(self) -> bool:
+        """Note a break; whether it was at the same row as the one before."""
+        again = self._broken_at == self.after_seq
+        self._broken_at = self.after_seq
+        return again
