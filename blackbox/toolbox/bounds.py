@@ -71,7 +71,7 @@ class Bounds:
         On a bound the inner coordinates have slope zero, and small steps from there would come to nothing; so it
         begins a little inside.
         """
-        return np.clip(self.inner(point), self.low + CURVED, self.high - CURVED)
+        return np.clip(self.inner(point), self.low + CURVED, self.high - CURVED) if self.exist else point
 
     def centre(self, mean: Vector) -> Vector:
         """Return the (d,) mean moved inside."""
