@@ -5,8 +5,6 @@ Today `auto` is resolved to one registered algorithm when a study is created. It
 
 from __future__ import annotations
 
-from typing import Any
-
 from blackbox.algorithm import registry
 from blackbox.errors import IncompatibleProblem
 from blackbox.space import Space
@@ -16,9 +14,6 @@ FULL_COVARIANCE_LIMIT = 2000
 
 SEPARABLE_LIMIT = 100_000
 """`sep_cma_es` takes no more: its points are float64 vectors."""
-ONE_RUN = 1000
-"""Evaluations per dimension that a run of CMA-ES seldom uses up: on the unimodal functions of BBOB in ten dimensions it
-needs 150 to 1200 to 1e-8 (tests/benchmarks/ACCEPTANCE.md)."""
 
 
 def choose(space: Space, evaluations: int | None) -> tuple[str, str]:
@@ -41,8 +36,7 @@ def choose(space: Space, evaluations: int | None) -> tuple[str, str]:
     CMA-ES is the strongest all-round method here. Within its first two steps it has adapted nothing, and uniform
     sampling is the honest choice. Above a few thousand dimensions the covariance no longer fits, and an evolution
     strategy on noise addresses takes over: on a sphere in 3000 bounded dimensions it reaches a quarter of the start
-    value in 5 evaluations per dimension, where sep_cma_es is above the start after 30, because its first step size
-    is made for few dimensions. Integers and choices need a method that takes them, which is sep_cma_es.
+    value in 5 evaluations per dimension. Integers and choices need a method that takes them, which is sep_cma_es.
     """
     d = space.dim
     words = f"{d} continuous-like dimension{'s' if d != 1 else ''}, " + (
@@ -58,23 +52,9 @@ def choose(space: Space, evaluations: int | None) -> tuple[str, str]:
         return "random_search", f"{words}, not all of them real: no method here adapts that many"
     if evaluations is not None and evaluations < 12:
         return "random_search", f"{words}: fewer than two steps of any adaptive method"
-    if options("cma_es", space, evaluations):
-        words += ", more than one run uses: restarts spend the rest"
+    if evaluations is not None:
+        words += "; restarts spend what a run leaves of it"
     return "cma_es", words
-
-
-def options(name: str, space: Space, evaluations: int | None) -> dict[str, Any]:
-    """Return the options that `auto` sets besides the defaults of the algorithm that it chose.
-
-    Notes
-    -----
-    CMA-ES restarts (BIPOP) where the budget is known and larger than what one run uses: the rest is then spent
-    on the search for a better minimum elsewhere. Without a budget a run that has converged ends the study: nobody said
-    that more evaluations may be paid for.
-    """
-    if name == "cma_es" and evaluations is not None and evaluations >= ONE_RUN * space.dim:
-        return {"restarts": "bipop"}
-    return {}
 
 
 def _on_region(space: Space) -> str:

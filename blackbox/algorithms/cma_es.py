@@ -16,7 +16,7 @@ from scipy.linalg.lapack import dsyevd
 
 from blackbox.algorithm import Traits, algorithm
 from blackbox.errors import NumericalError
-from blackbox.records import Matrix, Pending, Points, Results, Vector, dense
+from blackbox.records import Matrix, Pending, Points, Results, Vector
 from blackbox.rng import normals
 from blackbox.space import Space
 from blackbox.toolbox import evolution
@@ -74,6 +74,7 @@ class CmaEs(Restarting[CmaEsState]):
     is over can be followed by others from new places (`restarts`); results of an earlier run are not learned from.
     """
 
+    revision = 2  # 2026-11: bounds are smooth in inner coordinates and no step is wider than a third of a range
     Options = RunOptions
     Resolved = RunResolved
     State = CmaEsState
@@ -87,7 +88,7 @@ class CmaEs(Restarting[CmaEsState]):
         d, start = self.space.dim, self.runs.start(run)
         return CmaEsState(
             step=step,
-            mean=start,
+            mean=self.bounds.start(start),
             sigma=run.sigma,
             C=np.eye(d),
             axes=np.eye(d),
@@ -106,18 +107,18 @@ class CmaEs(Restarting[CmaEsState]):
         x = ((z * state.D) @ state.axes).reshape(-1, d)  # eq. 39, a product per tile
         x *= state.sigma
         x += state.mean  # eq. 40
-        return dense(x[rows])
+        return self.asked(state, lanes, x[rows])
 
     def tell(self, state: CmaEsState, results: Results) -> CmaEsState:
-        d, k, step = self.space.dim, len(results), state.step + 1
-        ranking = order, _, n_values = evolution.rank(results)
-        values = self.runs.tell(state.run, state.values, results, ranking)
+        d, step = self.space.dim, state.step + 1
+        order, n_values, values = self.ranked(state, results)
+        k = len(order)
         if n_values == 0 or k < 2:  # no ranking, nothing to learn from
             return replace(state, step=step, values=values)
 
         r = evolution.rates(d, k, min(n_values, k // 2), learning)
         steps = np.empty((k + 1, d))  # pc and the ranked y: rank one and rank mu become one product
-        y = np.subtract(results.vectors.take(order, axis=0), state.mean, out=steps[1:])
+        y = np.subtract(self.bounds.inner(results.vectors.take(order, axis=0)), state.mean, out=steps[1:])
         push, pushed = r.push, r.pushed
         strangers = evolution.foreign(results, order, state.step)
         if strangers is not None:
@@ -131,7 +132,7 @@ class CmaEs(Restarting[CmaEsState]):
         mu = len(r.pull)
         yw = r.pull.dot(y[:mu])  # eq. 41
         zw = r.pull.dot(z[:mu]).dot(state.axes)
-        mean = state.mean + state.sigma * yw  # eq. 42
+        mean = self.bounds.centre(state.mean + state.sigma * yw)  # eq. 42
         ps, pc, growth, h = evolution.follow(state.ps, state.pc, yw, zw, r, step - state.run.began)  # eq. 43-45
         sigma = state.sigma * growth
         steps[0] = pc
@@ -148,6 +149,7 @@ class CmaEs(Restarting[CmaEsState]):
             decomposed = step
             if scale != 1.0:
                 pc, sigma = pc / scale, sigma * scale
+        sigma /= self.bounds.excess(sigma * np.sqrt(np.diag(C)))
         sigma = min(max(sigma, SIGMA_RANGE[0]), SIGMA_RANGE[1])
         after = CmaEsState(step, mean, sigma, C, axes, D, decomposed, ps, pc, values, state.run)
         return self.going_on(after)

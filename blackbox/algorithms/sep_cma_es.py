@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from blackbox.algorithm import Traits, algorithm
-from blackbox.records import Pending, Points, Results, Vector, dense
+from blackbox.records import Pending, Points, Results, Vector
 from blackbox.rng import normals
 from blackbox.space import Space
 from blackbox.toolbox import evolution
@@ -71,6 +71,7 @@ class SepCmaEs(Restarting[SepCmaEsState]):
     Ros and Hansen (2008), doi:10.1007/978-3-540-87700-4_30. Late results, foreign points and restarts as in `cma_es`.
     """
 
+    revision = 2  # 2026-11: bounds are smooth in inner coordinates and no step is wider than a third of a range
     Options = RunOptions
     Resolved = RunResolved
     State = SepCmaEsState
@@ -83,23 +84,25 @@ class SepCmaEs(Restarting[SepCmaEsState]):
     def begin(self, run: Run, step: int) -> SepCmaEsState:
         d, start = self.space.dim, self.runs.start(run)
         values = self.runs.blank(run, start)
-        return SepCmaEsState(step, start, run.sigma, np.ones(d), np.zeros(d), np.zeros(d), values, run)
+        return SepCmaEsState(
+            step, self.bounds.start(start), run.sigma, np.ones(d), np.zeros(d), np.zeros(d), values, run
+        )
 
     def ask(self, state: SepCmaEsState, lanes: Sequence[int], pending: Pending) -> Points:
         x = normals(self.noise, state.step, lanes, self.space.dim).astype(np.float64)
         x *= state.sigma * state.D
         x += state.mean
-        return dense(x)
+        return self.asked(state, lanes, x)
 
     def tell(self, state: SepCmaEsState, results: Results) -> SepCmaEsState:
-        d, k, step = self.space.dim, len(results), state.step + 1
-        ranking = order, _, n_values = evolution.rank(results)
-        values = self.runs.tell(state.run, state.values, results, ranking)
+        d, step = self.space.dim, state.step + 1
+        order, n_values, values = self.ranked(state, results)
+        k = len(order)
         if n_values == 0 or k < 2:  # no ranking, nothing to learn from
             return replace(state, step=step, values=values)
 
         r = evolution.rates(d, k, min(n_values, k // 2), learning)
-        z = results.vectors.take(order, axis=0)
+        z = self.bounds.inner(results.vectors.take(order, axis=0))
         z -= state.mean
         push, pushed = r.push, r.pushed
         strangers = evolution.foreign(results, order, state.step)
@@ -112,7 +115,7 @@ class SepCmaEs(Restarting[SepCmaEsState]):
         mu = len(r.pull)
         zw = r.pull.dot(z[:mu])
         yw = state.D * zw  # eq. 41
-        mean = state.mean + state.sigma * yw  # eq. 42
+        mean = self.bounds.centre(state.mean + state.sigma * yw)  # eq. 42
         ps, pc, growth, h = evolution.follow(state.ps, state.pc, yw, zw, r, step - state.run.began)  # eq. 43-45
         sigma = state.sigma * growth
         lengths = np.vecdot(z, z)
@@ -124,6 +127,7 @@ class SepCmaEs(Restarting[SepCmaEsState]):
         np.maximum(v, largest / (2 * MAX_CONDITION), out=v)
         if not SCALE_RANGE[0] < largest < SCALE_RANGE[1]:
             v, pc, sigma = v / largest, pc / math.sqrt(largest), sigma * math.sqrt(largest)
+        sigma /= self.bounds.excess(sigma * np.sqrt(v))
         sigma = min(max(sigma, SIGMA_RANGE[0]), SIGMA_RANGE[1])
         after = SepCmaEsState(step, mean, sigma, np.sqrt(v), ps, pc, values, state.run)
         return self.going_on(after)

@@ -215,7 +215,6 @@ def resolve(spec: StudySpec) -> tuple[Resolved, Space]:
                 errors=[FieldError("/algorithm/options", "extra_forbidden", "auto takes no options")],
             )
         name, reason = auto.choose(space, spec.budget.evaluations)
-        chosen = auto.options(name, space, spec.budget.evaluations)
     kind = next((registry for registry in REGISTRIES if name in registry.all()), None)
     if kind is None:
         known = [*(known for registry in REGISTRIES for known in registry.all()), "auto"]

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from blackbox.algorithm import Algorithm
-from blackbox.records import Stop, Vector
+from blackbox.records import Ints, Matrix, Points, Results, Stop, Vector, dense
 from blackbox.registry import UNKNOWN, Outlook
 from blackbox.rng import Key
 from blackbox.space import Space
+from blackbox.toolbox import evolution
 from blackbox.toolbox.evolution import default_popsize
 from blackbox.toolbox.runs import Run, RunOptions, RunResolved, Runs, Shape, Values
+
+SIGMA = 0.3
+PROBE = 0  # the lane that is put on the bounds beside the centre
+
+PROBE_EVERY = 8  # steps
 
 
 class RunState(Protocol):
@@ -38,10 +47,17 @@ class Restarting(Algorithm[RunResolved, S]):
     def __init__(self, space: Space, options: RunResolved, key: Key, stream: int = 0) -> None:
         super().__init__(space, options, key, stream)
         self.runs = Runs(space, options, self.noise)
+        self.bounds = self.runs.bounds
 
     @classmethod
     def resolve(cls, options: RunOptions, space: Space, outlook: Outlook = UNKNOWN) -> RunResolved:
-        return options.with_defaults(RunResolved, popsize=default_popsize(space.dim))
+        d = space.dim
+        return options.with_defaults(
+            RunResolved,
+            popsize=outlook.popsize(default_popsize(d)),
+            sigma=SIGMA * min(1.0, (10 / d) ** (1 / 3)) if space.domain == "box" else SIGMA,
+            restarts="none" if outlook.evaluations is None else "bipop",
+        )
 
     @abstractmethod
     def begin(self, run: Run, step: int) -> S:
@@ -59,6 +75,32 @@ class Restarting(Algorithm[RunResolved, S]):
 
     def oldest(self, state: S) -> int:
         return max(state.run.began, state.step - 1)
+
+    def asked(self, state: S, lanes: Sequence[int], sampled: Matrix) -> Points:
+        """Return the points to ask of what the distribution sampled for these lanes."""
+        points = self.bounds.outer(sampled)
+        probe = self._probe(state) if PROBE in lanes else None
+        if probe is not None:
+            near, side = probe
+            points = np.where(near & (np.asarray(lanes) == PROBE)[:, None], side, points)
+        return dense(points)
+
+    def ranked(self, state: S, results: Results) -> tuple[Ints, int, Values]:
+        """Return the rows to learn from, from best to worst, how many have a value, and the summary of all values."""
+        ranking = order, _, n_values = evolution.rank(results)
+        values = self.runs.tell(state.run, state.values, results, ranking)
+        probes = ((results.lane == PROBE) & (results.step == state.step)).nonzero()[0]
+        if len(probes) and self._probe(state) is not None:
+            n_values -= bool(np.isfinite(results.scalar[probes[0]]))
+            order = order[order != probes[0]]
+        return order, n_values, values
+
+    def _probe(self, state: S) -> tuple[NDArray[np.bool_], Vector] | None:
+        """Return where the probe of this step lies on bounds, and on which; None if it has none."""
+        if not self.bounds.exist or state.step % PROBE_EVERY:
+            return None
+        shape = self.shape(state)
+        return self.bounds.probe(shape.mean, shape.sigma * shape.spread)
 
     def going_on(self, after: S) -> S:
         """Return the state after a step, or that of the next run if this one is over and another follows."""

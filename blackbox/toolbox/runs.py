@@ -30,6 +30,7 @@ from blackbox.options import Field, Options
 from blackbox.records import Ints, Matrix, Results, Stop, Vector
 from blackbox.rng import Key, uniform
 from blackbox.space import Space
+from blackbox.toolbox.bounds import Bounds
 
 N_HISTORY = 40  # sparse records, whose older half the stagnation rule compares with the newer one
 MAX_CONDITION = 1e14  # of C: a reason to stop; eigenvalues beyond twice this are lifted
@@ -55,10 +56,12 @@ class RunOptions(Options):
     """Options of methods that restart."""
 
     popsize: int | None = Field(None, ge=4)
-    """Results per step. None: 4 + floor(3 ln d) (eq. 48). Choose at least half the number of workers, or many results
-    come more than one step late and are not learned from. With restarts: of the first run."""
-    sigma: float = Field(0.3, gt=0)
-    """Initial standard deviation in internal units: a bounded coordinate is the unit interval."""
+    """Results per step. None: 4 + floor(3 ln d) (eq. 48), or the number of workers where that is known and larger:
+    below half of it many results come more than one step late and are not learned from. With restarts: of the first
+    run."""
+    sigma: float | None = Field(None, gt=0)
+    """Initial standard deviation in internal units: a bounded coordinate is the unit interval. None: 0.3; in a box of
+    d > 10 dimensions 0.3 (10 / d)^(1/3), because steps of 0.3 in every coordinate lead far away from the start."""
     tolx: float = Field(1e-11, ge=0)
     """A run is over when every standard deviation is below this part of `sigma`. 0: never."""
     tolfun: float = Field(1e-11, ge=0)
@@ -68,10 +71,11 @@ class RunOptions(Options):
     """A run is over when the best values of recent steps differ by less; relative as `tolfun`. 0: never."""
     tolflatfitness: int = Field(10, ge=1)
     """A run is over when three quarters of the values were equal for more than this many steps in a row."""
-    restarts: Literal["none", "ipop", "bipop"] = "none"
-    """The continuation after a run that is over. none: the study ends, and says why. ipop: a run from a new place with
-    twice the popsize, for objectives with many minima whose good ones are close together. bipop: between those, short
-    runs with a small popsize and small steps; the safe choice where nothing is known of the minima."""
+    restarts: Literal["none", "ipop", "bipop"] | None = None
+    """The continuation after a run that is over. None: bipop where the study has a budget of evaluations, which is then
+    used, else none. none: the study ends, and says why; for whoever pays for every evaluation. ipop: a run from a new
+    place with twice the popsize, for objectives with many minima whose good ones are close together. bipop: between
+    those, short runs with a small popsize and small steps; the safe choice where nothing is known of the minima."""
     max_restarts: int = Field(9, ge=0, le=20)
     """Doublings of popsize before the study ends; small runs of bipop are not counted."""
 
@@ -80,6 +84,8 @@ class RunResolved(RunOptions):
     """The options with every default filled in."""
 
     popsize: int
+    sigma: float
+    restarts: Literal["none", "ipop", "bipop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +150,7 @@ class Shape:
 
     Attributes
     ----------
-    mean, sigma, pc : as in the state.
+    mean, sigma, pc : as in the state, in the inner coordinates of `bounds.Bounds`.
     spread : (d,) roots of the diagonal of C.
     shortest, longest : roots of the extreme eigenvalues of C.
     """
@@ -169,6 +175,7 @@ class Runs:
         self.space = space
         self.options = options
         self.noise = noise
+        self.bounds = Bounds(space)
 
     def first(self) -> Run:
         """Return the first run."""
@@ -267,7 +274,7 @@ class Runs:
 
         The mean averages over points and beats each of them, but not before the distribution has contracted somewhere.
         """
-        return shape.mean if 2 * shape.sigma * shape.longest < run.sigma else values.best
+        return self.bounds.outer(shape.mean) if 2 * shape.sigma * shape.longest < run.sigma else values.best
 
     def recommend(self, run: Run, values: Values, shape: Shape) -> Vector:
         """Return the (d,) recommendation of the run with the best value."""

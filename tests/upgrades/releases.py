@@ -27,6 +27,23 @@ OF_A_STATE = (
 """Methods that look at a state."""
 
 
+def before_bounds(cls: Any) -> Any:
+    """Revision 1 of a method that restarts, as it was until 0.2.0: it does not know of bounds."""
+
+    class BeforeBounds(cls):  # type: ignore[misc]
+        __doc__ = cls.__doc__
+        Options = cls.Options
+        Resolved = cls.Resolved
+        State = cls.State
+        revision = 1
+
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.bounds.exist = False
+
+    return BeforeBounds
+
+
 def renamed(cls: Any, field: str, name: str) -> Any:
     """The algorithm with a field of its state renamed, and nothing else changed."""
     hints = typing.get_type_hints(cls.State)

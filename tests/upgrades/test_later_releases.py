@@ -22,7 +22,7 @@ from blackbox.options import Field, known_options
 from blackbox.study.effects import perform
 from blackbox.study.kinds import open_study
 from tests.server.conftest import assert_problem
-from tests.upgrades.releases import renamed, revised, stricter, without_option
+from tests.upgrades.releases import before_bounds, renamed, revised, stricter, without_option
 from tests.upgrades.test_upgrades import Left, close, left_by
 from tests.upgrades.write import FOLDER, Rounds, evaluate, numerics, objective, post, says
 
@@ -120,7 +120,7 @@ def test_options_stay_as_they_were_stored_and_are_read_by_todays_names(
 
 
 def test_a_renamed_field_of_a_state_costs_a_replay_and_nothing_else(left: Left, release: Any) -> None:
-    release(renamed(lookup("cma_es"), "pc", "path"))
+    release(renamed(before_bounds(lookup("cma_es")), "pc", "path"))
     expected = left.studies["group"]
     found = says(left.server, {"id": expected["id"]})
     close(found.pop("recommended"), expected["recommended"])
@@ -147,7 +147,7 @@ def test_a_renamed_field_changes_no_digest(left: Left, release: Any) -> None:
 
 
 def test_a_readable_snapshot_follows_soon_after_one_that_cannot_be_read(left: Left, release: Any) -> None:
-    release(renamed(lookup("cma_es"), "pc", "path"))
+    release(renamed(before_bounds(lookup("cma_es")), "pc", "path"))
     evaluate(left.server, left.id("group"), 12)
     store, study = left.server.store, left.id("group")
     newest = store.read(lambda tx: tx.snapshot(study, 0, 10**6))
@@ -167,7 +167,7 @@ def test_an_option_that_is_gone_is_ignored_and_named(left: Left, release: Any) -
 
 
 def test_a_revision_that_computes_the_same_for_a_study_goes_on_with_it(stateless: Left, release: Any) -> None:
-    release(revised(lookup("cma_es")))
+    release(revised(before_bounds(lookup("cma_es"))))
     if not stateless.same_bits:
         pytest.skip("equal digests are promised on the machine that wrote them")
     assert notes(stateless, "group") == ["it was computed by revision 1 of cma_es, this release has revision 2"]
@@ -184,7 +184,7 @@ def wider(state: Any) -> Any:
 
 
 def test_another_revision_goes_on_from_a_stored_state(left: Left, release: Any) -> None:
-    release(revised(lookup("cma_es"), wider))
+    release(revised(before_bounds(lookup("cma_es")), wider))
     expected = left.studies["group"]
     evaluate(left.server, expected["id"], 12)
     assert left.get("group").json()["step"] > expected["step"]
@@ -198,7 +198,7 @@ def test_another_revision_goes_on_from_a_stored_state(left: Left, release: Any) 
 def test_without_a_stored_state_another_revision_reads_everything_and_asks_nothing(
     stateless: Left, release: Any
 ) -> None:
-    release(revised(lookup("cma_es"), wider))
+    release(revised(before_bounds(lookup("cma_es")), wider))
     everything_is_read(stateless, "group")
     (note,) = notes(stateless, "group")
     assert note == "it was computed by revision 1 of cma_es, this release has revision 2"
@@ -218,7 +218,7 @@ def test_without_a_stored_state_another_revision_reads_everything_and_asks_nothi
 def test_what_is_told_to_a_study_that_cannot_go_on_waits_for_its_release(
     stateless: Left, release: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = lookup("cma_es")
+    original = before_bounds(lookup("cma_es"))
     release(revised(original, wider))
     server, study = stateless.server, stateless.id("group")
     step, used = stateless.studies["group"]["step"], stateless.studies["group"]["used"]
