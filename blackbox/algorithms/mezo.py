@@ -8,12 +8,19 @@ arXiv:2305.17333, an SPSA (Spall 1992) whose direction is a seed. With z_i the n
     theta <- theta - a (1 / |R| sum_{i in R} p_i z_i + weight_decay theta)
 
 The update is made piece by piece, each noise drawn again, so it needs theta and a constant; a run is its log of
-numbers. The evaluator's point is theta + c z, built from theta: no rounding is left behind, unlike adding, subtracting
-twice and adding in place. Of a half pair that was lost the other half counts, see `blackbox.toolbox.estimators`.
+numbers. Without a learning rate the slopes are `scaled` by those told so far, so that the unit of the objective does
+not matter (`blackbox.toolbox.scales`, with M = 1 + (d + 1) / |R|)::
+
+    a = learning_rate sqrt(d) / sqrt(M (M m_t^2 + S_t^2))
+
+Between bounds theta stays in [0, 1], and the centre of the probes stands back by c. The evaluator's point is centre + c
+z, built from theta: no rounding is left behind, unlike adding, subtracting twice and adding in place. Of a half pair
+that was lost the other half counts, see `blackbox.toolbox.estimators`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
@@ -25,33 +32,40 @@ from numpy.typing import NDArray
 from blackbox.algorithm import Algorithm, Traits, algorithm
 from blackbox.options import Field, Options, Renamed
 from blackbox.recipes import digest, weighted_noise_sum
-from blackbox.records import Pending, Points, Recipe, Recipes, Results, Term, Vector
+from blackbox.records import Notice, Pending, Points, Recipe, Recipes, Results, Stop, Term, Vector
 from blackbox.registry import UNKNOWN, Outlook
-from blackbox.rng import CHUNK
+from blackbox.rng import CHUNK, Key
 from blackbox.space import Space
-from blackbox.toolbox import perturbations
+from blackbox.toolbox import alarms, perturbations
 from blackbox.toolbox.estimators import differences, roles
-from blackbox.toolbox.perturbations import FARTHEST, paired, twice
-from blackbox.toolbox.schedules import AnySchedule, Constant, PositiveSchedule
+from blackbox.toolbox.feasible import Room
+from blackbox.toolbox.perturbations import FARTHEST, Walls, paired, twice
+from blackbox.toolbox.scales import NO_SCALE, Scale
+from blackbox.toolbox.schedules import AnySchedule, Constant, PositiveSchedule, falling
 
 
 class MezoOptions(Options):
     """Options of `mezo`. Lengths are in internal units."""
 
-    popsize: int = Field(2, ge=2, json_schema_extra={"multipleOf": 2})
-    """Results per step, even: two for each of q = popsize / 2 directions. With W workers choose at least W."""
+    popsize: int | None = Field(None, ge=2, json_schema_extra={"multipleOf": 2})
+    """Results per step, even: two for each of q = popsize / 2 directions. None: 2, or as many as there are workers."""
     radius: PositiveSchedule = Constant(value=1e-3)
     """c: standard deviation of the perturbation of each coordinate, by step. The authors take 1e-3 for all weights of a
-    language model, 1e-2 for LoRA and 1e-1 for prefixes."""
+    language model, 1e-2 for LoRA and 1e-1 for prefixes. Between bounds at most a third of the range."""
     learning_rate: AnySchedule | None = None
-    """a, by step. None: 0.5 / (1 + (d + 1) / q), which is right for a curvature of 1 in every direction. The authors
-    take 1e-6 to 1e-7 for all weights of a language model, 1e-4 for LoRA and 1e-2 for prefixes."""
+    """a, by step; scaled: how far each coordinate may have to go. None: scaled, the range of bounded coordinates, 0.3
+    units of free ones, with a budget falling to a fiftieth. The authors take, not scaled, 1e-6 to 1e-7 for all weights
+    of a language model, 1e-4 for LoRA and 1e-2 for prefixes."""
+    scaled: bool | None = None
+    """Divide slopes by those told so far, so that the unit of the objective does not matter. None: where no
+    learning_rate is given."""
     noise: Literal["normal", "rademacher"] = "normal"
     """rademacher: random signs, an order of magnitude cheaper to draw, and SPSA as Spall has it."""
     weight_decay: float = Field(0.0, ge=0, le=1)
     """Pull towards the internal origin; for bounded parameters, whose origin is the lower bound, leave it at 0."""
-    clip: float | None = Field(None, gt=0)
-    """Limit on |p_i|, in multiples of the median of the step (of several directions). None: no limit."""
+    clip: float | None = Field(10.0, gt=0)
+    """Limit on |p_i|, in multiples of the median of the last 16 steps: one value of 1e10 among thousands counts as a
+    steep slope, no more. None: no limit."""
 
     renamed: ClassVar[Mapping[str, Renamed]] = {
         "count": Renamed("popsize", since="0.2", convert=twice, unit="results, two for each direction")
@@ -62,7 +76,9 @@ class MezoOptions(Options):
 class MezoResolved(MezoOptions):
     """The options with every default filled in."""
 
+    popsize: int
     learning_rate: AnySchedule
+    scaled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +88,13 @@ class MezoState:
     Attributes
     ----------
     step : steps closed.
-    theta : (d,) float32, the base of the open step's recipes.
-    digest : name of theta, see `digest`.
+    theta : (d,) float32, the iterate; bounded coordinates in [0, 1].
+    digest : name of the base of the open step's recipes, which is theta, stood back from bounds and displaced after
+        ties.
     value : F at theta, the mean of the last step's midpoints, or None.
     slope : root mean square of the p_i of the last step that had some.
+    scale : sizes of the p_i so far.
+    flat : steps in a row, up to the last one, whose p_i were all zero.
     """
 
     step: int
@@ -83,6 +102,8 @@ class MezoState:
     digest: str
     value: float | None
     slope: float
+    scale: Scale
+    flat: int
 
 
 @algorithm("mezo", Traits(encoding="recipe"))
@@ -93,27 +114,40 @@ class Mezo(Algorithm[MezoResolved, MezoState]):
     outliers, `openai_es` is safer. Results of closed steps are not told: their noise belongs to another theta.
     """
 
+    # 2026-11: bounds that no mirrored pair is folded onto, a default rate in any unit, slopes clipped.
+    revision = 2
     Options = MezoOptions
     Resolved = MezoResolved
     State = MezoState
 
+    def __init__(self, space: Space, options: MezoResolved, key: Key, stream: int = 0) -> None:
+        super().__init__(space, options, key, stream)
+        self.walls = Walls(space)
+        self.kicks = alarms.kicks(self.noise)
+
     @classmethod
     def resolve(cls, options: MezoOptions, space: Space, outlook: Outlook = UNKNOWN) -> MezoResolved:
-        return options.with_defaults(MezoResolved, learning_rate=0.5 / (1 + (space.dim + 1) / (options.popsize // 2)))
+        popsize = options.popsize or outlook.popsize(2, even=True)
+        return options.with_defaults(
+            MezoResolved,
+            popsize=popsize,
+            learning_rate=falling(Room(space, 1.0).size, outlook, popsize),
+            scaled=options.learning_rate is None,
+        )
 
     @classmethod
     def memory(cls, options: MezoResolved, space: Space) -> int:
-        return 12 * space.dim + 512 * options.popsize  # theta of two states, and one of them as bytes
+        return 16 * space.dim + 512 * options.popsize  # theta of two states, one of them as bytes, and a centre
 
     def init(self) -> MezoState:
-        theta = perturbations.centre(self.space)
-        return MezoState(0, theta, digest(theta), None, 0.0)
+        return self._named(MezoState(0, perturbations.centre(self.space), "", None, 0.0, NO_SCALE, 0))
 
     def need(self, state: MezoState) -> int:
         return self.options.popsize
 
     def base(self, state: MezoState) -> NDArray[np.float32]:
-        return state.theta
+        radius = self._radius(state.step)
+        return self.walls.centre(state.theta, radius, (self.kicks, state.step) if state.flat else None)
 
     def ask(self, state: MezoState, lanes: Sequence[int], pending: Pending) -> Points:
         c, note = self._radius(state.step), roles(lanes, "central")
@@ -125,23 +159,31 @@ class Mezo(Algorithm[MezoResolved, MezoState]):
 
     def tell(self, state: MezoState, results: Results) -> MezoState:
         if not len(results):
-            return replace(state, step=state.step + 1)
-        p = differences(results.points.note, results.scalar, self._radius(state.step), clip=self.options.clip)
+            return self._named(replace(state, step=state.step + 1))
+        note, values, recent = results.points.note, results.scalar, state.scale.recent
+        p = differences(note, values, self._radius(state.step), clip=self.options.clip, usual=recent)
         if not len(p):
-            return replace(state, step=state.step + 1)
-        rate = self._rate(state.step)
+            return self._named(replace(state, step=state.step + 1))
+        rate, scale = self._rate(state.step), state.scale.plus(p.slope)
+        slopes = p.slope
+        if self.options.scaled:
+            moment = 1 + (self.space.dim + 1) / len(p)
+            slopes = math.sqrt(self.space.dim) * scale.rate(moment) * slopes
         terms = [
             # A direction moves no coordinate farther than FARTHEST; a scale of a term must be a float32.
             Term(self.stream, state.step, i, float(np.clip(rate * y / len(p), -FARTHEST, FARTHEST)), self.options.noise)
-            for i, y in zip(p.index.tolist(), p.slope.tolist(), strict=True)
+            for i, y in zip(p.index.tolist(), slopes.tolist(), strict=True)
         ]
-        theta = self._moved(state.theta, terms, rate * self.options.weight_decay)
-        return MezoState(
-            step=state.step + 1,
-            theta=theta,
-            digest=digest(theta),
-            value=state.value if p.value is None else p.value,
-            slope=float(np.sqrt(np.square(p.slope).mean())),
+        return self._named(
+            MezoState(
+                step=state.step + 1,
+                theta=self._moved(state.theta, terms, rate * self.options.weight_decay),
+                digest="",
+                value=state.value if p.value is None else p.value,
+                slope=float(np.sqrt(np.square(p.slope).mean())),
+                scale=scale,
+                flat=0 if p.slope.any() else state.flat + 1,
+            )
         )
 
     def recommend(self, state: MezoState) -> Vector:
@@ -155,6 +197,15 @@ class Mezo(Algorithm[MezoResolved, MezoState]):
             "learning_rate": self._rate(state.step),
         }
 
+    def stopped(self, state: MezoState) -> Stop | None:
+        return alarms.diverged(self.space, state.theta, self._radius(state.step), "take a smaller learning_rate")
+
+    def notices(self, state: MezoState) -> Sequence[Notice]:
+        return alarms.notices(state.flat, self._radius(state.step))
+
+    def _named(self, state: MezoState) -> MezoState:
+        return replace(state, digest=digest(self.base(state)))
+
     def _moved(self, theta: NDArray[np.float32], terms: list[Term], decay: float) -> NDArray[np.float32]:
         """Return theta - sum of the terms - decay theta, piece by piece: without a second vector of float64."""
         d, moved = len(theta), np.empty_like(theta)
@@ -162,10 +213,10 @@ class Mezo(Algorithm[MezoResolved, MezoState]):
             piece = theta[a : a + CHUNK].astype(np.float64)
             piece -= weighted_noise_sum(terms, self.key, d, start=a, count=len(piece)) + decay * piece
             moved[a : a + CHUNK] = np.clip(piece, -FARTHEST, FARTHEST)
-        return moved
+        return self.walls.inside(moved)
 
     def _radius(self, step: int) -> float:
-        return perturbations.size(self.options.radius, step)
+        return self.walls.size(self.options.radius, step)
 
     def _rate(self, step: int) -> float:
         return perturbations.rate(self.options.learning_rate, step)

@@ -9,9 +9,13 @@ arXiv:1703.03864, and the authors' code (openai/evolution-strategies-starter). L
     g   = 1/(k sigma) sum_l u_l s_l eps_i                            sgd, momentum: a gradient of the smoothed ranks
     theta <- theta + stepper(g + weight_decay theta)                 the decay is inside, as in the authors' code
 
-A point travels as a recipe: the digest of theta, one noise address and +-sigma. A half pair, whose other lane was lost,
-counts one-sided: its u_l s_l eps_i alone has the right mean too, and where 30 % of lanes are lost, dropping half pairs
-would throw away 30 % of the results as well.
+Between bounds theta stays in [0, 1], and the centre of the perturbations is theta stood back from the bounds by sigma:
+on a bound both lanes of a pair would be folded to one point. After a step in which all pairs tie it is displaced by
+sigma.
+
+A point travels as a recipe: the digest of the centre, one noise address and +-sigma. A half pair, whose other lane was
+lost, counts one-sided: its u_l s_l eps_i alone has the right mean too, and where 30 % of lanes are lost, dropping half
+pairs would throw away 30 % of the results as well.
 
 Policies want observations at a common scale. With `observations` the evaluators tell sums of what they saw, and the
 payload of the next step's points carries mean and standard deviation (section 3 of the paper; `toolbox.observations`).
@@ -31,14 +35,14 @@ from blackbox.algorithm import Algorithm, Traits, algorithm
 from blackbox.errors import FieldError
 from blackbox.options import Field, Options, Renamed
 from blackbox.recipes import digest, weighted_noise_sum
-from blackbox.records import JSON, Pending, Points, Results, Stop, Term, Vector
+from blackbox.records import JSON, Notice, Pending, Points, Results, Stop, Term, Vector
 from blackbox.registry import UNKNOWN, Outlook
 from blackbox.rng import Key
 from blackbox.space import Space
-from blackbox.toolbox import observations, perturbations, steppers
+from blackbox.toolbox import alarms, observations, perturbations, steppers
 from blackbox.toolbox.observations import Moments
-from blackbox.toolbox.perturbations import default_popsize, paired
-from blackbox.toolbox.schedules import Constant, PositiveSchedule
+from blackbox.toolbox.perturbations import Walls, default_popsize, paired
+from blackbox.toolbox.schedules import Constant, PositiveSchedule, crossing
 from blackbox.toolbox.steppers import Adam, AnyStepper, StepperState
 from blackbox.toolbox.values import centred_ranks, lower, lowest_and_median
 
@@ -47,13 +51,16 @@ class OpenAiEsOptions(Options):
     """Options of `openai_es`. Lengths are in internal units: bounded parameters are the unit interval."""
 
     popsize: int | None = Field(None, ge=2, json_schema_extra={"multipleOf": 2})
-    """Results per step, even. None: 4 + floor(3 ln d), rounded up to even. With W workers choose at least W; with noisy
+    """Results per step, even. None: 4 + floor(3 ln d), rounded up to even, or as many as there are workers. With noisy
     values, or where theta matters more than evaluations, choose a few hundred."""
     sigma: PositiveSchedule = Constant(value=0.02)
     """Standard deviation of the perturbations by step, in internal units: the default is a fiftieth of the range of a
-    bounded parameter. Where values only change in jumps, choose it larger than the jumps are apart. Kept above 1e-8."""
-    learning_rate: PositiveSchedule = Constant(value=0.01)
-    """Step size by step. With adam about the distance every coordinate moves per step, so about sigma / 2."""
+    bounded parameter. Where values only change in jumps, choose it larger than the jumps are apart. Kept above 1e-8,
+    and between bounds at most a third of the range."""
+    learning_rate: PositiveSchedule | None = None
+    """Step size by step. With adam about the distance every coordinate moves per step, so about sigma / 2. None: with a
+    budget what crosses the box a few times, falling to a fiftieth of it; without one 0.01, and where coordinates are
+    free at least 0.01 at first."""
     stepper: AnyStepper = Adam()
     """Stepper that turns a gradient into a move. For sgd and momentum the gradient is divided by sigma, for adam and
     clipup, which normalise it, it is not."""
@@ -76,6 +83,7 @@ class OpenAiEsResolved(OpenAiEsOptions):
     """The options with every default filled in."""
 
     popsize: int
+    learning_rate: PositiveSchedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +93,16 @@ class OpenAiEsState:
     Attributes
     ----------
     step : steps closed.
-    theta : (d,) float32, the centre and the base of the open step's recipes.
-    digest : name of theta, see `digest`.
+    theta : (d,) float32, the iterate; bounded coordinates in [0, 1].
+    digest : name of the base of the open step's recipes, which is theta, stood back from bounds and displaced after
+        ties.
     stepper : moments of the stepper, float32.
     best : lowest value told so far, or None.
     median : upper median of the finite values of the last step that had some, or None.
     lowest : lowest of all these medians, or None.
     idle : steps since `lowest` was found.
     gradient_norm, move_norm : norms of g and of the last move of theta; 0 before the first one.
+    flat : steps in a row, up to the last one, in which all pairs tied.
     seen : sums over the observations told so far; of length 0 without the option `observations`.
     """
 
@@ -106,6 +116,7 @@ class OpenAiEsState:
     idle: int
     gradient_norm: float
     move_norm: float
+    flat: int
     seen: Moments
 
 
@@ -118,6 +129,8 @@ class OpenAiEs(Algorithm[OpenAiEsResolved, OpenAiEsState]):
     without any finite value, or with a single result, moves nothing.
     """
 
+    # 2026-11: bounds that no mirrored pair is folded onto, a default rate that crosses the box, kicks after ties.
+    revision = 2
     Options = OpenAiEsOptions
     Resolved = OpenAiEsResolved
     State = OpenAiEsState
@@ -125,26 +138,33 @@ class OpenAiEs(Algorithm[OpenAiEsResolved, OpenAiEsState]):
     def __init__(self, space: Space, options: OpenAiEsResolved, key: Key, stream: int = 0) -> None:
         super().__init__(space, options, key, stream)
         self.divides_by_sigma = options.stepper.type in ("sgd", "momentum")
+        self.walls = Walls(space)
+        self.kicks = alarms.kicks(self.noise)
 
     @classmethod
     def resolve(cls, options: OpenAiEsOptions, space: Space, outlook: Outlook = UNKNOWN) -> OpenAiEsResolved:
-        return options.with_defaults(OpenAiEsResolved, popsize=default_popsize(space.dim))
+        popsize = options.popsize or outlook.popsize(default_popsize(space.dim), even=True)
+        length = space.dim**0.5 if options.stepper.type == "clipup" else 1.0
+        rate = crossing(space, outlook, popsize, length)
+        return options.with_defaults(OpenAiEsResolved, popsize=popsize, learning_rate=rate)
 
     @classmethod
     def memory(cls, options: OpenAiEsResolved, space: Space) -> int:
-        return 72 * space.dim + 1024 * options.popsize  # theta and moments twice, g, the stepper's work, recipes
+        return (
+            76 * space.dim + 1024 * options.popsize
+        )  # theta and moments twice, centre, g, the stepper's work, recipes
 
     def init(self) -> OpenAiEsState:
         theta = perturbations.centre(self.space)
         stepper = self.options.stepper.init(self.space.dim, np.float32)
         seen = Moments.zero(self.options.observations)
-        return OpenAiEsState(0, theta, digest(theta), stepper, None, None, None, 0, 0.0, 0.0, seen)
+        return self._named(OpenAiEsState(0, theta, "", stepper, None, None, None, 0, 0.0, 0.0, 0, seen))
 
     def need(self, state: OpenAiEsState) -> int:
         return self.options.popsize
 
     def base(self, state: OpenAiEsState) -> NDArray[np.float32]:
-        return state.theta
+        return self.walls.centre(state.theta, self._sigma(state.step), (self.kicks, state.step) if state.flat else None)
 
     def ask(self, state: OpenAiEsState, lanes: Sequence[int], pending: Pending) -> Points:
         first = Term(self.stream, state.step, 0, self._sigma(state.step), self.options.noise)
@@ -154,7 +174,7 @@ class OpenAiEs(Algorithm[OpenAiEsResolved, OpenAiEsState]):
         state = self._noted(state, results)
         k, recipes = len(results), results.recipes
         if k < 2 or not recipes or not np.isfinite(results.scalar).any():  # no ranking, nothing to learn
-            return replace(state, step=state.step + 1)
+            return self._named(replace(state, step=state.step + 1))
         weights = centred_ranks(results.scalar) / k
         if self.divides_by_sigma:
             weights /= self._sigma(state.step)
@@ -165,15 +185,16 @@ class OpenAiEs(Algorithm[OpenAiEsResolved, OpenAiEsState]):
             g += self.options.weight_decay * state.theta
         rate = perturbations.rate(self.options.learning_rate, state.step)
         stepper, move = self.options.stepper.step(state.stepper, g, rate)
-        theta = perturbations.moved(state.theta, move)
-        return replace(
-            state,
-            step=state.step + 1,
-            theta=theta,
-            digest=digest(theta),
-            stepper=stepper,
-            gradient_norm=gradient_norm,
-            move_norm=steppers.norm(steppers.square_sums(move)),
+        return self._named(
+            replace(
+                state,
+                step=state.step + 1,
+                theta=self.walls.inside(perturbations.moved(state.theta, move)),
+                stepper=stepper,
+                gradient_norm=gradient_norm,
+                move_norm=steppers.norm(steppers.square_sums(move)),
+                flat=state.flat + 1 if alarms.tied(results.lane, results.scalar) else 0,
+            )
         )
 
     def recommend(self, state: OpenAiEsState) -> Vector:
@@ -198,11 +219,19 @@ class OpenAiEs(Algorithm[OpenAiEsResolved, OpenAiEsState]):
     def stopped(self, state: OpenAiEsState) -> Stop | None:
         patience = self.options.stagnation
         if patience is None or state.idle < patience:
-            return None
+            return alarms.diverged(
+                self.space, state.theta, self._sigma(state.step), "take a smaller learning_rate, or a larger unit"
+            )
         return Stop("stagnation", f"no lower median of a step for {state.idle} steps", {"idle": float(state.idle)})
 
+    def notices(self, state: OpenAiEsState) -> Sequence[Notice]:
+        return alarms.notices(state.flat, self._sigma(state.step))
+
+    def _named(self, state: OpenAiEsState) -> OpenAiEsState:
+        return replace(state, digest=digest(self.base(state)))
+
     def _sigma(self, step: int) -> float:
-        return perturbations.size(self.options.sigma, step)
+        return self.walls.size(self.options.sigma, step)
 
     def _noted(self, state: OpenAiEsState, results: Results) -> OpenAiEsState:
         """Return the state with observations and values recorded; the update itself uses only ranks."""

@@ -11,9 +11,12 @@ the authors' EvoTorch. Lanes 2i and 2i + 1 share noise z_i::
     v   <- momentum v - rate g / ||g||,   v <- v min(1, max_speed / ||v||),   mu <- mu + v              ClipUp
     s   <- s clipped to (1 +- max_change) of itself after  s - stdev_rate h,  then to [stdev_min, stdev_max]
 
-A point travels as a recipe: digests of mu and of s, one noise address and +-1. A half pair, whose other lane was lost,
-counts one-sided, as in `openai_es`: both sums run over lanes.
-"""
+Between bounds mu stays in [0, 1], no s is above a third of the range, and the centre of the perturbations is mu stood
+back from the bounds by s: on a bound both lanes of a pair would be folded to one point. After a step in which all pairs
+tie it is displaced by s.
+
+A point travels as a recipe: digests of the centre and of s, one noise address and +-1. A half pair, whose other lane
+was lost, counts one-sided, as in `openai_es`: both sums run over lanes."""
 
 from __future__ import annotations
 
@@ -30,30 +33,34 @@ from blackbox.algorithm import Algorithm, Traits, algorithm
 from blackbox.errors import FieldError
 from blackbox.options import Field, Options, Renamed
 from blackbox.recipes import digest, weighted_noise_sum
-from blackbox.records import JSON, Pending, Points, Results, Term, Vector
+from blackbox.records import JSON, Notice, Pending, Points, Results, Stop, Term, Vector
 from blackbox.registry import UNKNOWN, Outlook
 from blackbox.rng import Key
 from blackbox.space import Space
-from blackbox.toolbox import observations, perturbations, steppers
+from blackbox.toolbox import alarms, observations, perturbations, steppers
 from blackbox.toolbox.observations import Moments
-from blackbox.toolbox.perturbations import default_popsize, paired
+from blackbox.toolbox.perturbations import MAX_RATE, Walls, default_popsize, paired
+from blackbox.toolbox.schedules import PositiveSchedule, crossing
 from blackbox.toolbox.steppers import ClipUp, StepperState
 from blackbox.toolbox.values import centred_ranks, lower, lowest_and_median
+
+SLOWEST = 1e-12  # a speed limit is positive, whatever the schedule says
 
 
 class PgpeOptions(Options):
     """Options of `pgpe`. Lengths are in internal units: bounded parameters are the unit interval."""
 
     popsize: int | None = Field(None, ge=4, json_schema_extra={"multipleOf": 2})
-    """Results per step, even. None: 4 + floor(3 ln d), rounded up to even. With W workers choose at least W; for
+    """Results per step, even. None: 4 + floor(3 ln d), rounded up to even, or as many as there are workers; for
     policies the authors have 200 and more."""
     sigma: float = Field(0.1, gt=0, le=1e6)
-    """Initial standard deviation of every coordinate."""
-    max_speed: float | None = Field(None, gt=0, le=1e6)
-    """Longest move of the centre in one step: the one length that matters. None: sigma sqrt(d) / 15, as the
-    authors have it."""
-    learning_rate: float | None = Field(None, gt=0, le=1e6)
-    """Length of a step without momentum. None: 0.75 max_speed."""
+    """Initial standard deviation of every coordinate, for bounded ones at most a third of the range."""
+    max_speed: PositiveSchedule | None = None
+    """Longest move of the centre in one step, by step: the one length that matters. None: with a
+    budget what crosses the box a few times, falling to a fiftieth of it; without one sigma sqrt(d) / 15, as the authors
+    have it, and where coordinates are free at least that at first."""
+    learning_rate: PositiveSchedule | None = None
+    """Length of a step without momentum, by step. None: 0.75 max_speed."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Share of the last move that is kept."""
     stdev_learning_rate: float = Field(0.1, ge=0, le=10)
@@ -84,8 +91,8 @@ class PgpeResolved(PgpeOptions):
     """The options with every default filled in."""
 
     popsize: int
-    max_speed: float
-    learning_rate: float
+    max_speed: PositiveSchedule
+    learning_rate: PositiveSchedule | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +102,15 @@ class PgpeState:
     Attributes
     ----------
     step : steps closed.
-    mu : (d,) float32, the centre and the base of the open step's recipes.
+    mu : (d,) float32, the iterate; bounded coordinates in [0, 1].
     stdev : (d,) float32, standard deviations and the factor of the open step's recipes; positive.
-    names : digests of mu and stdev, see `digest`.
+    names : digests of the base of the open step's recipes, which is mu, stood back from bounds and displaced after
+        ties, and of stdev.
     stepper : velocity of ClipUp, float32.
     best : lowest value told so far, or None.
     median : upper median of the finite values of the last step that had some, or None.
     gradient_norm, move_norm : norms of g and of the last move of mu; 0 before the first one.
+    flat : steps in a row, up to the last one, in which all pairs tied.
     seen : moments of the observations told so far; of length 0 without the option `observations`.
     """
 
@@ -114,6 +123,7 @@ class PgpeState:
     median: float | None
     gradient_norm: float
     move_norm: float
+    flat: int
     seen: Moments
 
 
@@ -122,41 +132,44 @@ class Pgpe(Algorithm[PgpeResolved, PgpeState]):
     """Policy gradients with parameter-based exploration: adapts a scale per coordinate, needs one length, `max_speed`.
 
     Sehnke et al. (2010), doi:10.1016/j.neunet.2009.12.004, with ClipUp of Toklu et al. (2020), arXiv:2008.02387. Only
-    ranks of values count; ties share theirs, so that a flat objective moves nothing but what momentum carries on. In
-    bounded spaces points are folded back at the bounds (the authors' code refuses these): keep sigma well below 1.
+    ranks of values count; ties share theirs, so that a flat objective moves nothing but what momentum carries on. The
+    authors' code refuses bounds; here the centre and the deviations are kept inside them.
     """
 
+    # 2026-11: bounds that no mirrored pair is folded onto, a default speed that crosses the box, kicks after ties.
+    revision = 2
     Options = PgpeOptions
     Resolved = PgpeResolved
     State = PgpeState
 
     def __init__(self, space: Space, options: PgpeResolved, key: Key, stream: int = 0) -> None:
         super().__init__(space, options, key, stream)
-        self.clipup = ClipUp(momentum=options.momentum, max_speed=options.max_speed)
+        self.walls = Walls(space)
+        self.kicks = alarms.kicks(self.noise)
 
     @classmethod
     def resolve(cls, options: PgpeOptions, space: Space, outlook: Outlook = UNKNOWN) -> PgpeResolved:
-        speed = options.max_speed or options.sigma * math.sqrt(space.dim) / 15
-        return options.with_defaults(
-            PgpeResolved, popsize=default_popsize(space.dim), max_speed=speed, learning_rate=0.75 * speed
-        )
+        popsize = options.popsize or outlook.popsize(default_popsize(space.dim), even=True)
+        length = math.sqrt(space.dim)
+        speed = crossing(space, outlook, popsize, length, least=options.sigma * length / 15)
+        return options.with_defaults(PgpeResolved, popsize=popsize, max_speed=speed)
 
     @classmethod
     def memory(cls, options: PgpeResolved, space: Space) -> int:
-        return 80 * space.dim + 1024 * options.popsize  # mu, stdev, velocity twice, two sums, their work, recipes
+        return 84 * space.dim + 1024 * options.popsize  # mu, stdev, velocity twice, two sums, their work, recipes
 
     def init(self) -> PgpeState:
         mu = perturbations.centre(self.space)
-        stdev = np.full(self.space.dim, self.options.sigma, dtype=np.float32)
-        stepper = self.clipup.init(self.space.dim, np.float32)
+        stdev = self.walls.narrowed(np.full(self.space.dim, self.options.sigma, dtype=np.float32))
+        stepper = ClipUp(momentum=self.options.momentum).init(self.space.dim, np.float32)
         seen = Moments.zero(self.options.observations)
-        return PgpeState(0, mu, stdev, (digest(mu), digest(stdev)), stepper, None, None, 0.0, 0.0, seen)
+        return self._named(PgpeState(0, mu, stdev, ("", ""), stepper, None, None, 0.0, 0.0, 0, seen))
 
     def need(self, state: PgpeState) -> int:
         return self.options.popsize
 
     def base(self, state: PgpeState) -> NDArray[np.float32]:
-        return state.mu
+        return self.walls.centre(state.mu, state.stdev, (self.kicks, state.step) if state.flat else None)
 
     def factors(self, state: PgpeState) -> Sequence[NDArray[np.float32]]:
         return (state.stdev,)
@@ -170,23 +183,30 @@ class Pgpe(Algorithm[PgpeResolved, PgpeState]):
         state = replace(self._noted(state, results), step=state.step + 1)
         k, recipes = len(results), results.recipes
         if k < 2 or not recipes or not np.isfinite(results.scalar).any():  # no ranking, nothing to learn
-            return state
+            return self._named(state)
         weights = (centred_ranks(results.scalar) / k).tolist()
         terms = perturbations.weighted(recipes, weights)  # u_l s_l
         g = state.stdev * weighted_noise_sum(terms, self.key, self.space.dim, slicer=self.slicer)
         gradient_norm = steppers.norm(steppers.square_sums(g))
-        stepper, move = self.clipup.step(state.stepper, g, self.options.learning_rate, gradient_norm)
-        mu = perturbations.moved(state.mu, move)
-        stdev = self._stdev(state.stdev, perturbations.weighted(recipes, weights, signed=False))
-        return replace(
-            state,
-            mu=mu,
-            stdev=stdev,
-            names=(digest(mu), digest(stdev)),
-            stepper=stepper,
-            gradient_norm=gradient_norm,
-            move_norm=steppers.norm(steppers.square_sums(move)),
+        options, step = self.options, state.step - 1
+        speed = min(options.max_speed(step), MAX_RATE)
+        rate = 0.75 * speed if options.learning_rate is None else perturbations.rate(options.learning_rate, step)
+        clipup = ClipUp(momentum=options.momentum, max_speed=max(speed, SLOWEST))
+        stepper, move = clipup.step(state.stepper, g, rate, gradient_norm)
+        return self._named(
+            replace(
+                state,
+                mu=self.walls.inside(perturbations.moved(state.mu, move)),
+                stdev=self._stdev(state.stdev, perturbations.weighted(recipes, weights, signed=False)),
+                stepper=stepper,
+                gradient_norm=gradient_norm,
+                move_norm=steppers.norm(steppers.square_sums(move)),
+                flat=state.flat + 1 if alarms.tied(results.lane, results.scalar) else 0,
+            )
         )
+
+    def _named(self, state: PgpeState) -> PgpeState:
+        return replace(state, names=(digest(self.base(state)), digest(state.stdev)))
 
     def _stdev(self, stdev: NDArray[np.float32], terms: Sequence[Term]) -> NDArray[np.float32]:
         """Return the next (d,) standard deviations."""
@@ -197,7 +217,7 @@ class Pgpe(Algorithm[PgpeResolved, PgpeState]):
         h = weighted_noise_sum(terms, self.key, self.space.dim, square=True, slicer=self.slicer)
         change = np.clip(options.stdev_learning_rate * h, -options.stdev_max_change, options.stdev_max_change)
         after: NDArray[np.float32] = (stdev * (1 - change)).astype(np.float32)
-        return np.clip(after, options.stdev_min, options.stdev_max, out=after)
+        return self.walls.narrowed(np.clip(after, options.stdev_min, options.stdev_max, out=after))
 
     def recommend(self, state: PgpeState) -> Vector:
         return state.mu.astype(np.float64)
@@ -219,6 +239,14 @@ class Pgpe(Algorithm[PgpeResolved, PgpeState]):
             "move_norm": state.move_norm,
             **state.seen.metrics(),
         }
+
+    def stopped(self, state: PgpeState) -> Stop | None:
+        return alarms.diverged(
+            self.space, state.mu, float(state.stdev.max()), "take a smaller max_speed, or a larger unit"
+        )
+
+    def notices(self, state: PgpeState) -> Sequence[Notice]:
+        return alarms.notices(state.flat, float(state.stdev.mean(dtype=np.float64)))
 
     def _noted(self, state: PgpeState, results: Results) -> PgpeState:
         """Return the state with observations and values recorded; the update itself uses only ranks."""

@@ -27,9 +27,10 @@ from blackbox.regions import Box
 from blackbox.registry import UNKNOWN, Outlook
 from blackbox.space import Space
 from blackbox.toolbox.directions import default_family
-from blackbox.toolbox.estimators import EstimatorOptions, default_directions, popsize_of
+from blackbox.toolbox.estimators import EstimatorOptions, default_popsize
 from blackbox.toolbox.projected import DescentResolved, ProjectedDescent
-from blackbox.toolbox.schedules import AnySchedule, Constant
+from blackbox.toolbox.scales import NO_SCALE, Scale
+from blackbox.toolbox.schedules import AnySchedule, crossing
 
 SQUARE = 1e-7
 """v_0 of AdaMM, as in the authors' code."""
@@ -38,8 +39,10 @@ SQUARE = 1e-7
 class ZoAdamOptions(EstimatorOptions):
     """Options of `zo_adam`. Lengths are in internal units: bounded parameters are the unit interval."""
 
-    learning_rate: AnySchedule = Constant(value=0.01)
-    """Step size by step: about the distance that every coordinate moves per step, whatever the objective's scale."""
+    learning_rate: AnySchedule | None = None
+    """Step size by step: about the distance that every coordinate moves per step, whatever the objective's scale. None:
+    with a budget what crosses the box a few times, falling to a fiftieth of it; without one 0.01, and where coordinates
+    are free at least 0.01 at first."""
     beta1: float = Field(0.9, ge=0, lt=1)
     """Decay of the average gradient."""
     beta2: float = Field(0.999, ge=0, lt=1)
@@ -67,6 +70,8 @@ class ZoAdamState:
         its largest value so far (adamm; else empty).
     value : F at the centre of the last step that told it, or None.
     gradient_norm, error : norm of the last estimate and its standard error (0 if unknown).
+    scale : sizes of the slopes so far.
+    flat : steps in a row, up to the last one, whose slopes were all zero.
     """
 
     step: int
@@ -78,6 +83,8 @@ class ZoAdamState:
     value: float | None
     gradient_norm: float
     error: float
+    scale: Scale
+    flat: int
 
 
 @algorithm("zo_adam", Traits(regions=frozenset({"free", "box", "convex"}), projects=True))
@@ -89,14 +96,18 @@ class ZoAdam(ProjectedDescent[ZoAdamResolved, ZoAdamState]):
     not told.
     """
 
+    # 2026-11: a default rate that crosses the box within the budget, slopes clipped, and centres that leave symmetry.
+    revision = 2
     Options = ZoAdamOptions
     Resolved = ZoAdamResolved
     State = ZoAdamState
 
     @classmethod
     def resolve(cls, options: ZoAdamOptions, space: Space, outlook: Outlook = UNKNOWN) -> ZoAdamResolved:
-        popsize = popsize_of(default_directions(space.dim), options.difference)
-        return options.with_defaults(ZoAdamResolved, directions=default_family(space.dim), popsize=popsize)
+        popsize = default_popsize(options, space.dim, outlook)
+        rate = crossing(space, outlook, popsize)
+        family = default_family(space.dim)
+        return options.with_defaults(ZoAdamResolved, directions=family, popsize=popsize, learning_rate=rate)
 
     @classmethod
     def memory(cls, options: ZoAdamResolved, space: Space) -> int:
@@ -106,7 +117,7 @@ class ZoAdam(ProjectedDescent[ZoAdamResolved, ZoAdamState]):
         d, adamm = self.space.dim, self.options.rule == "adamm"
         v = np.full(d, SQUARE if adamm else 0.0)
         x = self.room.project(self.space.initial)
-        return ZoAdamState(0, 0, x, np.zeros(d), v, v.copy() if adamm else np.empty(0), None, 0.0, 0.0)
+        return ZoAdamState(0, 0, x, np.zeros(d), v, v.copy() if adamm else np.empty(0), None, 0.0, 0.0, NO_SCALE, 0)
 
     def _move(self, state: ZoAdamState, gradient: Vector, rate: float) -> tuple[ZoAdamState, Vector]:
         o, t = self.options, state.moves + 1

@@ -8,6 +8,14 @@ Gaussian directions and forward differences; here with any family and difference
               P(x_t - a sign(g_t))                  sign: Liu, Chen, Chen, Hong (2019), signSGD via zeroth-order oracle
 
 P is the projection onto the region of the space, or the clip to its bounds.
+
+Without a learning rate the gradient of sgd and momentum is `scaled` by the rate of AdaGrad in its form of one
+number for all coordinates (Ward, Wu, Bottou 2019, arXiv:1806.01811), see `blackbox.toolbox.scales`::
+
+    a = learning_rate sqrt(d) / sqrt(M (M m_t^2 + S_t^2))
+
+M is the second moment of the estimator, S_t^2 the sum of squares of the slopes so far and m_t their median in the last
+steps. The unit of the objective then does not matter.
 """
 
 from __future__ import annotations
@@ -21,12 +29,13 @@ from pydantic import Field as Tagged
 from blackbox.algorithm import Traits, algorithm
 from blackbox.records import Vector
 from blackbox.registry import UNKNOWN, Outlook
-from blackbox.rng import Key
 from blackbox.space import Space
-from blackbox.toolbox.directions import Directions, default_family
-from blackbox.toolbox.estimators import EstimatorOptions, default_directions, directions_of, popsize_of
+from blackbox.toolbox.directions import default_family
+from blackbox.toolbox.estimators import EstimatorOptions, default_popsize
+from blackbox.toolbox.feasible import Room
 from blackbox.toolbox.projected import DescentResolved, ProjectedDescent
-from blackbox.toolbox.schedules import AnySchedule
+from blackbox.toolbox.scales import NO_SCALE, Scale
+from blackbox.toolbox.schedules import AnySchedule, crossing, falling
 from blackbox.toolbox.steppers import SGD, ClipUp, Momentum, StepperState
 
 Stepper: TypeAlias = Annotated[SGD | Momentum | ClipUp, Tagged(discriminator="type")]
@@ -36,9 +45,13 @@ class ZoSgdOptions(EstimatorOptions):
     """Options of `zo_sgd`. Lengths are in internal units: bounded parameters are the unit interval."""
 
     learning_rate: AnySchedule | None = None
-    """Step size by step: internal units per unit of gradient; for clipup and sign the length of a move (of each
-    coordinate). None: half over the estimator's second moment, about q / (2 d), which is right for a curvature of 1;
-    for an objective of curvature L divide it by L."""
+    """Step size by step. Scaled: how far each coordinate may have to go. Else internal units per unit of gradient, for
+    a curvature of L about q / (2 d L); for clipup and sign the length of a move (of each coordinate). None: scaled, the
+    range of a bounded coordinate, 0.3 units of a free one; for clipup and sign what crosses the box a few times. With a
+    budget it falls to a fiftieth."""
+    scaled: bool | None = None
+    """Divide gradients by the slopes told so far, so that the unit of the objective does not matter; sgd and momentum
+    only. None: where no learning_rate is given."""
     stepper: Stepper = SGD()
     """Stepper that turns a gradient into a move: sgd, momentum, or clipup, which normalises it."""
     sign: bool = False
@@ -47,6 +60,8 @@ class ZoSgdOptions(EstimatorOptions):
 
 class ZoSgdResolved(DescentResolved, ZoSgdOptions):
     """The options with every default filled in."""
+
+    scaled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +75,8 @@ class ZoSgdState:
     stepper : moments of the stepper.
     value : F at the centre of the last step that told it, or None.
     gradient_norm, error : norm of the last estimate and its standard error (0 if unknown).
+    scale : sizes of the slopes so far.
+    flat : steps in a row, up to the last one, whose slopes were all zero.
     """
 
     step: int
@@ -68,6 +85,8 @@ class ZoSgdState:
     value: float | None
     gradient_norm: float
     error: float
+    scale: Scale
+    flat: int
 
 
 @algorithm("zo_sgd", Traits(regions=frozenset({"free", "box", "convex"}), projects=True))
@@ -78,17 +97,27 @@ class ZoSgd(ProjectedDescent[ZoSgdResolved, ZoSgdState]):
     border the centre of a step stands back by the radius. Results of closed steps are not told.
     """
 
+    # 2026-11: a default rate that knows the objective's scale, slopes clipped, and centres that leave symmetry.
+    revision = 2
     Options = ZoSgdOptions
     Resolved = ZoSgdResolved
     State = ZoSgdState
 
     @classmethod
     def resolve(cls, options: ZoSgdOptions, space: Space, outlook: Outlook = UNKNOWN) -> ZoSgdResolved:
-        family = options.directions or default_family(space.dim)
-        popsize = options.popsize or popsize_of(default_directions(space.dim), options.difference)
-        q = directions_of(popsize, options.difference)
-        moment = Directions(family, Key((0, 0)), space.dim, min(q, space.dim)).second_moment(q)
-        return options.with_defaults(ZoSgdResolved, directions=family, popsize=popsize, learning_rate=0.5 / moment)
+        popsize = default_popsize(options, space.dim, outlook)
+        scales = options.stepper.type != "clipup" and not options.sign
+        if scales:
+            rate = falling(Room(space, 1.0).size, outlook, popsize)
+        else:
+            rate = crossing(space, outlook, popsize, space.dim**0.5 if options.stepper.type == "clipup" else 1.0)
+        return options.with_defaults(
+            ZoSgdResolved,
+            directions=default_family(space.dim),
+            popsize=popsize,
+            learning_rate=rate,
+            scaled=scales and options.learning_rate is None,
+        )
 
     @classmethod
     def memory(cls, options: ZoSgdResolved, space: Space) -> int:
@@ -96,9 +125,11 @@ class ZoSgd(ProjectedDescent[ZoSgdResolved, ZoSgdState]):
 
     def init(self) -> ZoSgdState:
         x = self.room.project(self.space.initial)
-        return ZoSgdState(0, x, self.options.stepper.init(self.space.dim), None, 0.0, 0.0)
+        return ZoSgdState(0, x, self.options.stepper.init(self.space.dim), None, 0.0, 0.0, NO_SCALE, 0)
 
     def _move(self, state: ZoSgdState, gradient: Vector, rate: float) -> tuple[ZoSgdState, Vector]:
         g = np.sign(gradient) if self.options.sign else gradient
+        if self.options.scaled:
+            g = self.space.dim**0.5 * state.scale.rate(self.moment) * gradient
         stepper, move = self.options.stepper.step(state.stepper, g, rate)
         return replace(state, stepper=stepper), move

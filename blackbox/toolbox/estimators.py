@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from blackbox.options import Field, Options, Renamed
 from blackbox.records import Ints, Matrix, Points, Vector, dense
+from blackbox.registry import Outlook
 from blackbox.rng import Key
 from blackbox.toolbox.directions import Directions, Family
 from blackbox.toolbox.schedules import AnySchedule, Constant
@@ -45,6 +46,7 @@ __all__ = [
     "Slopes",
     "bounded_radius",
     "default_directions",
+    "default_popsize",
     "differences",
     "directions_of",
     "popsize_of",
@@ -119,7 +121,12 @@ def roles(lanes: Sequence[int] | Ints, difference: Difference, base: bool = True
 
 
 def differences(
-    note: Ints, values: Vector, radius: float, base: float | None = None, clip: float | None = None
+    note: Ints,
+    values: Vector,
+    radius: float,
+    base: float | None = None,
+    clip: float | None = None,
+    usual: Vector | Sequence[float] = (),
 ) -> Slopes:
     """Compute the slopes along all directions whose results allow it.
 
@@ -129,7 +136,9 @@ def differences(
     values : (n,) F, minimised; NaN and infinities count as missing.
     radius : r > 0, length of the displacements.
     base : F(x) from elsewhere, used where the step has no result at the centre.
-    clip : limit on |y_i| in multiples of their median, for heavy tails; None: no limit. It biases g.
+    clip : limit on |y_i| in multiples of what is usual, for outliers and heavy tails; None: no limit. It biases g.
+    usual : (m,) sizes of the slopes of earlier steps, see `toolbox.scales`. The limit is a multiple of the median of
+        these and of the median of this step's |y_i|, zeros left out.
     """
     known = np.isfinite(values)
     index, sign, values = note[known, 0], note[known, 1], values[known]
@@ -151,8 +160,8 @@ def differences(
             baseline, lone = np.empty(0), lone[:0]
         slope = np.concatenate([(p - m) / (2 * radius), sign[lone] * (values[lone] - baseline) / radius])
     slope = np.clip(np.nan_to_num(slope), -STEEPEST, STEEPEST)
-    if clip is not None and len(slope):
-        limit = clip * float(np.median(np.abs(slope)))
+    if clip is not None and slope.any():
+        limit = clip * float(np.median([*usual, np.median(np.abs(slope[slope != 0]))]))
         slope = np.clip(slope, -limit, limit)
     used = np.concatenate([index[plus[i]], index[lone]])
     order = np.argsort(used, kind="stable")
@@ -209,7 +218,15 @@ class Estimator:
         u = self._rows(step, note[:, 0])
         return dense(x + (radius * note[:, 1])[:, None] * u, note)
 
-    def reduce(self, step: int, note: Ints, values: Vector, radius: float, base: float | None = None) -> Estimate:
+    def reduce(
+        self,
+        step: int,
+        note: Ints,
+        values: Vector,
+        radius: float,
+        base: float | None = None,
+        usual: Vector | Sequence[float] = (),
+    ) -> Estimate:
         """Estimate the gradient from the results of one step.
 
         Parameters
@@ -218,8 +235,9 @@ class Estimator:
         note : (n, 2) as planned and given back.
         values : (n,) F; NaN and infinities count as missing.
         base : F(x) from elsewhere, if known.
+        usual : see `differences`.
         """
-        slopes = differences(note, values, radius, base, self.clip)
+        slopes = differences(note, values, radius, base, self.clip, usual)
         d, r = self.directions.dim, len(slopes)
         if not r:
             return Estimate(np.zeros(d), None, slopes)
@@ -287,8 +305,9 @@ class EstimatorOptions(Options):
     """Length of a probe's displacement, by step; the default is a hundredth of the range of a bounded parameter. With
     noise of size s in the values and third derivatives of size M choose about (3 s / M)^(1/3); without noise 1e-4 or
     less. It is shortened where the region has no room for it."""
-    clip: float | None = Field(None, gt=0)
-    """Limit on the slope along a direction, in multiples of the step's median: against heavy tails. None: no limit."""
+    clip: float | None = Field(10.0, gt=0)
+    """Limit on the slope along a direction, in multiples of the median of the last 16 steps: one value of 1e10 among
+    thousands counts as a steep slope, no more. None: no limit."""
 
     renamed: ClassVar[Mapping[str, Renamed]] = {"count": renamed_count(lambda stored: "central")}
 
@@ -327,6 +346,12 @@ class EstimatorResolved(EstimatorOptions):
 def default_directions(dim: int) -> int:
     """Return 2 + floor(1.5 ln d), at most d: 5 at 10 dimensions, 12 at a thousand."""
     return min(dim, 2 + int(1.5 * math.log(dim)))
+
+
+def default_popsize(options: EstimatorOptions, dim: int, outlook: Outlook) -> int:
+    """Return the option `popsize`, or where it is None the results of the default directions, at least one a worker."""
+    default = popsize_of(default_directions(dim), options.difference)
+    return options.popsize or outlook.popsize(default, even=options.difference == "central")
 
 
 def bounded_radius(wanted: float, longest: float) -> float:

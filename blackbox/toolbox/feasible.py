@@ -12,9 +12,13 @@ in the set C, all of it, and evaluates around a centre that stands back from the
 
 from __future__ import annotations
 
+import math
+from functools import cached_property
+
 import numpy as np
 
 from blackbox.records import Vector
+from blackbox.rng import Key
 from blackbox.space import Space
 
 __all__ = ["FARTHEST", "Room"]
@@ -48,6 +52,16 @@ class Room:
         self.reach = reach
         self.inner = inner
         self.longest = MOST * inner / reach
+
+    @cached_property
+    def size(self) -> float:
+        """How far apart points are, per coordinate: the range of a bounded one, 0.3 units of a free one, in a region
+        the distance of its vertices from the initial point over sqrt(d)."""
+        if self.region is None:
+            return 1.0 if self.space.domain == "box" else 0.3
+        d, key = self.space.dim, Key((0, 0))
+        away = [self.region.vertex(key, 0, lane, d) - self.space.initial for lane in range(4)]
+        return float(np.linalg.norm(away, axis=1).max()) / math.sqrt(d)
 
     def tangent(self, direction: Vector) -> Vector:
         """Return the (d,) component of a direction in the affine hull of the set."""

@@ -6,7 +6,8 @@ centre, with the same noise eps_i, and move the centre by a weighted sum of that
     x_l = centre + s_l scale eps_i,   i = floor(l / 2),   s_l = +1 for even l, -1 for odd l
     sum_l w_l s_l eps_i               of a whole pair: (w_i+ - w_i-) eps_i; a half pair counts one-sided
 
-A centre is float32, as workers hold it.
+A centre is float32, as workers hold it. Between bounds it is not the iterate itself: around a centre on a bound both
+lanes of a pair are folded to the same point, so the centre stands back by a standard deviation (`Walls`).
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blackbox.records import JSON, Recipe, Recipes, Term, no_note
+from blackbox.rng import Key, normal
 from blackbox.space import Space
 from blackbox.toolbox.schedules import Schedule
 
 __all__ = [
     "FARTHEST",
     "SIZES",
+    "WIDEST",
+    "Walls",
     "centre",
     "default_popsize",
     "mirrored",
@@ -40,6 +44,7 @@ __all__ = [
 SIZES = (1e-8, 1e8)  # of a perturbation: below, the noise would be lost in a float32 near 1
 MAX_RATE = 1e8
 FARTHEST = 1e15  # coordinates of a centre stay below it, so that squares stay finite in float32
+WIDEST = 1 / 3  # of the range of a bounded coordinate: with wider noise, folded, all places look alike
 
 
 def default_popsize(d: int) -> int:
@@ -78,6 +83,57 @@ def rate(schedule: Schedule, step: int) -> float:
 def centre(space: Space) -> NDArray[np.float32]:
     """Return the (d,) initial point of the space as a base vector."""
     return np.clip(space.initial, -FARTHEST, FARTHEST).astype(np.float32)
+
+
+class Walls:
+    """The bounds of a space, as methods of perturbations see them. Free coordinates have none.
+
+    Parameters
+    ----------
+    space : a space of domain "free" or "box".
+
+    Attributes
+    ----------
+    widest : the largest standard deviation of a perturbation that is the same for all coordinates.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self._bounded = space.bounded if space.bounded.any() else None
+        self._all = bool(space.bounded.all())
+        self.widest = SIZES[1] if self._bounded is None else WIDEST
+
+    def size(self, schedule: Schedule, step: int) -> float:
+        """Return the length of a perturbation per coordinate at a step, within `SIZES` and at most `widest`."""
+        return min(size(schedule, step), self.widest)
+
+    def narrowed(self, stdev: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return (d,) standard deviations, those of bounded coordinates at most `WIDEST`."""
+        if self._bounded is None:
+            return stdev
+        return np.where(self._bounded, np.minimum(stdev, np.float32(WIDEST)), stdev)
+
+    def inside(self, theta: NDArray[np.float32], margin: float | NDArray[np.float32] = 0.0) -> NDArray[np.float32]:
+        """Return the (d,) nearest point whose bounded coordinates are at least `margin` away from their bounds."""
+        if self._bounded is None:
+            return theta
+        low = np.asarray(margin, dtype=np.float32)
+        within = np.clip(theta, low, 1 - low)
+        return within if self._all else np.where(self._bounded, within, theta)
+
+    def centre(
+        self, theta: NDArray[np.float32], margin: float | NDArray[np.float32], kick: tuple[Key, int] | None = None
+    ) -> NDArray[np.float32]:
+        """Return the (d,) centre of the probes around an iterate: stood back from the bounds by `margin`.
+
+        Parameters
+        ----------
+        theta : (d,) iterate.
+        margin : standard deviation of the perturbations, one for all coordinates or (d,).
+        kick : key and step of the noise that displaces the centre by as much; None: it is not displaced.
+        """
+        if kick is not None:
+            theta = theta + np.asarray(margin, dtype=np.float32) * normal(kick[0], kick[1], 0, len(theta))
+        return self.inside(theta, margin)
 
 
 def moved(base: NDArray[np.float32], move: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -2,7 +2,8 @@
 
 A method of this kind defines the move that follows from a gradient (`_move`); everything around it is here. The iterate
 x is feasible, the centre of a step's probes stands back from the border (`toolbox.feasible`), and a step without any
-usable direction leaves everything as it is.
+usable direction leaves everything as it is. After a step whose slopes are all zero the centre is displaced by a radius
+(`toolbox.alarms`). Slopes are clipped against those of the last steps (`toolbox.scales`).
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import numpy as np
 
 from blackbox.algorithm import Algorithm, StateLike
-from blackbox.records import Pending, Points, Results, Vector
+from blackbox.records import Notice, Pending, Points, Results, Stop, Vector
 from blackbox.rng import Key
 from blackbox.space import Space
+from blackbox.toolbox import alarms
 from blackbox.toolbox.directions import Directions
 from blackbox.toolbox.estimators import EstimatorResolved, bounded_radius
 from blackbox.toolbox.feasible import Room
+from blackbox.toolbox.scales import Scale
 from blackbox.toolbox.schedules import AnySchedule
 
 __all__ = ["DescentResolved", "DescentState", "ProjectedDescent"]
@@ -44,6 +47,8 @@ class DescentState(StateLike, Protocol):
     x : (d,) iterate, feasible.
     value : F at the centre of the last step that told it, or None.
     gradient_norm, error : norm of the last estimate and its standard error (0 if unknown).
+    scale : sizes of the slopes so far.
+    flat : steps in a row, up to the last one, whose slopes were all zero.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -56,6 +61,10 @@ class DescentState(StateLike, Protocol):
     def gradient_norm(self) -> float: ...
     @property
     def error(self) -> float: ...
+    @property
+    def scale(self) -> Scale: ...
+    @property
+    def flat(self) -> int: ...
 
 
 O = TypeVar("O", bound=DescentResolved)  # noqa: E741 -- O and S are the letters of the design
@@ -70,26 +79,36 @@ class ProjectedDescent(Algorithm[O, S]):
         self.room = Room(space, Directions(options.directions, self.noise, space.dim).reach)
         tangent = self.room.tangent if space.domain == "convex" else None
         self.estimator = options.estimator(self.noise, space.dim, tangent)
+        self.kicks = Directions("normal", alarms.kicks(self.noise), space.dim)
+        self.moment = self.estimator.directions.second_moment(options.n_directions)
 
     @abstractmethod
     def _move(self, state: S, gradient: Vector, rate: float) -> tuple[S, Vector]:
-        """Return the state with updated moments, and the (d,) displacement of x before the projection."""
+        """Return the state with updated moments, and the (d,) displacement of x before the projection.
+
+        The state's `scale` has the slopes of the step already.
+        """
 
     def need(self, state: S) -> int:
         return self.estimator.need
 
     def ask(self, state: S, lanes: Sequence[int], pending: Pending) -> Points:
         r = self._radius(state.step)
-        return self.estimator.plan(self.room.centre(state.x, r), state.step, lanes, r)
+        x = state.x
+        if state.flat:
+            x = self.room.project(x + r * self.kicks.rows(state.step, [0])[0])
+        return self.estimator.plan(self.room.centre(x, r), state.step, lanes, r)
 
     def tell(self, state: S, results: Results) -> S:
         if not len(results):
             return replace(state, step=state.step + 1)
-        estimate = self.estimator.reduce(state.step, results.points.note, results.scalar, self._radius(state.step))
+        note, values, recent = results.points.note, results.scalar, state.scale.recent
+        estimate = self.estimator.reduce(state.step, note, values, self._radius(state.step), usual=recent)
         if not len(estimate):
             return replace(state, step=state.step + 1)
-        g, value = estimate.gradient, estimate.slopes.value
-        moved, move = self._move(state, g, self._rate(state.step))
+        g, value, slopes = estimate.gradient, estimate.slopes.value, estimate.slopes.slope
+        seen = replace(state, scale=state.scale.plus(slopes), flat=0 if slopes.any() else state.flat + 1)
+        moved, move = self._move(seen, g, self._rate(state.step))
         return replace(
             moved,
             step=state.step + 1,
@@ -110,6 +129,12 @@ class ProjectedDescent(Algorithm[O, S]):
             "radius": self._radius(state.step),
             "learning_rate": self._rate(state.step),
         }
+
+    def stopped(self, state: S) -> Stop | None:
+        return alarms.diverged(self.space, state.x, self._radius(state.step), "take a smaller learning_rate")
+
+    def notices(self, state: S) -> Sequence[Notice]:
+        return alarms.notices(state.flat, self._radius(state.step) / self.space.dim**0.5)
 
     def _radius(self, step: int) -> float:
         return bounded_radius(self.options.radius(step), self.room.longest)

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from blackbox.registry import Outlook
+from blackbox.space import Space
 from blackbox.validation import Model
 
 __all__ = [
@@ -24,6 +26,8 @@ __all__ = [
     "Power",
     "Schedule",
     "Warmup",
+    "crossing",
+    "falling",
 ]
 
 
@@ -155,3 +159,35 @@ PositiveSchedule: TypeAlias = Annotated[AnySchedule, AfterValidator(_positive_at
 """A schedule that is positive at step 0; its users decide how small it may become."""
 
 Warmup.model_rebuild()
+
+CROSSINGS = 4.0
+"""Ranges of a box that moves of the default length add up to over a budget: estimates point only half the right way."""
+
+
+def falling(start: float, outlook: Outlook, popsize: int) -> AnySchedule:
+    """Return the schedule that falls linearly to a fiftieth of `start` over the budget; without one it stays."""
+    if outlook.evaluations is None:
+        return Constant(value=start)
+    return Linear(start=start, end=start / 50, steps=max(outlook.evaluations // popsize, 1))
+
+
+def crossing(
+    space: Space, outlook: Outlook, popsize: int, length: float = 1.0, least: float | None = None
+) -> AnySchedule:
+    """Return the default length of a move by step, for methods whose moves do not depend on the objective's scale.
+
+    Parameters
+    ----------
+    space, outlook : what is known of the problem. With a budget the moves fall linearly to a fiftieth of the first, and
+        add up to `CROSSINGS` ranges of a box; without one they stay.
+    popsize : results per step.
+    length : of a move of all coordinates by one range, in the norm in which moves are measured.
+    least : the length without a budget, and the smallest first one where coordinates are free and a unit says little
+        about how far they have to go; None: a hundredth of `length`.
+    """
+    least = 0.01 * length if least is None else least
+    if outlook.evaluations is None:
+        return Constant(value=least)
+    steps = max(outlook.evaluations // popsize, 1)
+    start = length * min(2 * CROSSINGS / steps, 0.25)
+    return falling(start if space.domain == "box" else max(start, least), outlook, popsize)

@@ -127,8 +127,13 @@ def cases(
             yield case
 
 
-def run(case: Case, *, per_dim: int = BUDGET, passed: float = PASSED, **options: Any) -> Outcome:
-    """Ask and tell until the gap is so small a part of the start's, the method stops, or the budget is spent."""
+def run(
+    case: Case, *, per_dim: int = BUDGET, passed: float = PASSED, recommended: bool = False, **options: Any
+) -> Outcome:
+    """Ask and tell until the gap is so small a part of the start's, the method stops, or the budget is spent.
+
+    The gap is that of the best point told; with `recommended` also of what the method recommends after each step.
+    """
     budget = per_dim * case.dim
     space = Space({"x": Box(dim=case.dim, low=LOW, high=HIGH, init=tuple(case.x0.tolist()))})
     if "sigma" in lookup(case.method).Options.model_fields:
@@ -157,14 +162,21 @@ def run(case: Case, *, per_dim: int = BUDGET, passed: float = PASSED, **options:
         best = min(best, float(values[: budget - used].min()))
         used += len(lanes)
         state = method.tell(state, Results(np.full(n, state.step), np.array(lanes), points, values[:, None]))
+        if recommended:
+            deployed = case.value(LOW + (HIGH - LOW) * space.fold(method.recommend(state)))
+            best = min(best, float(deployed))
+            if best <= passed * at_start:
+                break
     return Outcome(best / at_start, min(used, budget), stop)
 
 
-def table(rows: Sequence[Case], by: Sequence[str]) -> list[str]:
+def table(rows: Sequence[Case], by: Sequence[str], recommended: bool = False) -> list[str]:
     """Rows of a Markdown table: the share of runs that pass, the worst gap over the start's, and evaluations / d."""
     groups: dict[tuple[Any, ...], list[tuple[Case, Outcome]]] = {}
     for case in rows:
-        groups.setdefault(tuple(getattr(case, key) for key in by), []).append((case, run(case)))
+        groups.setdefault(tuple(getattr(case, key) for key in by), []).append(
+            (case, run(case, recommended=recommended))
+        )
     lines = [f"| {' | '.join(by)} | passed | worst gap / start's | median evaluations / d |"]
     lines.append("| --- " * (len(by) + 3) + "|")
     for key, found in groups.items():
@@ -232,10 +244,11 @@ def main(
     seeds: int = 30,
     by: Sequence[str] = ("method", "function", "dim"),
     beside_pycma: bool = False,
+    recommended: bool = False,
 ) -> list[str]:
     """Rows of a Markdown table."""
     rows = list(cases(methods, functions, dims, starts, optima, sigmas, seeds))
-    return race(rows) if beside_pycma else table(rows, by)
+    return race(rows) if beside_pycma else table(rows, by, recommended)
 
 
 if __name__ == "__main__":
@@ -249,6 +262,7 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=30, help="runs of each case, seeds 0, 1, ...")
     parser.add_argument("--by", nargs="*", default=("method", "function", "dim"), help="fields of a case")
     parser.add_argument("--race", dest="beside_pycma", action="store_true", help="evaluations to 1e-8, beside pycma")
+    parser.add_argument("--recommended", action="store_true", help="count the points that a method recommends too")
     began = time.process_time()
     print("\n".join(main(**vars(parser.parse_args()))))
     print(f"[{time.process_time() - began:.0f} s]")

@@ -173,7 +173,8 @@ def test_without_a_difference_nothing_moves(values: list[float]) -> None:
     method = make()
     before = told(method, method.init(), [0, 1, 2, 3], [1.0, 3.0, 2.0, 4.0])
     after = told(method, before, list(range(len(values))), values)
-    assert (after.step, after.digest) == (2, before.digest)
+    assert after.step == 2
+    np.testing.assert_array_equal(after.theta, before.theta)
 
 
 def test_the_noise_that_was_asked_is_what_counts() -> None:

@@ -92,15 +92,30 @@ def test_the_pieces_of_a_long_vector_are_those_of_the_whole() -> None:
 
 
 def test_the_default_rate_descends_in_any_dimension() -> None:
-    for d in (2, 20, 200):
-        method = make(dim=d)
-        assert method.options.learning_rate is not None
-        assert method.options.learning_rate(0) == pytest.approx(0.5 / (d + 2))
-        state = method.init()
-        for _ in range(4 * d + 20):
-            x = built(method, state, method.ask(state, [0, 1], NOTHING_PENDING))
-            state = told(method, state, [0, 1], (0.5 * np.square(x).sum(axis=1)).tolist())
-        assert np.square(state.theta).sum() < 0.15 * d
+    for d in (2, 20, 100):
+        for unit in (1e-6, 1e6):  # of the objective: it does not matter
+            method = make(dim=d, popsize=2)
+            state = method.init()
+            for _ in range(6 * d + 20):
+                x = built(method, state, method.ask(state, [0, 1], NOTHING_PENDING))
+                state = told(method, state, [0, 1], (unit * np.square(x).sum(axis=1)).tolist())
+            assert np.square(state.theta).sum() < 0.15 * d
+
+
+def test_without_a_rate_slopes_are_divided_by_those_so_far() -> None:
+    method, d, c = make(radius=0.1), 5, 0.1
+    assert method.options.scaled
+    assert not make(learning_rate=1e-3).options.scaled
+    state, theta, p = method.init(), np.full(d, 1.0), list[float]()
+    for t in range(24):
+        values = [float((3 * t + 5 * lane) % 7) for lane in range(2)]
+        p.append((values[0] - values[1]) / (2 * c))
+        sizes, moment = [abs(y) for y in p if y], d + 2
+        middle = median(sizes[-16:])
+        rate = 0.3 * math.sqrt(d) / math.sqrt(moment * (moment * middle**2 + sum(size**2 for size in sizes)))
+        theta = theta - rate * p[-1] * normal(KEY.stream(0), t, 0, d)
+        state = told(method, state, [0, 1], values)
+        np.testing.assert_allclose(state.theta, theta, rtol=1e-5)
 
 
 def test_huge_slopes_move_theta_no_farther_than_it_may_go() -> None:

@@ -22,7 +22,7 @@ from blackbox.study.log import factor_key
 from blackbox.study.rows import SUPERSEDED
 from blackbox.study.settling import Report
 from blackbox.toolbox.perturbations import FARTHEST, default_popsize
-from tests.contracts.algorithm import Case, box, new_study
+from tests.contracts.algorithm import Case, Problem, box, new_study
 from tests.engine import batches
 from tests.engine.batches import built, told
 from tests.engine.golden import assert_golden
@@ -190,10 +190,10 @@ def test_statistics_of_observations_reach_the_next_step() -> None:
 def test_what_is_not_given_follows_from_the_dimension_and_is_stored() -> None:
     options = make(dim=225).options.model_dump()
     assert options["popsize"] == default_popsize(225) == 20
-    assert options["max_speed"] == pytest.approx(0.1)  # sigma sqrt(225) / 15
-    assert options["learning_rate"] == pytest.approx(0.075)
+    assert options["max_speed"]["value"] == pytest.approx(0.1)  # sigma sqrt(225) / 15
+    assert options["learning_rate"] is None, "0.75 max_speed, at every step"
     slow = make(dim=225, max_speed=0.02).options.model_dump()
-    assert (slow["max_speed"], slow["learning_rate"]) == (0.02, pytest.approx(0.015))
+    assert (slow["max_speed"]["value"], slow["learning_rate"]) == (0.02, None)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,8 @@ def test_points_of_a_study_are_kept_with_both_of_their_vectors() -> None:
 
 
 def test_one_vector_may_be_both_centre_and_deviations() -> None:
-    store, study = new_study(Case(Pgpe, box(4), {"popsize": 4, "sigma": 0.5}))
+    problem = Problem("quarter", Space({"x": Vector(dim=4, low=0.0, high=1.0, init=0.25)}), {"x": (0.5,) * 4})
+    store, study = new_study(Case(Pgpe, problem, {"popsize": 4, "sigma": 0.25}))
     perform(store, study.ask(now=0.0, worker="a", count=1))
     state = perform(store, study.state())[1]
     assert state.names[0] == state.names[1]

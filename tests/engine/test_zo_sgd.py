@@ -67,10 +67,24 @@ def test_clipup_moves_by_a_distance_whatever_the_scale() -> None:
     assert np.linalg.norm(moves[0]) == pytest.approx(0.05)
 
 
-def test_the_default_rate_is_half_over_the_second_moment() -> None:
+def test_without_a_rate_gradients_are_divided_by_the_slopes_so_far() -> None:
     method = make("zo_sgd", FREE)  # orthonormal frames of 4 directions in 6 dimensions
-    assert method.options.popsize == 8
-    assert method.options.learning_rate(0) == pytest.approx(0.5 * 4 / 6)
+    assert (method.options.popsize, method.options.scaled) == (8, True)
+    assert not make("zo_sgd", FREE, learning_rate=0.1).options.scaled
+    assert not make("zo_sgd", FREE, stepper={"type": "clipup"}).options.scaled
+    d, moment, state, sizes = 6, 6 / 4, method.init(), list[float]()
+    for _ in range(12):
+        x = method.ask(state, range(8), NOTHING_PENDING).vectors
+        values, u = bowl(x), (x[::2] - x[1::2]) / 0.02
+        y = (values[::2] - values[1::2]) / 0.02
+        g = d / 4 * sum(y[i] * u[i] for i in range(4))
+        sizes.append(math.sqrt(sum(one * one for one in y) / 4))
+        middle = median(sizes[-16:])
+        sizes[-16:] = [min(size, 10 * middle) for size in sizes[-16:]]  # outliers; here the first, much larger slopes
+        rate = 0.3 * math.sqrt(d) / math.sqrt(moment * (moment * middle**2 + sum(size**2 for size in sizes)))
+        expected = state.x - rate * g
+        state = step(method, state, bowl)
+        np.testing.assert_allclose(state.x, expected, rtol=1e-6)
     with pytest.raises(InvalidOptions, match="positive at step 0"):
         make("zo_sgd", FREE, radius=0.0)
 
@@ -140,9 +154,9 @@ def test_a_step_whose_only_result_is_a_single_value_moves_nothing() -> None:
 
 
 def test_nesterovs_rate_on_least_squares() -> None:
-    """Strictly convex quadratic, d = 20: the default rate halves the distance within about d / q steps."""
+    """Strictly convex quadratic, d = 20: the rate for curvature 1 halves the distance within about d / q steps."""
     f = LeastSquares(20, 0)
-    method = make("zo_sgd", Space({"x": Vector(dim=20)}), radius=1e-4)
+    method = make("zo_sgd", Space({"x": Vector(dim=20)}), radius=1e-4, popsize=12, learning_rate=0.5 * 6 / 20)
     state = method.init()
     start = float(f(state.x[None])[0])
     for _ in range(300):
