@@ -48,6 +48,7 @@ def minimize(
     target: float | None = None,
     callback: Callable[[OptimizeResult], object] | None = None,
     with_trial: bool = False,
+    noise: str = "auto",
     slicer: Slicer = WHOLE,
     **unknown: Never,
 ) -> OptimizeResult:
@@ -72,14 +73,24 @@ def minimize(
     target : stop when a value is at least this good.
     callback : called with the result so far after every value; a true return value stops the run.
     with_trial : call ``fn(point, evaluation)``; `evaluation.trial` has number, step, eval_seed and payload.
+    noise : whether two values of one point may differ: `none`, `present`, or `auto`, by which one evaluation of 30 and
+        more is spent to find out (see `study.recommending`).
     slicer : computes the parts of updates of millions of parameters (`recipes.slices`); by default this thread does.
 
     Returns
     -------
     OptimizeResult
-        x (best evaluated point, as `fn` got it), fun, nfev, nit (closed steps), success, status, message, recommended
-        (the point that the algorithm would deploy: better than `x` under noise), payload (JSON for its evaluation, such
-        as statistics of observations, or None), algorithm (its name), study (the `Study`) and store.
+        x : the point to deploy, as `fn` got it; None without any value. Without noise it is the best point evaluated.
+            If two values of a point were seen to differ, the best reading is partly luck: then it is the point with the
+            best estimate (see `study.recommending`).
+        fun, stderr : its value; under noise its estimated value with the standard error, which is otherwise None.
+        x_observed, fun_observed : the point with the best value told, and that value.
+        recommended : as `x`, and before the first value what the algorithm proposes.
+        proposed : the point that the algorithm itself would deploy, such as the mean of its distribution; it has not
+            necessarily been evaluated.
+        payload : JSON for an evaluation of `recommended`, such as statistics of observations, or None.
+        nfev, nit, success, status, message : evaluations, closed steps, and how it ended.
+        algorithm, study, store : the algorithm's name, the `Study` and its store.
 
     Raises
     ------
@@ -105,6 +116,7 @@ def minimize(
         "budget": {"evaluations": budget},
         "target": target,
         "seed": seed,
+        "noise": noise,
         "non_finite": "infeasible",
     }
     head, _ = perform(store, create("local", spec, time.time()))
@@ -193,18 +205,23 @@ def summary(study: Study, store: Store, point: Callable[[dict[str, Any]], Any] =
 
     row = perform(store, study.row())
     best = perform(store, study.best())
-    step, recommended, payload = perform(store, study.recommend())
+    found, proposed = perform(store, study.recommend()), perform(store, study.propose())
+    deployed = None if best is None else point(found.params)
     reason = row.reason or row.state.lower()
     return OptimizeResult(
-        x=None if best is None else point(best[1]),
-        fun=None if best is None else best[0].value,
+        x=deployed,
+        fun=found.expected,
+        stderr=None if found.estimate is None else found.estimate.stderr,
+        x_observed=None if best is None else point(best[1]),
+        fun_observed=None if best is None else best[0].value,
         nfev=row.used,
-        nit=step,
+        nit=found.step,
         success=row.state in (ACTIVE, COMPLETED) and best is not None,
         status=1 if row.state == FAILED else 0,
         message=f"{row.state.lower()}: {reason}" if row.reason else reason,
-        recommended=point(recommended),
-        payload=payload,
+        recommended=point(found.params),
+        proposed=point(proposed.params),
+        payload=found.payload,
         algorithm=study.resolved.algorithm,
         study=study,
         store=store,

@@ -14,7 +14,7 @@ from blackbox.study import history, ledger
 from blackbox.study.creation import new_head
 from blackbox.study.effects import Steps, read, write
 from blackbox.study.reading import plain
-from blackbox.study.rows import ACTIVE, PAUSED, PointRow, SnapshotRow, StudyHead, StudyRow, TrialRow, Tx
+from blackbox.study.rows import ACTIVE, PAUSED, SPENT_SOURCES, PointRow, SnapshotRow, StudyHead, StudyRow, TrialRow, Tx
 from blackbox.study.spec import parse_spec, resolve, spec_hash
 from blackbox.study.trials import TrialStudy
 
@@ -101,7 +101,7 @@ class Study(TrialStudy):
                 tx.snapshot(self.id, row.epoch, step) for step in tx.snapshot_steps(self.id, row.epoch) if step <= safe
             ]
             row.epoch += 1
-            row.used = max(0, row.used - sum(item.lane >= 0 or item.source == "enqueued" for item in taken))
+            row.used = max(0, row.used - sum(item.lane >= 0 or item.source in SPENT_SOURCES for item in taken))
             for snapshot in kept:
                 if snapshot is not None:
                     tx.insert_snapshot(replace(snapshot, epoch=row.epoch))

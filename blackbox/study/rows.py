@@ -24,6 +24,11 @@ INFEASIBLE, STOPPED, SUPERSEDED = "INFEASIBLE", "STOPPED", "SUPERSEDED"
 TRIAL_STATES = (QUEUED, LEASED, COMPLETED, INFEASIBLE, FAILED, STOPPED, SUPERSEDED, CANCELLED)
 OPEN_STATES = (QUEUED, LEASED)
 
+REPLICATE = "replicate"
+"""Source of a trial by which the study itself looks for noise: its best point once more."""
+SPENT_SOURCES = ("enqueued", REPLICATE)
+"""Sources of points that the algorithm did not choose and that are evaluated all the same, so they cost budget."""
+
 
 @dataclass(frozen=True, slots=True)
 class StudyHead:
@@ -77,7 +82,7 @@ class StudyRow:
     late: int = 0
     """Number of the `used` results that came too late to be told to the algorithm."""
     health: str = "{}"
-    """JSON of what is counted as the log grows, so that `study.health` need not read it."""
+    """JSON of what is counted as the log grows, so that reading `health.notices` need not look at it."""
 
 
 @dataclass(slots=True)
@@ -107,7 +112,8 @@ class TrialRow:
     extra: str | None = None
     """JSON of the other told fields (stderr, n, cost, info, error, reason)."""
     source: str | None = None
-    """Origin of a point that the algorithm did not choose (enqueued, injected, a name); otherwise None."""
+    """Origin of a point that the algorithm did not choose (enqueued, replicate, injected, a name); otherwise
+    None."""
     invalid: bool = False
     """The result was taken back."""
 
