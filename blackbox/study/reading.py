@@ -391,11 +391,12 @@ class RecordedStudy(BaseStudy):
         _, state = yield from self.state()
         proposed = self.algorithm(row).recommend(state)
         if isinstance(proposed, str) or not told:
-            recent = np.array(tally.recent)
-            note = recommending.PROPOSED_IN_NOISE.format(n=len(recent))
-            error = float(recent.std(ddof=1) / len(recent) ** 0.5) if len(recent) > 1 else 0.0
-            rough = Estimate(float(recent.mean()), error, len(recent)) if len(recent) else None
-            return replace(proposal, note=note, estimate=rough)
+            estimate = recommending.beyond_luck(row, tally, self.maximize)
+            if estimate is not None:
+                best_told = yield from self._best_told(row, recommending.BEYOND_LUCK)
+                return replace(best_told, value=None, estimate=estimate)
+            note = recommending.PROPOSED_IN_NOISE.format(n=len(tally.recent))
+            return replace(proposal, note=note, estimate=recommending.around(tally))
         sign = -1.0 if self.maximize else 1.0
         points = np.array([np.frombuffer(point.vector or b"", dtype="<f8") for _, point in told])
         values = [sign * (trial.value or 0.0) for trial, _ in told]

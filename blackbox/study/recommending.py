@@ -8,6 +8,7 @@ find out evaluates its best point once more, which costs one evaluation where th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,7 @@ PROPOSED = "the point that the algorithm proposes; it has not necessarily been e
 BEST_TOLD = "the best point told; no two values of one point were seen to differ"
 FEW_VALUES = "the best point told; the values are noisy, and too few to tell luck from quality"
 ESTIMATED = "estimated from {n} noisy values; the best single value told was {best!r}"
+BEYOND_LUCK = "the best point told: its noisy value is better than the newest ones by more than luck"
 PROPOSED_IN_NOISE = "the point that the algorithm proposes, with the mean of the newest {n} values told; they are noisy"
 
 
@@ -107,6 +109,31 @@ def replicate_due(row: StudyRow, spec: StudySpec, tally: Tally) -> bool:
 def variance_of(tally: Tally) -> float | None:
     """Variance of one value, from told standard errors or from pairs of values; None if nothing is known of it."""
     return tally.variance if tally.variances else noise_variance(tally.square, tally.pairs)
+
+
+def around(tally: Tally) -> Estimate | None:
+    """A rough value of the point that an algorithm proposes: mean and spread of the newest values, told around it."""
+    if not tally.recent:
+        return None
+    recent = np.array(tally.recent)
+    return Estimate(float(recent.mean()), float(recent.std()), len(recent))
+
+
+def beyond_luck(row: StudyRow, tally: Tally, maximize: bool) -> Estimate | None:
+    """A rough value of the best point told, if it is better than what is proposed; where points are not compared.
+
+    The lowest of n values with normal noise is low by at most about sqrt(2 ln n) standard deviations. With so much
+    added it must still be below the newest values by their spread, because the proposed point is better than those
+    around it.
+    """
+    noise, rough = variance_of(tally), around(tally)
+    if noise is None or rough is None or row.best_value is None:
+        return None
+    luck = math.sqrt(2 * math.log(max(tally.values, 2)) * noise)
+    sign = -1.0 if maximize else 1.0
+    if sign * row.best_value + luck >= sign * rough.mean - rough.stderr:
+        return None
+    return Estimate(row.best_value + sign * luck / 2, luck / 2, 1)
 
 
 def readable(dim: int) -> int:

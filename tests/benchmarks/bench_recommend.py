@@ -9,8 +9,8 @@ dimensions and seeds.
 from __future__ import annotations
 
 import argparse
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -47,34 +47,27 @@ def one(function: str, dim: int, noise: float, budget: int, algorithm: str, seed
     return found
 
 
-def runs(seeds: int) -> Iterator[tuple[tuple[str, int, float], dict[str, float]]]:
-    """All runs, by algorithm, budget and noise."""
-    for algorithm in ALGORITHMS:
-        for budget in BUDGETS:
-            for noise in NOISE:
-                for function in FUNCTIONS:
-                    for dim in DIMS:
-                        for seed in range(seeds):
-                            yield (algorithm, budget, noise), one(function, dim, noise, budget, algorithm, seed)
+def cells(rows: list[dict[str, float]]) -> list[str]:
+    """Medians and quartiles of runs, and how often the estimate was within two standard errors of the truth."""
+    found = []
+    for name in COLUMNS:
+        low, middle, high = np.quantile([row[name] for row in rows], (0.25, 0.5, 0.75))
+        found.append(f"{middle:.3g} ({low:.2g} to {high:.2g})")
+    covered = [row["covered"] for row in rows if "covered" in row]
+    return [*found, f"{np.mean(covered):.0%} of {len(covered)}" if covered else ""]
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table, a row as soon as its runs are done."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20)
-    found: dict[tuple[str, int, float], list[dict[str, float]]] = defaultdict(list)
-    for key, values in runs(parser.parse_args().seeds):
-        found[key].append(values)
+    seeds = range(parser.parse_args().seeds)
     print("| algorithm | budget | noise | " + " | ".join(COLUMNS) + " | in two standard errors |")
     print("|---|---|---|" + "---|" * (len(COLUMNS) + 1))
-    for (algorithm, budget, noise), rows in found.items():
-        cells = []
-        for name in COLUMNS:
-            low, middle, high = np.quantile([row[name] for row in rows], (0.25, 0.5, 0.75))
-            cells.append(f"{middle:.3g} ({low:.2g} to {high:.2g})")
-        covered = [row["covered"] for row in rows if "covered" in row]
-        cells.append(f"{np.mean(covered):.0%} of {len(covered)}" if covered else "")
-        print(f"| `{algorithm}` | {budget} | {noise:g} | " + " | ".join(cells) + " |")
+    for budget, algorithm, noise in itertools.product(BUDGETS, ALGORITHMS, NOISE):
+        places = itertools.product(FUNCTIONS, DIMS, seeds)
+        rows = [one(function, dim, noise, budget, algorithm, seed) for function, dim, seed in places]
+        print(f"| `{algorithm}` | {budget} | {noise:g} | " + " | ".join(cells(rows)) + " |", flush=True)
 
 
 if __name__ == "__main__":
