@@ -72,6 +72,12 @@ class Traits:
         return "members" if self.members else "sequential" if self.sequential else "group"
 
 
+VALUE_METRICS = frozenset(
+    {"best", "value", "step_best", "step_worst", "step_mean", "step_median", "generation_median", "elite"}
+)
+"""Names of metrics that are values of the objective, whatever the algorithm."""
+
+
 class Algorithm(Method[O], ABC, Generic[O, S]):
     """A Moore machine. Instances hold constants only; everything that changes is in S.
 
@@ -149,7 +155,8 @@ class Algorithm(Method[O], ABC, Generic[O, S]):
 
     @abstractmethod
     def metrics(self, state: S) -> Mapping[str, float]:
-        """Numbers to plot, by name; the names are stable."""
+        """Numbers to plot, by name; the names are stable. Those of `VALUE_METRICS` are values of the objective, to be
+        minimised; whoever maximises sees them with their own sign."""
 
     def stopped(self, state: S) -> Stop | None:
         """The reason to stop, or None while there is more to gain."""

@@ -393,13 +393,17 @@ def minimize(
 
 
 def _print_result(result: Any) -> None:
-    table = Table("parameter", "best evaluated", "recommended")
-    found = result.x if isinstance(result.x, dict) else {"x": result.x}
+    noisy = result.stderr is not None
+    table = Table("parameter", "recommended", *(("best reading",) if noisy else ()))
+    read = result.x_observed if isinstance(result.x_observed, dict) else {"x": result.x_observed}
     advised = result.recommended if isinstance(result.recommended, dict) else {"x": result.recommended}
     for name in advised:
-        table.add_row(name, _short(found.get(name)), _short(advised[name]))
+        table.add_row(name, _short(advised[name]), *((_short(read.get(name)),) if noisy else ()))
     console.print(table)
-    console.print(f"{result.fun} after {result.nfev} evaluations ({result.algorithm}, {result.message})")
+    value = f"{result.fun}"
+    if noisy:
+        value = f"{result.fun:.6g} +- {result.stderr:.2g} (estimated; the best reading was {result.fun_observed})"
+    console.print(f"{value} after {result.nfev} evaluations ({result.algorithm}, {result.message})")
 
 
 @app.command()
@@ -426,6 +430,25 @@ def studies(
         console.print(table)
         for warning in warnings:
             errors.print(f"[yellow]{warning}[/]", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def health(
+    study: Annotated[str, typer.Argument(help="Id or name of a study.")], url: Url = None, key: Key = None
+) -> None:
+    """What is wrong with a study, and what to do. Exit code 1 if something is."""
+    from blackbox_client import Client, RetryPolicy
+
+    with failing_politely_over_http(), Client(url, key, retry=RetryPolicy(give_up_seconds=2.0)) as client:
+        items = find_study(client, study).health()
+    for item in items:
+        evidence = ", ".join(f"{name}={value}" for name, value in item.evidence.items())
+        console.print(f"{item.code}: {item.sentence}", highlight=False, soft_wrap=True)
+        console.print(f"  {evidence}", highlight=False, soft_wrap=True)
+        console.print(f"  -> {item.action}", highlight=False, soft_wrap=True)
+    if items:
+        raise typer.Exit(1)
+    console.print("all is well", highlight=False)
 
 
 @app.command()

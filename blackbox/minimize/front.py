@@ -49,6 +49,7 @@ def minimize(
     progress: bool = False,
     store: StoreLike = None,
     name: str = "minimize",
+    noise: str = "auto",
     slicer: Slicer = WHOLE,
     **unknown: Never,
 ) -> OptimizeResult:
@@ -91,14 +92,24 @@ def minimize(
         the study has ended it returns its result at once. `blackbox serve` opens the file, too. Or an open store. None:
         in memory.
     name : name of the study in `store`.
+    noise : whether two values of one point may differ: `none`, `present`, or `auto`, by which one evaluation of 30 and
+        more is spent to find out (see `study.recommending`).
     slicer : computes the parts of updates of millions of parameters (`recipes.slices`); by default this thread does.
 
     Returns
     -------
     OptimizeResult
-        x (best evaluated point, as `fn` got it), fun, nfev, nit (closed steps), success, status, message, recommended
-        (the point that the algorithm would deploy: better than `x` under noise), payload (JSON for its evaluation, such
-        as statistics of observations, or None), algorithm (its name), study (the `Study`) and store.
+        x : the point to deploy, as `fn` got it; None without any value. Without noise it is the best point evaluated.
+            If two values of a point were seen to differ, the best reading is partly luck: then it is the point with the
+            best estimate (see `study.recommending`).
+        fun, stderr : its value; under noise its estimated value with the standard error, which is otherwise None.
+        x_observed, fun_observed : the point with the best value told, and that value.
+        recommended : as `x`, and before the first value what the algorithm proposes.
+        proposed : the point that the algorithm itself would deploy, such as the mean of its distribution; it has not
+            necessarily been evaluated.
+        payload : JSON for an evaluation of `recommended`, such as statistics of observations, or None.
+        nfev, nit, success, status, message : evaluations, closed steps, and how it ended.
+        algorithm, study, store : the algorithm's name, the `Study` and its store.
 
     Raises
     ------
@@ -137,6 +148,7 @@ def minimize(
         direction=direction,
         target=target,
         seed=seed,
+        noise=noise,
         workers=None if repeatable else n,
     )
     point = array_of if as_array else dict

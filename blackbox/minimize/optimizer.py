@@ -69,7 +69,7 @@ class Optimizer:
 
     Parameters
     ----------
-    space, algorithm, options, seed, direction, target, store, name, slicer : see `minimize`.
+    space, algorithm, options, seed, direction, target, store, name, noise, slicer : see `minimize`.
     budget : number of evaluations. None: no end by itself.
     workers : how many candidates will be in hand at a time, if known: default populations are at least as large.
 
@@ -109,6 +109,7 @@ class Optimizer:
         workers: int | None = None,
         store: StoreLike = None,
         name: str = "minimize",
+        noise: str = "auto",
         slicer: Slicer = WHOLE,
     ) -> None:
         whole = space_of(space)

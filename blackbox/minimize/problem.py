@@ -49,6 +49,7 @@ def spec_of(
     direction: str,
     target: float | None,
     seed: int | str,
+    noise: str,
     workers: int | None,
 ) -> dict[str, Any]:
     """The spec of a study that is evaluated in this process; `workers`: evaluations at a time, if known."""
@@ -60,6 +61,7 @@ def spec_of(
         "budget": {"evaluations": budget},
         "target": target,
         "seed": seed,
+        "noise": noise,
         "non_finite": "infeasible",
         # Nobody else waits for these points, and batches are as large as their steps.
         "lease": {"max_seconds": 1e9},

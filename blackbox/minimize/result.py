@@ -20,18 +20,23 @@ def summary(study: Study, store: Store, point: Callable[[dict[str, Any]], Any] =
 
     row = perform(store, study.row())
     best = perform(store, study.best())
-    step, recommended, payload = perform(store, study.recommend())
+    found, proposed = perform(store, study.recommend()), perform(store, study.propose())
+    deployed = None if best is None else point(found.params)
     reason = row.reason or row.state.lower()
     return OptimizeResult(
-        x=None if best is None else point(best[1]),
-        fun=None if best is None else best[0].value,
+        x=deployed,
+        fun=found.expected,
+        stderr=None if found.estimate is None else found.estimate.stderr,
+        x_observed=None if best is None else point(best[1]),
+        fun_observed=None if best is None else best[0].value,
         nfev=row.used,
-        nit=step,
+        nit=found.step,
         success=row.state in (ACTIVE, COMPLETED) and best is not None,
         status=1 if row.state == FAILED else 0,
         message=f"{row.state.lower()}: {reason}" if row.reason else reason,
-        recommended=point(recommended),
-        payload=payload,
+        recommended=point(found.params),
+        proposed=point(proposed.params),
+        payload=found.payload,
         algorithm=study.resolved.algorithm,
         study=study,
         store=store,

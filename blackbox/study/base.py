@@ -13,14 +13,17 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from blackbox import codec
+from blackbox.algorithm import VALUE_METRICS
 from blackbox.errors import AlgorithmChanged, CodecError, NumericalError, StudyNotFound, StudyStateError
 from blackbox.options import Options
 from blackbox.recipes.slices import WHOLE, Slicer
-from blackbox.records import JSON, Vector
+from blackbox.records import JSON, Notice, Vector
 from blackbox.rng import Key
 from blackbox.space import Space
 from blackbox.study import leases, ledger
 from blackbox.study.effects import Steps, read, write
+from blackbox.study.health import Tally, notices
+from blackbox.study.recommending import PROPOSED, Recommendation
 from blackbox.study.rows import (
     ACTIVE,
     CANCELLED,
@@ -214,21 +217,34 @@ class BaseStudy(ABC):
     def _keep(self, epoch: int, step: int, state: Any) -> None:
         self._cached = _Cached(epoch, step, state)
 
-    def recommend(self) -> Steps[tuple[int, dict[str, Any], JSON]]:
-        """The open step, the parameters to deploy now, and the payload for their evaluation (or None)."""
+    def propose(self) -> Steps[Recommendation]:
+        """The point that the algorithm itself would deploy, such as the mean of its distribution.
+
+        It has not necessarily been evaluated, so nothing is promised of it; `recommend` is what to use.
+        """
         row, state = yield from self.state()
         point = self.machine(row).recommend(state)
         params = json.loads(point) if isinstance(point, str) else self.space.decode(np.asarray(point, np.float64))
-        return row.step, params, self._payload(row, state)
+        return Recommendation(row.step, params, self._payload(row, state), PROPOSED)
+
+    def recommend(self) -> Steps[Recommendation]:
+        """The point to deploy now: by default what the algorithm proposes; `RecordedStudy.recommend` knows values."""
+        return self.propose()
 
     def _payload(self, row: StudyRow, state: Any) -> JSON:
-        """The payload for an evaluation of the recommended point."""
+        """The payload for an evaluation of the proposed point."""
         return None
 
     def metrics(self) -> Steps[dict[str, float]]:
-        """The algorithm's own finite metrics at the open step, by name."""
+        """The algorithm's own finite metrics at the open step, by name; values of the objective as they were told."""
         row, state = yield from self.state()
-        return {k: float(v) for k, v in self.machine(row).metrics(state).items() if math.isfinite(v)}
+        found = {k: float(v) for k, v in self.machine(row).metrics(state).items() if math.isfinite(v)}
+        return {k: -v if self.maximize and k in VALUE_METRICS else v for k, v in found.items()}
+
+    def health(self, *, now: float) -> Steps[list[Notice]]:
+        """What the owner of the study should know; [] if all is well."""
+        row = yield from self.row()
+        return notices(row, maximize=self.maximize, created_at=self.head.created_at, now=now)
 
     @property
     def large(self) -> bool:
@@ -247,6 +263,10 @@ class BaseStudy(ABC):
             if row.state not in allowed:
                 raise StudyStateError(f"the study is {row.state}; this needs {' or '.join(allowed)}")
             row.state, row.reason = state, reason
+            if state == ACTIVE:
+                tally = Tally.of(row)
+                tally.forgiven()
+                tally.store(row)
             if state == CANCELLED:
                 for trial in tx.open_trials(self.id):
                     leases.change_trial(tx, row, trial.number, leases.cancel)

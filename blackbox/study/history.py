@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from blackbox.study import ledger, log
+from blackbox.study.health import Tally
 from blackbox.study.rows import (
     CANCELLED,
+    STOPPED,
     SUPERSEDED,
     VALUED,
     LateRow,
@@ -30,6 +32,22 @@ def results(tx: Tx, study: str, after_seq: int, upto_seq: int) -> list[log.Logge
     trials = tx.told(study, after_seq, upto_seq)
     points = tx.points(study, [trial.number for trial in trials]) if trials else {}
     return [(trial, points[trial.number]) for trial in trials]
+
+
+def newest(tx: Tx, row: StudyRow, n: int) -> list[log.LoggedResult]:
+    """The newest valid results with values, at most n, and the best one; in log order.
+
+    Step records and events share the sequence of results, so up to twice n numbers of it are looked at.
+    """
+    trials = [
+        trial for trial in tx.told(row.id, max(0, row.seq - 2 * n), row.seq) if trial.value is not None
+        and not trial.invalid and trial.state != STOPPED
+    ][-n:]  # fmt: skip
+    if row.best_trial is not None and all(trial.number != row.best_trial for trial in trials):
+        best = tx.trial(row.id, row.best_trial)
+        trials = trials if best is None else [best, *trials]
+    points = tx.points(row.id, [trial.number for trial in trials])
+    return [(trial, points[trial.number]) for trial in trials if points[trial.number].vector is not None]
 
 
 def waiting(tx: Tx, study: str, after_seq: int) -> tuple[StudyRow | None, list[log.LoggedResult]]:
@@ -83,6 +101,7 @@ def copy(
     if stream is None:
         upto = 0  # another algorithm has consumed nothing yet
     row = StudyRow(head.id)
+    Tally.of(seen).of_fork().store(row)
     trials: list[TrialRow] = []
     points: list[PointRow] = []
     numbers: dict[int, int] = {}

@@ -25,13 +25,13 @@ from typing import Any
 from blackbox.errors import AlgorithmChanged, IncompatibleProblem, StudyStateError
 from blackbox.federation import Invitation
 from blackbox.recipes.slices import WHOLE, Slicer
-from blackbox.records import JSON
 from blackbox.rng import Key
 from blackbox.study import history, ledger, log
 from blackbox.study.answers import AskAnswer, AskRequest, Grant, StepsClosed, TellAnswer
 from blackbox.study.effects import Steps, compute, read
 from blackbox.study.host import Host, HostedState, broadcast_row
 from blackbox.study.participants import LEFT, is_type
+from blackbox.study.recommending import PROPOSED, Recommendation
 from blackbox.study.rounds import FederatedStudy
 from blackbox.study.rows import (
     ACTIVE,
@@ -182,15 +182,18 @@ class HostedStudy(TrialStudy):
         yield from self.advance(now=now)
         return row
 
-    def recommend(self) -> Steps[tuple[int, dict[str, Any], JSON]]:
-        """The open step, and the current common point of the rounds."""
+    def propose(self) -> Steps[Recommendation]:
+        """The current common point of the rounds."""
         row = yield from self.row()
         rounds = yield from self._rounds()
         if rounds is None:
             _, state = yield from self.state()
-            return row.step, self.space.decode(self.host.recommend(state)), None
-        _, params, _ = yield from rounds.recommend()
-        return row.step, params, None
+            return Recommendation(row.step, self.space.decode(self.host.recommend(state)), None, PROPOSED)
+        return replace((yield from rounds.propose()), step=row.step)
+
+    def recommend(self) -> Steps[Recommendation]:
+        """The current common point of the rounds: its own best point is that of its own objective."""
+        return self.propose()
 
     def _rounds(self) -> Steps[FederatedStudy | None]:
         """The federated study; None if it was deleted."""

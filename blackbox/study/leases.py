@@ -27,6 +27,7 @@ from blackbox.errors import (
     StudyStateError,
     TrialNotFound,
 )
+from blackbox.study.health import Tally
 from blackbox.study.ledger import LOST, close_trial, uncount
 from blackbox.study.rows import (
     CANCELLED,
@@ -181,6 +182,11 @@ def apply_claim(
 ) -> list[TrialRow]:
     """Carry out a claim; returns the trials now leased to the worker."""
     granted = list(chosen.live)
+    n_lost = len(chosen.lost) + sum(trial.state == LEASED for trial in (*chosen.lapsed, *chosen.stale))
+    if n_lost:
+        tally = Tally.of(row)
+        tally.lost += n_lost
+        tally.store(row)
     for trial in chosen.live:
         trial.until = max(trial.until or 0.0, now + seconds)
         tx.put_trial(trial)

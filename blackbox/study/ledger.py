@@ -9,12 +9,14 @@ import json
 from typing import Any
 
 from blackbox.errors import StudyNotFound
+from blackbox.study.health import Tally
 from blackbox.study.rows import (
     ACTIVE,
     COMPLETED,
     FAILED,
     LEASED,
     QUEUED,
+    REPLICATE,
     STOPPED,
     EventRow,
     StudyRow,
@@ -25,7 +27,7 @@ from blackbox.study.spec import StudySpec
 
 LOST = "lost"
 """Type of the error of a trial whose leases lapsed too often."""
-PAID_SOURCES = ("enqueued",)
+PAID_SOURCES = ("enqueued", REPLICATE)
 """Sources of points that the algorithm did not choose and the study evaluates all the same."""
 
 
@@ -124,6 +126,9 @@ def end_if_spent(tx: Tx, row: StudyRow, spec: StudySpec, now: float) -> None:
         if sign * row.best_value <= sign * spec.target:
             finish(tx, row, COMPLETED, "target", now)
     if spec.budget.evaluations is not None and row.used >= spec.budget.evaluations:
+        tally = Tally.of(row)
+        if tally.only_failures and row.best_trial is None:
+            finish(tx, row, FAILED, tally.verdict(f"the budget is spent: {tally.failing} evaluations"), now)
         finish(tx, row, COMPLETED, "budget", now)
     if spec.budget.max_cost is not None and row.cost >= spec.budget.max_cost:
         finish(tx, row, COMPLETED, "max_cost", now)

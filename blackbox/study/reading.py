@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -25,18 +26,39 @@ from blackbox.errors import (
 from blackbox.recipes import PrefixCache, materialise
 from blackbox.recipes import from_json as recipe_from_json
 from blackbox.recipes.slices import WHOLE, Slicer
-from blackbox.records import JSON, Recipe, Vector
-from blackbox.study import history, log
+from blackbox.records import JSON, Notice, Recipe, Vector
+from blackbox.study import history, log, recommending
 from blackbox.study.archive import Archive
 from blackbox.study.base import BaseStudy
 from blackbox.study.effects import Steps, compute, read
+from blackbox.study.health import Tally, notices
 from blackbox.study.pace import REPLAY_SECONDS, SNAPSHOT_STEPS, Pace
-from blackbox.study.rows import FAILED, PointRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
+from blackbox.study.recommending import Estimate, Recommendation
+from blackbox.study.rows import ACTIVE, FAILED, LEASED, PointRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
 
 MAX_REBUILT_BYTES = 2**30
 """Most memory for the points of recipes as numbers, when a fork needs them."""
 PREFIX_BYTES = 2**26
 """Size of an open study's cache of parents, from which it builds their children."""
+
+
+ESTIMATE_SECONDS = 0.1
+"""About what an estimate under noise takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Recommended:
+    """A recommendation that took an estimate, and the study's epoch and results when it was made."""
+
+    epoch: int
+    used: int
+    answer: Recommendation
+
+    def keeps(self, row: StudyRow) -> bool:
+        fresh = row.used == self.used and row.step == self.answer.step
+        return row.epoch == self.epoch and (
+            fresh or (row.state == ACTIVE and self.used <= row.used < self.used + self.used // 20)
+        )
 
 
 class RecordedStudy(BaseStudy):
@@ -58,6 +80,7 @@ class RecordedStudy(BaseStudy):
         self._vectors = [name for name, parameter in self.space.items() if parameter.type == "vector"]
         self._algorithms: list[tuple[int, Algorithm[Any, Any]]] = []
         self._lineage = ""
+        self._recommended: _Recommended | None = None
 
     # State ------------------------------------------------------------------------------------------------------------
 
@@ -308,6 +331,89 @@ class RecordedStudy(BaseStudy):
     def _payload(self, row: StudyRow, state: Any) -> JSON:
         return self.algorithm(row).payload(state)
 
+    def recommend(self) -> Steps[Recommendation]:
+        """The point to deploy now; see `recommending`.
+
+        An estimate of a running study may be older than its newest results, by a twentieth of them.
+        """
+        row = yield from self.row()
+        if row.best_trial is None:
+            return (yield from self.propose())
+        tally = Tally.of(row)
+        noisy = recommending.is_noisy(self.spec, tally)
+        n = recommending.readable(self.space.dim) if self.traits.encoding == "dense" else 0
+        known = self._recommended
+        if known is not None and known.keeps(row):
+            return known.answer
+        told: list[log.LoggedResult] = []
+        if n and (noisy or (self.spec.noise == "auto" and tally.noise == "unknown" and row.used <= n)):
+            told = yield from read(partial(history.newest, row=row, n=n))
+            noisy = noisy or _differ(told)
+        if not noisy:
+            return (yield from self._best_told(row, recommending.BEST_TOLD))
+        answer = yield from self._under_noise(row, tally, told)
+        self._recommended = _Recommended(row.epoch, row.used, answer)
+        return answer
+
+    def health(self, *, now: float) -> Steps[list[Notice]]:
+        """What the owner of the study should know; see `health.CODES`, and `Algorithm.notices`."""
+        row = yield from self.row()
+        leased = yield from read(lambda tx: [t for t in tx.open_trials(self.id) if t.state == LEASED])
+        need, group = None, False
+        own: Sequence[Notice] = ()
+        with suppress(AlgorithmChanged):
+            row, state = yield from self.state()
+            algorithm = self.algorithm(row)
+            need, own = algorithm.need(state), algorithm.notices(state)
+            group = self.kind == "group" and algorithm.oldest(state) > 0
+        return notices(
+            row,
+            maximize=self.maximize,
+            created_at=self.head.created_at,
+            now=now,
+            leased=leased,
+            need=need,
+            group=group,
+            own=own,
+        )
+
+    def _best_told(self, row: StudyRow, note: str) -> Steps[Recommendation]:
+        found = yield from self.best()
+        if found is None:
+            return (yield from self.propose())
+        trial, params = found
+        point = (yield from self.points([trial.number]))[trial.number][0]
+        payload = None if point.payload is None else json.loads(point.payload)
+        return Recommendation(row.step, params, payload, note, trial.number, trial.value)
+
+    def _under_noise(self, row: StudyRow, tally: Tally, told: Sequence[log.LoggedResult]) -> Steps[Recommendation]:
+        proposal = yield from self.propose()
+        _, state = yield from self.state()
+        proposed = self.algorithm(row).recommend(state)
+        if isinstance(proposed, str) or not told:
+            estimate = recommending.beyond_luck(row, tally, self.maximize)
+            if estimate is not None:
+                best_told = yield from self._best_told(row, recommending.BEYOND_LUCK)
+                return replace(best_told, value=None, estimate=estimate)
+            note = recommending.PROPOSED_IN_NOISE.format(n=len(tally.recent))
+            return replace(proposal, note=note, estimate=recommending.around(tally))
+        sign = -1.0 if self.maximize else 1.0
+        points = np.array([np.frombuffer(point.vector or b"", dtype="<f8") for _, point in told])
+        values = [sign * (trial.value or 0.0) for trial, _ in told]
+        work = partial(recommending.compare, points, values, np.atleast_2d(proposed), recommending.variance_of(tally))
+        found = yield from compute(work, ESTIMATE_SECONDS)
+        if found is None:
+            return (yield from self._best_told(row, recommending.FEW_VALUES))
+        estimates, archive = found
+        best = estimates.pick()
+        estimate = Estimate(sign * float(estimates.mean[best]), float(estimates.stderr[best]), len(told))
+        note = recommending.ESTIMATED.format(n=len(told), best=row.best_value)
+        if best < len(archive):
+            trial, point = told[archive.first[best]]
+            payload = None if point.payload is None else json.loads(point.payload)
+            return Recommendation(row.step, self.params(point), payload, note, trial.number, None, estimate)
+        return replace(proposal, note=note, estimate=estimate)
+
     def eval_seed(self, trial: TrialRow) -> str:
         """A seed for common random numbers, as decimal text: equal for all lanes of a step and replicate."""
         step = trial.step if self.kind == "group" and trial.lane >= 0 else 0
@@ -318,6 +424,12 @@ class RecordedStudy(BaseStudy):
     def seed_encodable(self) -> bool:
         """Whether candidates can be sent as recipes: the space is one unbounded vector, equal to its internal point."""
         return self.traits.encoding == "recipe" and self.space.is_single_vector and self.space.domain == "free"
+
+
+def _differ(told: Sequence[log.LoggedResult]) -> bool:
+    """Whether two values of the same point differ."""
+    seen: dict[bytes | None, float | None] = {}
+    return any(seen.setdefault(point.vector, trial.value) != trial.value for trial, point in told)
 
 
 def encoded(vectors: Mapping[str, NDArray[np.float32]]) -> dict[str, bytes]:

@@ -26,6 +26,9 @@ OPEN_STATES = (QUEUED, LEASED)
 VALUED = (COMPLETED, SUPERSEDED, FAILED)
 """States in which a trial that has a value may be the best: FAILED is a timer's word, a value is evidence."""
 
+REPLICATE = "replicate"
+"""Source of a trial by which the study itself looks for noise: its best point once more."""
+
 
 @dataclass(frozen=True, slots=True)
 class StudyHead:
@@ -81,7 +84,7 @@ class StudyRow:
     withdrawn: int = 0
     """At least the number of evaluations that are out though their step has closed; `Tx.withdrawn` counts them."""
     health: str = "{}"
-    """JSON of what is counted as the log grows, so that `study.health` need not read it."""
+    """JSON of what is counted as the log grows, so that reading `health.notices` need not look at it."""
 
 
 @dataclass(slots=True)
@@ -111,7 +114,8 @@ class TrialRow:
     extra: str | None = None
     """JSON of the other told fields (stderr, n, cost, info, error, reason)."""
     source: str | None = None
-    """Origin of a point that the algorithm did not choose (enqueued, injected, a name); otherwise None."""
+    """Origin of a point that the algorithm did not choose (enqueued, replicate, injected, a name); otherwise
+    None."""
     invalid: bool = False
     """The result was taken back."""
 

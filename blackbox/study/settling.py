@@ -20,16 +20,20 @@ from blackbox.errors import (
     NonFiniteValue,
     TrialNotFound,
 )
+from blackbox.study.health import Tally
 from blackbox.study.leases import Kind, Lease, LeaseChanged, is_stale, read_token
-from blackbox.study.ledger import close_trial, end_if_spent, improves, lost, may_end, spend, spent, uncount
+from blackbox.study.ledger import close_trial, end_if_spent, finish, improves, lost, may_end, spend, spent, uncount
 from blackbox.study.log import LoggedResult
+from blackbox.study.recommending import replicate_due
 from blackbox.study.rows import (
     CANCELLED,
     COMPLETED,
     FAILED,
     INFEASIBLE,
     OPEN_STATES,
+    PAUSED,
     QUEUED,
+    REPLICATE,
     STOPPED,
     SUPERSEDED,
     EventRow,
@@ -134,6 +138,7 @@ class Settlement:
         self._revived = False
         self._may_end = may_end(spec)
         self._waiting = row.waiting
+        self._tally = Tally.of(row)
         self.changed: dict[int, TrialRow] = {}
         """Existing trials that a report has changed, by number."""
 
@@ -174,12 +179,30 @@ class Settlement:
         LeaseChanged
             If a remembered lease is out of date. The transaction must be rolled back.
         """
+        self._tally.store(self.row)
         known = [trial for number, trial in self.changed.items() if number in self._leased]
         others = [trial for number, trial in self.changed.items() if number not in self._leased]
         if others:
             self.tx.put_trials(others)
         if known and not self.tx.put_leased(known):
             raise LeaseChanged(f"leases of {self.row.id} have changed")
+
+    def look_for_noise(self) -> None:
+        """Queue the best point for another evaluation, if it is time; see `recommending.replicate_due`."""
+        if not replicate_due(self.row, self.spec, self._tally):
+            return
+        best = self.row.best_trial or 0
+        trial, point = self.tx.trial(self.row.id, best), self.tx.points(self.row.id, [best])[best]
+        if trial is None or trial.value is None:
+            return
+        self.row.trials += 1
+        self.row.queued += 1
+        number = self.row.trials
+        # Under the step of the best trial, because the base of a recipe is kept for open trials of its step.
+        again = TrialRow(self.row.id, number, trial.step, -number, asked_at=self.now, source=REPLICATE)
+        self.tx.insert_trials([again], [replace(point, number=number)])
+        self._tally.replicate = (number, trial.value, self._tally.results)
+        self._tally.store(self.row)
 
     def logged(self) -> list[LoggedResult] | None:
         """The results that were put in the log, by seq, with their points.
@@ -233,6 +256,7 @@ class Settlement:
         trial.extra = _dumped(report.extra)
         close_trial(self.row, trial, state, None if state == INFEASIBLE else report.value, self.now)
         best = improves(self.row, self.spec, trial)
+        self._tally.told(trial, report.extra, None if trial.leased_at is None else self.now - trial.leased_at)
         self.changed[trial.number] = trial
         self._spend(report)
         return Outcome(trial.number, "applied", state, attempt, best_so_far=best)
@@ -248,10 +272,14 @@ class Settlement:
             trial.failures += 1
             left -= 1
             trial.extra = _dumped(report.extra)
+            self._tally.attempt_failed(report.extra.get("error"), self.worker)
         uncount(self.row, trial)
         self.changed[trial.number] = trial
         if failed and (not report.retryable or left <= 0):
             close_trial(self.row, trial, FAILED, None, self.now)
+            self._tally.trial_failed()
+            if (broken := self._tally.broken(self.spec.budget.evaluations)) is not None:
+                finish(self.tx, self.row, PAUSED, broken, self.now)
             self._spend(report)
             return Outcome(trial.number, "applied", FAILED, attempt, 0)
         if failed:
@@ -297,6 +325,7 @@ class Settlement:
         trial.seq, trial.told_at, trial.extra = self.row.seq, self.now, _dumped(report.extra)
         trial.worker = self.worker or trial.worker
         best = trial.state == SUPERSEDED and improves(self.row, self.spec, trial)
+        self._tally.told(trial, report.extra, None if trial.leased_at is None else self.now - trial.leased_at)
         self.changed[trial.number] = trial
         self._spend(report)
         return Outcome(trial.number, "late_recorded", trial.state, attempt, best_so_far=best)
@@ -385,6 +414,8 @@ class Settlement:
             if isinstance(usd, int | float) and not isinstance(usd, bool) and math.isfinite(usd) and usd > 0:
                 self.row.cost += usd
         if self._may_end:
+            if self.row.best_trial is None:
+                self._tally.store(self.row)
             end_if_spent(self.tx, self.row, self.spec, self.now)
 
 

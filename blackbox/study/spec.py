@@ -123,6 +123,10 @@ class StudySpec(Model):
     rounds: Rounds = Rounds()
     seed: str | int = "0"
     """Seed of all randomness; a string on the wire because it may pass 2^53."""
+    noise: Literal["auto", "none", "present"] = "auto"
+    """Whether two evaluations of a point may differ. auto: the study finds out, by evaluating its best point again
+    after 30 results (after half a budget below 60, never with one below 30), and more often if the values differ.
+    none: they are equal. present: they differ. Under noise the recommended point is chosen by estimates."""
     non_finite: Literal["reject", "infeasible"] = "reject"
     """Treatment of a told NaN or infinity: reject it with a hint, or take the point as infeasible."""
     require_lease: bool = False

@@ -232,6 +232,8 @@ class TrialStudy(RecordedStudy):
         settlement = Settlement(tx, row, *rules, numbers, leased, lacks, oldest, worker=worker, now=now)
         outcomes = tuple(settlement.settle(report) for report in reports)
         settlement.write()
+        if self.resolved.hosted is None:
+            settlement.look_for_noise()
         row.asks += 1
         if results is not None:
             new = settlement.logged()

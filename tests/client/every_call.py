@@ -31,6 +31,7 @@ def everything_once(server: RealServer) -> None:
         parallelism=64,
         rounds={"min_joined": 2, "deadline_seconds": 5.0, "keep": "open"},
         seed=2**63,
+        noise="auto",
         non_finite="infeasible",
         require_lease=True,
         labels={"team": "a"},
@@ -122,9 +123,11 @@ def reading(study: StudyHandle) -> None:
     study.best(1, view="observed")
     study.best(2)
     study.best(view="recommended")
+    study.best(view="proposed")
     list(study.trials(state="COMPLETED,QUEUED", limit=1))
     study.event_page(types=["trial.completed"], wait_seconds=0.5, limit=5)
     assert list(study.export("ndjson", after_seq=1))
+    assert study.health() == ()
     assert study.brief()
 
 

@@ -423,8 +423,8 @@ def test_the_comparison_finds_what_it_looks_for(document: Document) -> None:
     poorer = {"properties": {**(document.members(spec) or {})}, "required": ["name", "space"]}
     del poorer["properties"]["target"]  # type: ignore[attr-defined]
     assert list(differences(document, poorer, kind, "at")) == ["at/target: the server does not know it"]
-    richer = {"properties": {**(document.members(spec) or {}), "noise": {}}, "required": ["name", "space"]}
-    assert list(differences(document, richer, kind, "at")) == ["at/noise: the client does not say it"]
+    richer = {"properties": {**(document.members(spec) or {}), "mood": {}}, "required": ["name", "space"]}
+    assert list(differences(document, richer, kind, "at")) == ["at/mood: the client does not say it"]
     best = document.parameters(document.operations["GET /v1/studies/{study}/best"], "query")
     best["view"] = {"enum": ["observed", "recommended", "pareto"], "type": "string"}
     (words_differ,) = differences(document, {"properties": best}, table.BEST.query, "at?")

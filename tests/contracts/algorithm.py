@@ -736,6 +736,7 @@ def new_study(case: Case, seed: str = "7", **spec: Any) -> tuple[MemoryStore, St
         "space": case.problem.space.to_json(),
         "algorithm": {"name": case.method.name, "options": dict(case.raw)},
         "seed": seed,
+        "noise": "none",  # these are about algorithms; the study evaluates nothing of its own
         **spec,
     }
     head, _ = perform(store, create("contracts", raw, 0.0))

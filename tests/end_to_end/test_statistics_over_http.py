@@ -24,6 +24,7 @@ def test_all_workers_of_a_step_normalise_by_what_was_seen_before(
         space={"theta": {"type": "vector", "dim": 3, "init": 0.5}},
         algorithm={"name": method, "options": {**options, "observations": 2}},
         budget=6 * N_STEPS,
+        noise="none",
     )
     seen: dict[int, list[tuple[dict[str, Any], list[float]]]] = defaultdict(list)
 
@@ -50,5 +51,7 @@ def test_all_workers_of_a_step_normalise_by_what_was_seen_before(
         assert seen[step][0][0]["count"] == len(before) == 6 * step
         for j in range(2):
             assert seen[step][0][0]["mean"][j] == pytest.approx(sum(row[j] for row in before) / len(before))
+    (proposed,) = study.best(view="proposed").items
+    assert proposed.payload["observations"]["count"] == 6 * N_STEPS
     (recommended,) = study.best(view="recommended").items
-    assert recommended.payload["observations"]["count"] == 6 * N_STEPS
+    assert recommended.payload == study.trial(recommended.id).payload, "a point is deployed as it was evaluated"

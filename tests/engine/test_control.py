@@ -65,6 +65,7 @@ def test_ars_on_a_simulator_with_statistics_is_the_papers_loop() -> None:
         direction="maximize",
         seed=1,
         with_trial=True,
+        noise="none",
     )
     key = Key.from_seed("1").stream(0)
     log = [episodes[a : a + 2 * n] for a in range(0, len(episodes), 2 * n)]
@@ -75,4 +76,4 @@ def test_ars_on_a_simulator_with_statistics_is_the_papers_loop() -> None:
             np.testing.assert_allclose(weights, theta + (-nu if lane % 2 else nu) * delta, rtol=1e-4, atol=1e-6)
             np.testing.assert_allclose(scales["mean"], mean, rtol=1e-6, atol=1e-9)
             np.testing.assert_allclose(scales["std"], np.maximum(std, FLOOR), rtol=1e-6)
-    np.testing.assert_allclose(result.recommended, last[0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(result.proposed, last[0], rtol=1e-4, atol=1e-6)

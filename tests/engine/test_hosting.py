@@ -382,8 +382,9 @@ def test_a_hosted_participant_ends_with_its_rounds(store: Store) -> None:
     assert d.work() > 0
     assert r.row().state == d.row().state == "COMPLETED"
     assert d.ask().reason == "completed"
-    step, params, _ = d.do(d.study.recommend())
-    np.testing.assert_array_equal(params["w"], r.do(r.study.recommend())[1]["w"])
+    found = d.do(d.study.recommend())
+    step, params = found.step, found.params
+    np.testing.assert_array_equal(params["w"], r.do(r.study.recommend()).params["w"])
     assert step == d.row().step
 
 

@@ -97,7 +97,7 @@ def test_candidates_go_out_as_params_and_come_back_as_text(study: Driver) -> Non
         assert params["prompt"] in WORDS
         assert study.tell(lease, worth(params)).outcome == "applied"
     study.ask()
-    _, recommended, _ = study.do(study.study.recommend())
+    recommended = study.do(study.study.recommend()).params
     assert recommended == {"prompt": "be brief"}
     best = study.do(study.study.best())
     assert best is not None

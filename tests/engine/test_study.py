@@ -391,6 +391,7 @@ def test_a_heartbeat_for_a_superseded_trial_says_abandon(store):
 
 def test_a_worker_that_keeps_failing_is_backed_off_and_alone_pauses_the_study(store):
     d = start(store)
+    d.tell(d.lease(), 1.0)
     for _ in range(19):
         d.tell(d.lease(), status="failed")
     assert d.row().state == "ACTIVE"
@@ -403,11 +404,12 @@ def test_a_worker_that_keeps_failing_is_backed_off_and_alone_pauses_the_study(st
     assert d.ask().leases
 
 
-def test_failures_that_use_up_the_budget_complete_the_study_and_are_answered(store):
-    d = start(store, budget={"evaluations": 20}, lease={"max_attempts": 1})
-    outcomes = [d.tell(d.lease(), status="failed") for _ in range(20)]
+def test_failures_that_use_up_the_budget_fail_the_study_and_are_answered(store):
+    d = start(store, budget={"evaluations": 9}, lease={"max_attempts": 1})
+    errors = [{"error": {"type": f"Error{i}", "message": ""}} for i in range(9)]
+    outcomes = [d.tell(d.lease(), status="failed", extra=error) for error in errors]
     assert {o.state for o in outcomes} == {"FAILED"}
-    assert (d.row().state, d.row().reason) == ("COMPLETED", "budget")
+    assert (d.row().state, d.row().reason[:19]) == ("FAILED", "the budget is spent")
     d.check_log()
 
 
@@ -556,7 +558,7 @@ def test_the_order_of_arrival_within_a_step_does_not_change_the_state(store):
 
 
 def test_members_are_never_in_two_flights(store):
-    d = start(store, "cbo", options={"popsize": 8})
+    d = start(store, "cbo", options={"popsize": 8}, noise="none")
     leases = d.ask(count=20).leases
     assert sorted(lease.trial.lane for lease in leases) == list(range(8))
     assert d.ask().reason == "all_members_in_flight"

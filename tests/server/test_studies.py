@@ -310,12 +310,27 @@ def test_the_brief_is_short_and_ends_with_the_next_command(server: Server) -> No
     assert "/best?view=recommended" in server.http.get(path).text.splitlines()[-1]
 
 
-def test_the_recommendation_is_what_the_method_would_deploy(server: Server) -> None:
+def test_the_recommendation_is_the_best_point_told_and_under_noise_the_best_estimate(server: Server) -> None:
     study = server.create(algorithm={"name": "cma_es", "options": {"popsize": 6}})
+    at = f"/v1/studies/{study}/best"
     _run(server, study, 30)
-    answer = server.http.get(f"/v1/studies/{study}/best?view=recommended").json()
+    (observed,) = server.http.get(at).json()["items"]
+    answer = server.http.get(f"{at}?view=recommended").json()
+    (item,) = answer["items"]
     assert answer["view"] == "recommended"
-    assert set(answer["items"][0]["params"]) == {"x", "y"}
+    assert (item["id"], item["value"], item["estimate"]) == (observed["id"], observed["value"], None)
+    assert "recommended:" not in server.http.get(f"/v1/studies/{study}/brief").text
+    (proposed,) = server.http.get(f"{at}?view=proposed").json()["items"]
+    assert (set(proposed["params"]), proposed["id"], proposed["value"]) == ({"x", "y"}, None, None)
+
+    noisy = server.create("noisy", algorithm={"name": "cma_es", "options": {"popsize": 6}}, noise="present")
+    _run(server, noisy, 30)
+    answer = server.http.get(f"/v1/studies/{noisy}/best?view=recommended").json()
+    estimate = answer["items"][0]["estimate"]
+    assert (estimate["n"], answer["items"][0]["value"]) == (30, None)
+    assert estimate["stderr"] >= 0
+    assert "30 noisy values" in answer["note"]
+    assert "recommended: " in server.http.get(f"/v1/studies/{noisy}/brief").text
     assert_problem(server.http.get(f"/v1/studies/{study}/best?view=nicest"), 422, "invalid-input")
 
 

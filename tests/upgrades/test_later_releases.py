@@ -208,7 +208,9 @@ def test_without_a_stored_state_another_revision_reads_everything_and_asks_nothi
     assert "after step 0" in problem["detail"]
     assert "fork" in problem["hint"]
     at = f"/v1/studies/{study}/best"
-    assert_problem(stateless.server.http.get(at, params={"view": "recommended"}), 409, "algorithm-changed")
+    assert_problem(stateless.server.http.get(at, params={"view": "proposed"}), 409, "algorithm-changed")
+    (told,) = stateless.server.http.get(at, params={"view": "recommended"}).json()["items"]
+    assert told["value"] == stateless.studies["group"]["best"]["value"], "the best point told needs no algorithm"
     brief = stateless.get("group", "/brief").text
     assert "it cannot go on" in brief
     assert f"/v1/studies/{study}/fork" in brief.rpartition("next:")[2]

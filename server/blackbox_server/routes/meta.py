@@ -57,6 +57,9 @@ Federated rounds (objectives that only their owners may evaluate): POST .../roun
 blackbox participant $S my_job:evaluate --client me
 
 GET /v1/studies/$S/brief says how it goes in 2 kB and ends with the next command to run.
+GET /v1/studies/$S/health lists what is wrong, with numbers and what to do; no items mean that all is well. A study whose
+evaluations all fail is PAUSED with the error as its reason; POST .../resume goes on.
+GET /v1/studies/$S/best?view=recommended is the point to deploy, noise considered.
 GET /v1/algorithms lists the algorithms and their options; "auto" (the default) chooses. GET /v1/limits lists the limits.
 Reference: /openapi.json
 """
@@ -88,7 +91,7 @@ async def document(call: Call) -> Response:
         "readyz": "/readyz",
         "metrics": "/metrics",
     }
-    for name in ("ask", "tell", "heartbeat", "trials", "best", "events", "export", "brief", "fork"):
+    for name in ("ask", "tell", "heartbeat", "trials", "best", "health", "events", "export", "brief", "fork"):
         links[name] = f"/v1/studies/{{study}}/{name}"
     return tagged(call, {"name": "blackbox", "version": "v1", "links": links, "examples": EXAMPLES})
 

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from math import isnan
 from typing import cast
@@ -36,13 +37,13 @@ routes = Routes()
 
 @routes("GET /v1/studies/{study}/best", "study:read", {200: answers.BestAnswer, 304: None}, query=BestQuery)
 async def best(call: Call) -> Response:
-    """The best told trial, the k best points with estimated values, or the point that the algorithm recommends."""
+    """The best told trial, the k best points with estimated values, the point to deploy, or the algorithm's own."""
     wanted = call.query(BestQuery)
     opened = await call.opened()
     limits.within_values(call.settings, opened.study.space.dim, wanted.k)
     found: tuple[answers.Items, str | None]
-    if wanted.view == "recommended":
-        found = await _recommended(call, opened)
+    if wanted.view != "observed":
+        found = await _recommended(call, opened, proposed=wanted.view == "proposed")
     elif wanted.k > 1:
         found = await _best_points(call.service, as_kind(opened.study, TrialStudy), wanted.k)
     else:
@@ -51,13 +52,23 @@ async def best(call: Call) -> Response:
     return tagged(call, {"view": wanted.view, "items": items, "note": note})
 
 
-async def _recommended(call: Call, opened: OpenStudy) -> tuple[list[answers.RecommendedPoint], str]:
+async def _recommended(call: Call, opened: OpenStudy, *, proposed: bool) -> tuple[list[answers.RecommendedPoint], str]:
     await call.service.advance(opened)
-    step, params, payload = await call.service.drive(opened.study.recommend())
-    item: answers.RecommendedPoint = {"step": step, "params": params, "value": None}
-    if payload is not None:
-        item["payload"] = payload
-    return [item], "the point the algorithm would deploy; it has not necessarily been evaluated"
+    study = opened.study
+    found = await call.service.drive(study.propose() if proposed else study.recommend())
+    estimate: answers.Estimate | None = None
+    if found.estimate is not None:
+        estimate = {"mean": found.estimate.mean, "n": found.estimate.n, "stderr": found.estimate.stderr}
+    item: answers.RecommendedPoint = {
+        "id": None if found.trial is None else f"t_{found.trial}",
+        "step": found.step,
+        "params": found.params,
+        "value": found.value,
+        "estimate": estimate,
+    }
+    if found.payload is not None:
+        item["payload"] = found.payload
+    return [item], found.note
 
 
 async def _best_points(service: Service, study: TrialStudy, k: int) -> tuple[list[answers.EstimatedPoint], str]:
@@ -85,6 +96,15 @@ async def _best_trial(call: Call, study: BaseStudy) -> tuple[list[answers.TrialW
     trial, params = found
     note = "one evaluation; under noise the smallest of many values is better than the point is"
     return [cast(answers.TrialWithPoint, {**shapes.trial_json(trial, call.now), "params": params})], note
+
+
+@routes("GET /v1/studies/{study}/health", "study:read", {200: answers.StudyHealth})
+async def health(call: Call) -> Response:
+    """What the study's owner should know: code, sentence, numbers, what to do; no items mean that all is well."""
+    opened = await call.opened()
+    await call.service.advance(opened)
+    found = await call.service.drive(opened.study.health(now=call.now))
+    return answer({"items": [asdict(notice) for notice in found]})
 
 
 @routes("GET /v1/studies/{study}/events", "study:read", {200: answers.EventsPage}, query=EventsQuery)
@@ -206,15 +226,29 @@ async def brief_of(service: Service, opened: OpenStudy, origin: str) -> str:
                 found = await service.drive(as_kind(study, TrialStudy).best())
             words = dumps(found[1]).decode() if found is not None and study.space.dim <= 50 else "(see GET .../best)"
             lines.append(f"best: {row.best_value!r} at t_{row.best_trial} {words[:700]}")
+            lines += await _noise(service, study)
     if seen:
         lines.append("algorithm: " + ", ".join(f"{name}={value:.4g}" for name, value in list(seen.items())[:8]))
-    failed = await service.read(lambda tx: len(tx.page(study.id, 0, 100, ["FAILED"])))
-    if failed:
-        lines.append(f"health: {'100 or more' if failed == 100 else failed} failed trials")
+    noticed = await service.drive(study.health(now=service.clock()))
+    lines += [f"health: {item.code}: {_short(item.sentence)}; {_short(item.action)}" for item in noticed[:3]]
+    lines += [f"health: {len(noticed) - 3} more, see GET .../health"] if len(noticed) > 3 else []
     if study.stuck:
         lines.append(f"it cannot go on: {study.stuck}; what is told waits in its log")
     text = "\n".join(lines)
     return f"{text[:1700]}\nnext: {_following(study, row, origin)}\n"
+
+
+async def _noise(service: Service, study: BaseStudy) -> list[str]:
+    """A line on the point to deploy, where it is not the best one told."""
+    try:
+        found = await service.drive(study.recommend())
+    except AlgorithmChanged:
+        return []
+    if found.estimate is None:
+        return []
+    place = "not evaluated" if found.trial is None else f"t_{found.trial}"
+    value = f"{found.estimate.mean:.6g} +- {found.estimate.stderr:.2g}"
+    return [f"recommended: {value} ({place}); {found.note}"]
 
 
 def _following(study: BaseStudy, row: StudyRow, origin: str) -> str:

@@ -73,7 +73,7 @@ _large_described = lru_cache(maxsize=16)(_describe)
 def links(study: str, federated: bool, rounds: str | None = None) -> dict[str, str]:
     """The addresses of what a study takes; `rounds` is the federated study of a hosted participant."""
     base = f"/v1/studies/{study}"
-    names = ("best", "events", "export", "brief", "pause", "resume")
+    names = ("best", "health", "events", "export", "brief", "pause", "resume")
     if federated:
         paths = {"join": "rounds/join", "current": "rounds/current", "updates": "updates"}
         return {"self": base, **{name: f"{base}/{path}" for name, path in paths.items()}, **_below(base, names)}
@@ -130,6 +130,7 @@ def study_json(head: StudyHead, row: StudyRow) -> answers.StudyInfo:
         "lease": spec.lease.model_dump(mode="json"),
         "parallelism": spec.parallelism.model_dump(mode="json"),
         "seed": spec.seed,
+        "noise": spec.noise,
         "non_finite": spec.non_finite,
         "require_lease": spec.require_lease,
         "labels": spec.labels,

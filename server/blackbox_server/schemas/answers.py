@@ -147,6 +147,7 @@ class StudyInfo(TypedDict):
     lease: Annotated[dict[str, Any], _Shown(LeaseDefaults)]
     parallelism: Annotated[dict[str, Any], _Shown(Parallelism)]
     seed: str | int
+    noise: Literal["auto", "none", "present"]
     non_finite: Literal["reject", "infeasible"]
     require_lease: bool
     labels: dict[str, str]
@@ -419,7 +420,7 @@ class Quarantined(TypedDict):
 
 @documented
 class Estimate(TypedDict):
-    """Mean and standard error of the values of a point."""
+    """Mean and standard error of the value of a point, and how many told values they rest on."""
 
     mean: float
     n: int
@@ -437,11 +438,14 @@ class EstimatedPoint(TypedDict):
 
 @documented
 class RecommendedPoint(TypedDict):
-    """The point that the algorithm would deploy, after this step."""
+    """The point to deploy after this step, with the value told of it, or under noise an estimate."""
 
+    id: str | None
+    """Trial in which it was evaluated."""
     step: int
     params: Params
-    value: None
+    value: float | None
+    estimate: Estimate | None
     payload: NotRequired[Any]
 
 
@@ -452,10 +456,31 @@ Items = list[TrialWithPoint] | list[EstimatedPoint] | list[RecommendedPoint]
 class BestAnswer(TypedDict):
     """The best points of a view."""
 
-    view: Literal["observed", "recommended"]
+    view: Literal["observed", "recommended", "proposed"]
     items: Items
     note: str | None
     """How to read the values."""
+
+
+@documented
+class HealthItem(TypedDict):
+    """Something that the owner of a study should know."""
+
+    code: str
+    """A stable word."""
+    sentence: str
+    """What is seen."""
+    evidence: dict[str, Any]
+    """The numbers behind it, by name."""
+    action: str
+    """What to do about it."""
+
+
+@documented
+class StudyHealth(TypedDict):
+    """The health of a study; no items mean that all is well."""
+
+    items: list[HealthItem]
 
 
 @documented

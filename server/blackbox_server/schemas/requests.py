@@ -249,8 +249,9 @@ class TrialsQuery(Query):
 class BestQuery(Query):
     """Which of the best points, and how many."""
 
-    view: Literal["observed", "recommended"] = "observed"
-    """observed: the best of what was told. recommended: the point that the algorithm would deploy."""
+    view: Literal["observed", "recommended", "proposed"] = "observed"
+    """observed: the best of what was told. recommended: the point to deploy, which is the same unless values are noisy.
+    proposed: the point that the algorithm itself would deploy, evaluated or not."""
     k: int = Field(1, ge=1, le=100)
     """How many of the observed ones."""
 

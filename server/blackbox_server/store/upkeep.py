@@ -118,7 +118,7 @@ SELECT count(*) AS made, coalesce(max(number), 0) AS newest,
     count(*) FILTER (WHERE own AND NOT invalid AND NOT withdrawn) AS used,
     count(*) FILTER (WHERE own AND NOT invalid AND withdrawn) AS late,
     count(*) FILTER (WHERE own AND invalid AND withdrawn) AS taken, sum(failures) AS failures
-FROM (SELECT *, seq IS NOT NULL AND (lane >= 0 OR source = 'enqueued') AS own,
+FROM (SELECT *, seq IS NOT NULL AND (lane >= 0 OR source IN ('enqueued', 'replicate')) AS own,
     state IN ('SUPERSEDED', 'CANCELLED') AS withdrawn FROM trials WHERE study = :id)
 """
 STEPS = """

@@ -123,6 +123,7 @@ class Client(Connection):
         parallelism: int | bodies.Parallelism | None = None,
         rounds: bodies.Rounds | None = None,
         seed: int | str | None = None,
+        noise: bodies.Noise | None = None,
         non_finite: bodies.NonFinitePolicy | None = None,
         require_lease: bool | None = None,
         labels: Mapping[str, str] | None = None,
@@ -145,6 +146,8 @@ class Client(Connection):
             joined before the first round, seconds after which a phase closes with what has arrived, and whether
             contributions stay in the log (``"all"``) or only while they are needed (``"open"``).
         seed : of all randomness. It travels as text, so it may exceed 2**53.
+        noise : whether two evaluations of a point may differ: ``"none"``, ``"present"``, or ``"auto"``, by which the
+            study finds out.
         non_finite : what a NaN or infinity that is told means: ``"reject"`` or ``"infeasible"``. This client never
             sends one; see `Worker`'s argument of the same name.
         require_lease : whether a result must carry its lease's token. `completed(trial, ...)` and workers do so.
@@ -168,6 +171,7 @@ class Client(Connection):
             parallelism=parallelism,
             rounds=rounds,
             seed=seed,
+            noise=noise,
             non_finite=non_finite,
             require_lease=require_lease,
             labels=labels,

@@ -20,6 +20,7 @@ from blackbox_client.models import (
     Best,
     Event,
     EventPage,
+    HealthItem,
     HeartbeatAnswer,
     Invalidated,
     Joined,
@@ -290,10 +291,14 @@ class StudyHandle:
         Parameters
         ----------
         k : how many; from 2 on points are compared by the mean of their values, and come with an `estimate`.
-        view : ``"observed"`` (the default), or ``"recommended"``: the point that the algorithm would deploy, which need
-            not have been evaluated.
+        view : ``"observed"`` (the default), ``"recommended"``: the point to deploy, with an `estimate` where values are
+            noisy, or ``"proposed"``: what the algorithm itself would deploy, which need not have been evaluated.
         """
         return self.client.send(protocol.best(self.id, k=k, view=view))
+
+    def health(self) -> tuple[HealthItem, ...]:
+        """What the study's owner should know, the most urgent first; () if all is well."""
+        return self.client.send(protocol.health(self.id)).items
 
     def brief(self) -> str:
         """A summary of the study in plain text, with the next command to run."""

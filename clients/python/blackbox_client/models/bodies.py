@@ -16,7 +16,8 @@ Direction: TypeAlias = Literal["minimize", "maximize"]
 Encoding: TypeAlias = Literal["values", "seed"]
 ExportFormat: TypeAlias = Literal["ndjson"]
 NonFinitePolicy: TypeAlias = Literal["reject", "infeasible"]
-View: TypeAlias = Literal["observed", "recommended"]
+Noise: TypeAlias = Literal["auto", "none", "present"]
+View: TypeAlias = Literal["observed", "recommended", "proposed"]
 
 
 # ---- studies
@@ -74,6 +75,7 @@ class StudySpec(TypedDict, total=False):
     parallelism: Parallelism
     rounds: Rounds
     seed: str
+    noise: Noise
     non_finite: NonFinitePolicy
     require_lease: bool
     labels: Mapping[str, str]

@@ -152,6 +152,7 @@ class Study(Tagged):
     lease: LeaseTerms = LeaseTerms()
     parallelism: ParallelismTerms = ParallelismTerms()
     seed: str = "0"
+    noise: str = "auto"
     non_finite: str = "reject"
     require_lease: bool = False
     labels: Json = field(default_factory=dict)
@@ -203,7 +204,7 @@ class EventPage(Model):
 
 @dataclass(frozen=True, slots=True)
 class Estimate(Model):
-    """An estimate of the value of a point: mean and standard error of `n` evaluations."""
+    """An estimate of the value of a point: mean and standard error, and the number of told values they rest on."""
 
     mean: float | None = None
     n: int | None = None
@@ -216,9 +217,9 @@ class BestItem(Model):
 
     Attributes
     ----------
-    id : of its trial; empty for a recommended point, which need not have been evaluated.
+    id : of its trial; empty for a point that was not evaluated.
     value : as it was told, of one evaluation.
-    estimate : where several points are compared by their mean values.
+    estimate : where several points are compared by their mean values, and of a recommended point under noise.
     step : in which its trial was asked; of a recommended point, the step that recommends it.
     payload : data of the algorithm beside a recommended point.
     trial : the trial with all its fields, if there is a single best one.
@@ -235,7 +236,7 @@ class BestItem(Model):
 
 @dataclass(frozen=True, slots=True)
 class Best(Tagged):
-    """The best points of a view: ``observed`` or ``recommended``; `note` says how to read them."""
+    """The best points of a view: ``observed``, ``recommended`` or ``proposed``; `note` says how to read them."""
 
     view: str = ""
     items: tuple[BestItem, ...] = ()
@@ -250,3 +251,31 @@ class Best(Tagged):
     def value(self) -> float | None:
         """Value of the first item; None while there is none."""
         return self.items[0].value if self.items else None
+
+
+# ---- health
+
+
+@dataclass(frozen=True, slots=True)
+class HealthItem(Model):
+    """Something that the owner of a study should know.
+
+    Attributes
+    ----------
+    code : a stable word, such as ``evaluations_fail``; the server's page lists them.
+    sentence : what is seen.
+    evidence : the numbers behind it, by name.
+    action : what to do about it.
+    """
+
+    code: str = ""
+    sentence: str = ""
+    evidence: Json = field(default_factory=dict)
+    action: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Health(Model):
+    """The health of a study; no `items` mean that all is well."""
+
+    items: tuple[HealthItem, ...] = ()

@@ -18,6 +18,7 @@ from blackbox_client.models import (
     Best,
     Contributed,
     EventPage,
+    Health,
     HeartbeatAnswer,
     Invalidated,
     Joined,
@@ -176,6 +177,7 @@ def create_study(
     parallelism: int | send.Parallelism | None = None,
     rounds: send.Rounds | None = None,
     seed: int | str | None = None,
+    noise: send.Noise | None = None,
     non_finite: send.NonFinitePolicy | None = None,
     require_lease: bool | None = None,
     labels: Mapping[str, str] | None = None,
@@ -193,6 +195,7 @@ def create_study(
         parallelism=parallelism_of(parallelism),
         rounds=rounds,
         seed=None if seed is None else str(seed),
+        noise=noise,
         non_finite=non_finite,
         require_lease=require_lease,
         labels=labels,
@@ -400,6 +403,11 @@ def events(
 def export(study: str, *, format: send.ExportFormat | None = None, after_seq: int | str | None = None) -> Call[str]:
     """The whole log: read it line by line; `read` takes it at once."""
     return _get(routes.EXPORT, {"format": format, "after_seq": after_seq}, study=study, accept="*/*")
+
+
+def health(study: str) -> Call[Health]:
+    """What the study's owner should know."""
+    return _get(routes.HEALTH, study=study)
 
 
 def brief(study: str) -> Call[str]:

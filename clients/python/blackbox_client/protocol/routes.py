@@ -18,6 +18,7 @@ from blackbox_client.models import (
     Best,
     Contributed,
     EventPage,
+    Health,
     HeartbeatAnswer,
     Invalidated,
     Joined,
@@ -151,6 +152,7 @@ REPORT = Route("POST", f"{_TRIAL}/reports", One(ReportAnswer), body=send.Interim
 QUARANTINE = Route("POST", "/v1/workers/{worker}/quarantine", One(Quarantined), body=send.Reason)
 
 BEST = Route("GET", f"{_STUDY}/best", One(Best), query=send.BestQuery)
+HEALTH = Route("GET", f"{_STUDY}/health", One(Health))
 EVENTS = Route("GET", f"{_STUDY}/events", One(EventPage), query=send.EventsQuery)
 EXPORT = Route("GET", f"{_STUDY}/export", TEXT, query=send.ExportQuery)
 BRIEF = Route("GET", f"{_STUDY}/brief", TEXT)
@@ -174,7 +176,7 @@ ROUTES: tuple[Route[Any], ...] = (
     *(PAUSE, RESUME, COMPLETE, CANCEL, FORK, SNAPSHOT),
     *(ASK, TELL, HEARTBEAT),
     *(ENQUEUE, LIST_TRIALS, GET_TRIAL, CANCEL_TRIAL, REQUEUE_TRIAL, INVALIDATE_TRIAL, REPORT, QUARANTINE),
-    *(BEST, EVENTS, EXPORT, BRIEF, BASE),
+    *(BEST, HEALTH, EVENTS, EXPORT, BRIEF, BASE),
     *(JOIN, LEAVE, CURRENT_ROUND, PAST_ROUND, CONTRIBUTE, DECLINE, UPDATES),
     *(CREATE_KEY, LIST_KEYS, DELETE_KEY),
 )
