@@ -28,6 +28,7 @@ from blackbox.rng import Key, normals
 from blackbox.space import Space
 from blackbox.toolbox.evolution import default_popsize
 
+MAX_EXPONENT = 500  # 2^500 is 3e150, whose square is finite
 N_CACHED = 4  # live objects per instance; two replicas of a study and a look back
 
 
@@ -35,7 +36,8 @@ class PycmaOptions(Options):
     """Options of `pycma`."""
 
     popsize: int | None = Field(None, ge=4)
-    """Results per step. None: 4 + floor(3 ln d), pycma's own default."""
+    """Results per step. None: 4 + floor(3 ln d), pycma's own default, or the number of workers where that is known and
+    larger."""
     sigma: float = Field(0.3, gt=0)
     """Initial standard deviation in internal units: a bounded coordinate is the unit interval."""
 
@@ -89,6 +91,7 @@ class _Live:
         self.noise = noise
         self.address = (0, 0)  # step and first lane of what pycma draws next
         self.stop: dict[str, Any] = {}
+        self.exponent: int | None = None  # values are told in units of 2^exponent
         options = {
             "popsize": popsize,
             "seed": math.nan,  # any number would seed NumPy's global state
@@ -106,7 +109,10 @@ class _Live:
         if self.stop:
             return  # pycma promises nothing after its own stop; the distribution stays as it is
         finite = np.isfinite(values)
-        told = np.clip(values, -1e300, 1e300)  # pycma takes differences
+        if self.exponent is None:
+            self.exponent = _exponent(values[finite])
+        scaled = values if self.exponent is None else np.ldexp(values, -self.exponent)
+        told = np.clip(scaled, -1e300, 1e300)  # pycma takes differences
         told[~finite] = np.nextafter(told[finite].max(), np.inf)  # no value ranks last; pycma would make it the median
         self.es.tell(list(vectors), told.tolist())
         self.stop = dict(self.es.stop())  # once per generation, because it counts
@@ -140,6 +146,19 @@ class _Live:
         return normals(self.noise, step, range(lane, lane + n), d).astype(np.float64)
 
 
+def _exponent(values: Vector) -> int | None:
+    """Return the exponent of a unit in which the values of a generation differ by about 1; None if all are equal.
+
+    pycma's tolerances are absolute, so values of 1e-18 would all be the same to it, and differences of values beyond
+    1e300 are infinite. Values that differ by more than 1 but not by that much are told as they are, exponent 0.
+    """
+    half = float(values.max() / 2 - values.min() / 2)  # their difference may be infinite
+    if half == 0.0:
+        return None
+    exponent = math.frexp(half)[1]
+    return exponent if exponent < 0 or exponent > MAX_EXPONENT else 0
+
+
 @algorithm("pycma", Traits(parameters=frozenset({"float", "int", "categorical"}), max_dim=299))
 class Pycma(Algorithm[PycmaResolved, PycmaState]):
     """pycma's CMA-ES behind our interface; slower than `cma_es`, and its state grows with every result.
@@ -150,6 +169,7 @@ class Pycma(Algorithm[PycmaResolved, PycmaState]):
     global random state, which is why such spaces are refused.
     """
 
+    revision = 2  # 2026-11: values that differ by less than 1 or by more than 1e150 are told in a unit of their own
     Options = PycmaOptions
     Resolved = PycmaResolved
     State = PycmaState
@@ -163,7 +183,7 @@ class Pycma(Algorithm[PycmaResolved, PycmaState]):
 
     @classmethod
     def resolve(cls, options: PycmaOptions, space: Space, outlook: Outlook = UNKNOWN) -> PycmaResolved:
-        return options.with_defaults(PycmaResolved, popsize=default_popsize(space.dim))
+        return options.with_defaults(PycmaResolved, popsize=outlook.popsize(default_popsize(space.dim)))
 
     @classmethod
     def memory(cls, options: PycmaResolved, space: Space) -> int:

@@ -189,3 +189,19 @@ def test_it_reaches_the_target_and_says_pycmas_reason() -> None:
 def test_spaces_where_pycma_would_use_the_global_state_are_refused() -> None:
     with pytest.raises(IncompatibleProblem, match="at most 299"):
         resolve_options("pycma", Space({"x": Vector(dim=300)}), {})
+
+
+@pytest.mark.parametrize("name", ["pycma", "cma_es", "sep_cma_es"])
+@pytest.mark.parametrize("scale", [1e-18, 1e-100, 1e18, 1e300])
+def test_values_of_any_size_are_told_apart(name: str, scale: float) -> None:
+    """A run of the same objective, stretched, goes on as long and comes as near."""
+    space = Space({"x": Vector(dim=3, init=0.5)})
+    method = build(name, space, resolve_options(name, space, {}), Key.from_seed(1))
+    state, best = method.init(), np.inf
+    while method.stopped(state) is None and state.step < 300:
+        points = method.ask(state, range(7), NOTHING_PENDING)
+        values = np.square(points.vectors).sum(axis=1)
+        best = min(best, float(values.min()))
+        rows = (scale * values)[:, None]
+        state = method.tell(state, Results(np.full(7, state.step), np.arange(7), points, rows))
+    assert best < 1e-9
