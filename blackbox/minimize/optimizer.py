@@ -124,6 +124,7 @@ class Optimizer:
             direction=direction,
             target=target,
             seed=seed,
+            noise=noise,
             workers=workers,
         )
         self.store = opened(store)
@@ -237,8 +238,8 @@ class Optimizer:
 
     @property
     def recommended(self) -> Any:
-        """The point that the algorithm would deploy now, as `Candidate.x` has it."""
-        return self._point(perform(self.store, self.study.recommend())[1])
+        """The point to deploy now, as `Candidate.x` has it; see `x` and `recommended` of `minimize`."""
+        return self._point(perform(self.store, self.study.recommend()).params)
 
     def result(self) -> OptimizeResult:
         """The result so far, as `minimize` returns it."""
