@@ -45,7 +45,7 @@ class CboOptions(Options):
 
     popsize: int | None = Field(None, ge=2)
     """Members N, and so the largest number of evaluations in flight. A step closes at every result, so N results are
-    one sweep of all members. None: 20 + d, at most 100."""
+    one sweep of all members. None: 20 + d, at most 100, or as many as there are workers."""
     diffusion: Literal["anisotropic", "isotropic"] = "anisotropic"
     """anisotropic: each coordinate diffuses with its own distance from the consensus; for any dimension, but made for
     separable functions. isotropic: all with the norm of the distance; invariant to rotation, for few dimensions."""
@@ -222,7 +222,8 @@ class Cbo(Algorithm[CboResolved, CboState]):
     @classmethod
     def resolve(cls, options: CboOptions, space: Space, outlook: Outlook = UNKNOWN) -> CboResolved:
         d = space.dim
-        return options.with_defaults(CboResolved, popsize=default_popsize(d), noise=default_noise(options, d))
+        popsize = outlook.popsize(default_popsize(d))
+        return options.with_defaults(CboResolved, popsize=popsize, noise=default_noise(options, d))
 
     @classmethod
     def memory(cls, options: CboResolved, space: Space) -> int:

@@ -46,13 +46,14 @@ from blackbox.toolbox.values import centred_ranks, lower, lowest_and_median, ord
 class DeepGaOptions(Options):
     """Options of `deep_ga`. Lengths are in internal units: bounded parameters are the unit interval."""
 
-    popsize: int = Field(50, ge=2)
-    """Children per generation. With W workers choose at least W; the paper has 1000."""
+    popsize: int | None = Field(None, ge=2)
+    """Children per generation; the paper has 1000. None: 50, or as many as there are parents or workers."""
     parents: int | None = Field(None, ge=1)
     """Genomes that have children. None: a fifth of popsize, at most 20 (the paper's number)."""
     sigma: PositiveSchedule | None = None
     """Mutation power by generation: standard deviation of what a child adds. None: 0.05, above 6400 dimensions
-    4 / sqrt(d), which is the paper's 0.002 for its networks of four million weights. Kept above 1e-8."""
+    4 / sqrt(d), which is the paper's 0.002 for its networks of four million weights. Kept above 1e-8, and between
+    bounds at most a third of the range."""
     initial_sigma: float | None = Field(None, gt=0)
     """Standard deviation of the first generation around the initial point. None: sigma."""
     noise: Literal["normal", "rademacher"] = "normal"
@@ -80,7 +81,7 @@ class DeepGaOptions(Options):
 
     @pydantic.model_validator(mode="after")
     def _fits(self) -> DeepGaOptions:
-        if self.parents is not None and self.parents > self.popsize:
+        if self.parents is not None and self.popsize is not None and self.parents > self.popsize:
             raise ValueError(f"parents must be at most popsize = {self.popsize}, got {self.parents}")
         if self.rebase_terms >= self.max_terms:
             raise ValueError(f"rebase_terms must be less than max_terms = {self.max_terms}, got {self.rebase_terms}")
@@ -90,6 +91,7 @@ class DeepGaOptions(Options):
 class DeepGaResolved(DeepGaOptions):
     """The options with every default filled in."""
 
+    popsize: int
     parents: int
     sigma: PositiveSchedule
 
@@ -151,19 +153,23 @@ class DeepGa(Algorithm[DeepGaResolved, DeepGaState]):
     value have no children.
     """
 
+    # 2026-11: no mutation of a bounded coordinate above a third of its range.
+    revision = 2
     Options = DeepGaOptions
     Resolved = DeepGaResolved
     State = DeepGaState
 
     def __init__(self, space: Space, options: DeepGaResolved, key: Key, stream: int = 0) -> None:
         super().__init__(space, options, key, stream)
+        self.walls = perturbations.Walls(space)
         self.choices = self.noise.child("parents")
         self.memories = self.noise.child("archive")
 
     @classmethod
     def resolve(cls, options: DeepGaOptions, space: Space, outlook: Outlook = UNKNOWN) -> DeepGaResolved:
-        parents, sigma = default_parents(options.popsize), default_sigma(space.dim)
-        return options.with_defaults(DeepGaResolved, parents=parents, sigma=sigma)
+        popsize = options.popsize or outlook.popsize(max(50, options.parents or 0))
+        parents, sigma = default_parents(popsize), default_sigma(space.dim)
+        return options.with_defaults(DeepGaResolved, popsize=popsize, parents=parents, sigma=sigma)
 
     @classmethod
     def memory(cls, options: DeepGaResolved, space: Space) -> int:
@@ -231,7 +237,7 @@ class DeepGa(Algorithm[DeepGaResolved, DeepGaState]):
 
     def _sigma(self, state: DeepGaState) -> float:
         first = self.options.initial_sigma if state.generation == 0 else None
-        return perturbations.size(Constant(value=first) if first else self.options.sigma, state.generation)
+        return self.walls.size(Constant(value=first) if first else self.options.sigma, state.generation)
 
     def _genomes(self, genomes: Genomes) -> list[Genome]:
         return genomes.all(self.options.noise)

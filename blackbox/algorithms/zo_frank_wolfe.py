@@ -81,7 +81,8 @@ class ZoFrankWolfeOptions(Options):
     popsize: int | None = Field(None, ge=2)
     """Results that make a gradient: m + 1, with central differences 2 m, for m directions (irdsa) or chords (vertices);
     2 B for B coordinates (jaguar, whose first step takes all). rdsa and kwsa leave no choice. With step_rule monotone
-    or search one fewer is needed where the value of the iterate is known. None: that of m = 6 or B = 25, at most d."""
+    or search one fewer is needed where the value of the iterate is known. None: that of m = 6 or B = 25, at most d; for
+    irdsa as many as there are workers, if those are more."""
     directions: Family | None = None
     """Family of random directions (rdsa, irdsa). None: orthonormal frames, which have the least variance; the paper has
     normal numbers."""
@@ -180,6 +181,8 @@ class ZoFrankWolfe(Algorithm[ZoFrankWolfeResolved, ZoFrankWolfeState]):
             )
         difference = options.difference or scheme.difference
         popsize = _popsize(options.popsize, name, difference, d)
+        if options.popsize is None and name == "irdsa":  # the others' directions are the coordinates, or are few
+            popsize = outlook.popsize(popsize, even=difference == "central")
         return options.with_defaults(
             ZoFrankWolfeResolved,
             scheme=name,

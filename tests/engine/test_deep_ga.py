@@ -411,7 +411,7 @@ def test_novelty_search_leaves_the_sack_in_which_the_genetic_algorithm_stays() -
     [
         {"popsize": 1},
         {"parents": 0},
-        {"parents": 51},
+        {"popsize": 50, "parents": 51},
         {"sigma": 0},
         {"initial_sigma": -1.0},
         {"novelty": 1.5},

@@ -193,3 +193,15 @@ def test_the_default_population_uses_every_worker(name: str) -> None:
     resolved = resolve_options(name, box(0.5), {}, outlook=Outlook(workers=51))
     assert resolved.popsize == 52, "pairs: the next even number"
     assert resolve_options(name, box(0.5), {"popsize": 4}, outlook=Outlook(workers=51)).popsize == 4
+
+
+@pytest.mark.parametrize("name", ["deep_ga", "cbo"])
+def test_the_default_population_of_the_others_uses_every_worker_too(name: str) -> None:
+    assert resolve_options(name, box(0.5), {}, outlook=Outlook(workers=151)).popsize == 151
+    assert resolve_options(name, box(0.5), {"popsize": 6}, outlook=Outlook(workers=151)).popsize == 6
+
+
+def test_no_mutation_of_a_bounded_coordinate_is_above_a_third_of_its_range() -> None:
+    method = make("deep_ga", box(0.5, dim=200), 100, sigma=5.0)
+    x = vectors(method, method.init())[1]
+    assert float(np.sqrt(np.square(x - 0.5).mean())) == pytest.approx(WIDEST, rel=0.1)
