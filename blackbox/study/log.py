@@ -18,7 +18,7 @@ from blackbox import codec
 from blackbox.algorithm import Algorithm
 from blackbox.recipes import from_json as recipe_from_json
 from blackbox.records import Dense, Points, Recipes, Results, Structured
-from blackbox.study.rows import COMPLETED, FAILED, INFEASIBLE, STOPPED, PointRow, StepRow, TrialRow
+from blackbox.study.rows import COMPLETED, FAILED, INFEASIBLE, START, STOPPED, PointRow, StepRow, TrialRow
 
 LoggedResult = tuple[TrialRow, PointRow]
 """A trial with a result in the log, and its point."""
@@ -37,7 +37,10 @@ def accepts(algorithm: Algorithm[Any, Any], oldest: int, trial: TrialRow) -> boo
         return algorithm.traits.sequential and trial.lane == 0
     if trial.state not in (COMPLETED, INFEASIBLE, STOPPED):
         return False
-    return algorithm.traits.injects if trial.lane < 0 else trial.step >= oldest
+    if trial.lane < 0:
+        # Of the start an algorithm learns nothing new of directions, and it would count as a step of length zero.
+        return algorithm.traits.injects and trial.source != START
+    return trial.step >= oldest
 
 
 def closing(algorithm: Algorithm[Any, Any], state: Any, told: Sequence[LoggedResult]) -> int | None:

@@ -31,7 +31,7 @@ from blackbox.study.archive import Archive
 from blackbox.study.base import BaseStudy
 from blackbox.study.effects import Steps, compute, read
 from blackbox.study.pace import REPLAY_SECONDS, SNAPSHOT_STEPS, Pace
-from blackbox.study.rows import FAILED, PointRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
+from blackbox.study.rows import FAILED, REUSED, PointRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
 
 MAX_REBUILT_BYTES = 2**30
 """Most memory for the points of recipes as numbers, when a fork needs them."""
@@ -223,7 +223,9 @@ class RecordedStudy(BaseStudy):
         late = yield from read(lambda tx: tx.late(self.id, 0, history.MAX_SEQ))
         vectors = {trial.number: point.vector for trial, point in told}
         rows = [
-            (trial.number, trial.value, trial.extra) for trial, _ in told if not trial.invalid and trial.state != FAILED
+            (trial.number, trial.value, trial.extra)
+            for trial, _ in told
+            if not trial.invalid and trial.state != FAILED and trial.source != REUSED
         ]
         rows += [(item.number, item.value, item.extra) for item in late if item.number in vectors]
         sign = -1.0 if self.maximize else 1.0

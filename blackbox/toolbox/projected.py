@@ -71,6 +71,10 @@ class ProjectedDescent(Algorithm[O, S]):
         tangent = self.room.tangent if space.domain == "convex" else None
         self.estimator = options.estimator(self.noise, space.dim, tangent)
 
+    @classmethod
+    def evaluates_start(cls, options: O) -> bool:
+        return bool(options.difference == "forward")
+
     @abstractmethod
     def _move(self, state: S, gradient: Vector, rate: float) -> tuple[S, Vector]:
         """Return the state with updated moments, and the (d,) displacement of x before the projection."""

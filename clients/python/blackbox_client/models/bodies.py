@@ -16,6 +16,8 @@ Direction: TypeAlias = Literal["minimize", "maximize"]
 Encoding: TypeAlias = Literal["values", "seed"]
 ExportFormat: TypeAlias = Literal["ndjson"]
 NonFinitePolicy: TypeAlias = Literal["reject", "infeasible"]
+StartPolicy: TypeAlias = Literal["evaluate", "skip"]
+DuplicatesPolicy: TypeAlias = Literal["auto", "evaluate", "reuse"]
 View: TypeAlias = Literal["observed", "recommended"]
 
 
@@ -73,6 +75,8 @@ class StudySpec(TypedDict, total=False):
     lease: LeaseDefaults
     parallelism: Parallelism
     rounds: Rounds
+    start: StartPolicy
+    duplicates: DuplicatesPolicy
     seed: str
     non_finite: NonFinitePolicy
     require_lease: bool
