@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ENOUGH_REPEATS = 3
 """Points that must have been told twice or more, always with equal values, before an objective is called repeatable."""
-REUSED_AT_ONCE = 32
+REUSED_AT_ONCE = 128
 """Most values that one ask takes from the archive; then repeats are evaluated, so that no ask goes on for ever."""
 
 
