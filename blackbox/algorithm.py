@@ -117,6 +117,11 @@ class Algorithm(Method[O], ABC, Generic[O, S]):
             return "it projects onto the region, and this one has only a linear oracle"
         return None
 
+    @classmethod
+    def evaluates_start(cls, options: O) -> bool:
+        """Whether its first lanes evaluate the initial point of the space, so that a study need not do that before."""
+        return False
+
     @abstractmethod
     def init(self) -> S:
         """The state before the first result; `step` is 0."""

@@ -94,6 +94,10 @@ class NelderMead(Algorithm[NelderMeadOptions, NelderMeadState]):
     def memory(cls, options: NelderMeadOptions, space: Space) -> int:
         return 8 * space.dim * (4 * space.dim + 4 * 2000)  # simplex and its copies; a log of some thousand points
 
+    @classmethod
+    def evaluates_start(cls, options: NelderMeadOptions) -> bool:
+        return True
+
     def init(self) -> NelderMeadState:
         return NelderMeadState(0, np.empty((0, self.space.dim)), np.empty(0), np.empty(0, dtype=np.bool_))
 

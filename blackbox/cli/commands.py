@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -18,13 +14,19 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from blackbox.backends import load
-from blackbox.cli import database
-from blackbox.cli.show import console, errors, failing_politely, progress
-from blackbox.errors import RENAMED, BlackboxError, InvalidInput
+from blackbox.cli import database, local
+from blackbox.cli.arguments import (
+    Key,
+    Url,
+    failing_politely_over_http,
+    find_study,
+    load_objective,
+)
+from blackbox.cli.show import console, errors, failing_politely, progress, short
+from blackbox.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from blackbox_client import Client, StudyHandle
+    pass
 
 app = typer.Typer(
     help="Gradient-free optimization: the service, its workers, and a solver for functions at hand.",
@@ -33,67 +35,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(database.app, name="db")
-
-Url = Annotated[
-    Optional[str],  # noqa: UP045 -- typer reads the annotation at run time
-    typer.Option(help="Address of the service; default: the environment's BLACKBOX_URL, else http://127.0.0.1:8800."),
-]
-Key = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(
-        help="API key; default: the environment's BLACKBOX_KEY, or the content of the file BLACKBOX_KEY_FILE."
-    ),
-]
-
-
-def renamed(parameter: typer.CallbackParam, value: str | None) -> None:
-    """Refuse an option by the name that it had in earlier releases."""
-    if value is not None:
-        raise typer.BadParameter(f"its name is --{RENAMED[str(parameter.name)]} now")
-
-
-@contextmanager
-def failing_politely_over_http() -> Iterator[None]:
-    """Print errors of the service and its client, with their hints, and exit with code 2."""
-    from blackbox_client import BlackboxClientError
-
-    try:
-        yield
-    except (BlackboxClientError, ValueError) as error:
-        errors.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
-
-
-def find_study(client: Client, text: str) -> StudyHandle:
-    """The study of an id or of a name.
-
-    Raises
-    ------
-    ValueError
-        If there is none of that name.
-    """
-    if text.startswith("st_"):
-        return client.study(text)
-    for study in client.studies():
-        if study.name == text:
-            return client.study(study.id)
-    raise ValueError(f"there is no study named {text!r} at {client.url}; `blackbox studies` lists them")
-
-
-def load_objective(name: str) -> Callable[..., Any]:
-    """The function that `module:function` names; modules of the working directory are found."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        return load(name)
-    except BlackboxError:
-        raise
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        at = next((frame for frame in reversed(frames) if frame.filename.startswith(os.getcwd())), frames[-1])
-        raise InvalidInput(
-            f"importing {name} failed: {type(error).__name__}: {error} ({at.filename}, line {at.lineno})"
-        ) from None
 
 
 @app.command()
@@ -331,82 +272,6 @@ def _evaluate_for_a_host(
 
 
 @app.command()
-def minimize(
-    objective: Annotated[str, typer.Argument(help="module:function; gets a dict of parameters, returns a number.")],
-    space: Annotated[str, typer.Option(help='JSON, or a file of it: {"x": {"type": "float", "low": -5, "high": 5}}.')],
-    algorithm: Annotated[str, typer.Option(help="A name from `blackbox algorithms`, or auto.")] = "auto",
-    budget: Annotated[int, typer.Option(min=1, help="Most evaluations.")] = 1000,
-    target: Annotated[Optional[float], typer.Option(help="Stop at a value this good.")] = None,  # noqa: UP045
-    options: Annotated[str, typer.Option(help="JSON options of the algorithm.")] = "{}",
-    maximize: Annotated[bool, typer.Option("--maximize", help="Maximize instead.")] = False,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 evaluates in this one.")] = 0,
-    seed: Annotated[str, typer.Option(help="Seed of all randomness.")] = "0",
-    store: Annotated[Optional[Path], typer.Option(help="A file to keep it in: the same command goes on.")] = None,  # noqa: UP045
-    name: Annotated[str, typer.Option(help="Name of the study in that file.")] = "minimize",
-    timeout: Annotated[Optional[float], typer.Option(help="Longest evaluation, in s; with --workers.")] = None,  # noqa: UP045
-    deadline: Annotated[Optional[float], typer.Option(help="Seconds after which no evaluation begins.")] = None,  # noqa: UP045
-    skip_errors: Annotated[bool, typer.Option("--skip-errors", help="Go on after an exception.")] = False,
-    repeatable: Annotated[bool, typer.Option("--repeatable", help="Equal results for any number of workers.")] = False,
-    method: Annotated[Optional[str], typer.Option(hidden=True, callback=renamed)] = None,  # noqa: UP045
-) -> None:
-    """Optimize a Python function on this machine, without a service."""
-    from blackbox.minimize import minimize as solve
-
-    with failing_politely():
-        function = load_objective(objective)
-        parameters = _json(Path(space).read_text() if Path(space).is_file() else space, "--space")
-        with progress(errors) as bars:
-            task = bars.add_task(algorithm, total=budget, best="")
-
-            def show(result: Any) -> None:
-                best = "" if result.fun is None else f"best {result.fun:.6g}"
-                bars.update(task, completed=result.nfev, best=best)
-
-            try:
-                result = solve(
-                    function,
-                    parameters,
-                    algorithm,
-                    budget,
-                    options=_json(options, "--options"),
-                    backend="processes" if workers else "inline",
-                    n_workers=workers or None,
-                    seed=seed,
-                    direction="maximize" if maximize else "minimize",
-                    target=target,
-                    callback=show,
-                    store=store,
-                    name=name,
-                    timeout_seconds=timeout,
-                    deadline_seconds=deadline,
-                    on_error="infeasible" if skip_errors else "raise",
-                    repeatable=repeatable,
-                )
-            except BaseException as error:
-                bars.stop()
-                if (so_far := getattr(error, "result", None)) is not None:
-                    _print_result(so_far)
-                if isinstance(error, KeyboardInterrupt):
-                    raise typer.Exit(130) from None
-                raise
-    _print_result(result)
-
-
-def _print_result(result: Any) -> None:
-    noisy = result.stderr is not None
-    table = Table("parameter", "recommended", *(("best reading",) if noisy else ()))
-    read = result.x_observed if isinstance(result.x_observed, dict) else {"x": result.x_observed}
-    advised = result.recommended if isinstance(result.recommended, dict) else {"x": result.recommended}
-    for name in advised:
-        table.add_row(name, _short(advised[name]), *((_short(read.get(name)),) if noisy else ()))
-    console.print(table)
-    value = f"{result.fun}"
-    if noisy:
-        value = f"{result.fun:.6g} +- {result.stderr:.2g} (estimated; the best reading was {result.fun_observed})"
-    console.print(f"{value} after {result.nfev} evaluations ({result.algorithm}, {result.message})")
-
-
-@app.command()
 def studies(
     url: Url = None,
     key: Key = None,
@@ -473,7 +338,7 @@ def algorithms(
         console.print((cls.__doc__ or "").strip(), highlight=False)
         table = Table("option", "type", "default", "meaning")
         for option, field in cls.Options.model_fields.items():
-            default = "by problem" if field.default is None else _short(field.default)
+            default = "by problem" if field.default is None else short(field.default)
             kind = str(getattr(field.annotation, "__name__", field.annotation)).replace("typing.", "")
             table.add_row(option, kind, default, descriptions(cls.Options).get(option, ""))
         console.print(table)
@@ -519,16 +384,4 @@ def replay(
     console.print(f"{n} steps replayed in {time.monotonic() - began:.1f} s; every digest is equal")
 
 
-def _json(text: str, what: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise InvalidInput(f"{what} is not JSON: {error}", hint="or the path of a file that is") from None
-    if not isinstance(value, dict):
-        raise InvalidInput(f"{what} must be a JSON object, got {type(value).__name__}")
-    return value
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 100 else text[:97] + "..."
+app.command()(local.minimize)

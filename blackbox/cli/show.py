@@ -35,3 +35,9 @@ def progress(console: Console) -> Progress:
         TextColumn("{task.fields[best]}"),
         console=console,
     )
+
+
+def short(value: object) -> str:
+    """A value as text, cut after a hundred characters."""
+    text = str(value)
+    return text if len(text) <= 100 else text[:97] + "..."

@@ -164,6 +164,19 @@ class Space(Mapping[str, Parameter]):
         """The kinds of parameters in it: "float" (also a vector), "int", "categorical"; compare `Traits.parameters`."""
         return frozenset(parameter.kind for parameter in self._parameters.values())
 
+    @cached_property
+    def size(self) -> int | None:
+        """Number of different points, where every parameter is an `Int` or a `Categorical`; otherwise None."""
+        size = 1
+        for parameter in self._parameters.values():
+            if isinstance(parameter, Int):
+                size *= parameter.high - parameter.low + 1
+            elif isinstance(parameter, Categorical):
+                size *= len(parameter.choices)
+            else:
+                return None
+        return size
+
     @property
     def is_single_vector(self) -> bool:
         """Whether the space is a single `Vector`, as recipe methods require."""

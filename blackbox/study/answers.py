@@ -23,6 +23,8 @@ class AskRequest:
     lease_seconds: float | None = None
     key: str | None = None
     resume: bool = False
+    more: bool = False
+    """Whether this is the rest of an ask, whose key has leases already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,8 @@ class AskAnswer:
     leases : the granted leases.
     requested : how many were asked for.
     reason : why fewer were granted than requested, or None: parallelism_cap, budget_exhausted, sequential_method,
-        all_members_in_flight, worker_backed_off, between_rounds, paused, completed, cancelled, study_failed.
+        all_members_in_flight, worker_backed_off, between_rounds, space_exhausted, paused, completed, cancelled,
+        study_failed.
     retry_after : seconds after which asking again may help, or None.
     row : the study's row after the ask.
     """
@@ -95,7 +98,21 @@ class Stalled:
     """Nothing is leased and nothing can be granted (every member has failed for good): close the step as it is."""
 
 
-Grant = AskAnswer | PointsMissing | StepUnknown | Stalled
+@dataclass(frozen=True, slots=True)
+class Reused:
+    """Points were answered from the archive, which may close steps: advance, then ask for the rest.
+
+    Attributes
+    ----------
+    granted : the leases that were granted beside them.
+    n_reused : how many points were answered.
+    """
+
+    granted: AskAnswer
+    n_reused: int
+
+
+Grant = AskAnswer | PointsMissing | StepUnknown | Stalled | Reused
 """The result of trying to grant one ask inside a transaction."""
 
 

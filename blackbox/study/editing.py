@@ -17,7 +17,9 @@ from blackbox.study.reading import plain
 from blackbox.study.rows import (
     ACTIVE,
     CANCELLED,
+    ENQUEUED,
     PAUSED,
+    REUSED,
     SUPERSEDED,
     PointRow,
     SnapshotRow,
@@ -62,7 +64,7 @@ class Study(TrialStudy):
             trials, points = [], []
             for vector, text in zip(vectors, texts, strict=True):
                 row.trials += 1
-                trials.append(TrialRow(self.id, row.trials, row.step, -row.trials, asked_at=now, source="enqueued"))
+                trials.append(TrialRow(self.id, row.trials, row.step, -row.trials, asked_at=now, source=ENQUEUED))
                 points.append(PointRow(self.id, row.trials, vector, None, text))
             if trials:
                 tx.insert_trials(trials, points)
@@ -103,6 +105,10 @@ class Study(TrialStudy):
             if rows == [None]:
                 raise TrialNotFound(f"study {self.id} has no trial t_{trial}; its newest is t_{row.trials}")
             taken = [r for r in rows if r is not None and r.seq is not None and not r.invalid]
+            if taken and worker is None and self.space.size is not None:
+                name = f"t_{trial}"
+                copies = [r for r in tx.told(self.id, taken[0].seq or 0, row.seq) if r.source == REUSED]
+                taken += [r for r in copies if not r.invalid and json.loads(r.extra or "{}").get("reused") == name]
             if not taken:
                 if worker is None:
                     raise StudyStateError(f"t_{trial} has no result to take back")

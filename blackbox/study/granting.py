@@ -8,15 +8,18 @@ import numpy as np
 
 from blackbox.records import NOTHING_PENDING, Pending
 from blackbox.study import leases, ledger, log
-from blackbox.study.answers import AskAnswer, AskRequest, Grant, PointsMissing, Stalled, StepUnknown
+from blackbox.study.answers import AskAnswer, AskRequest, Grant, PointsMissing, Reused, Stalled, StepUnknown
 from blackbox.study.evaluators import CircuitBreaker, Durations
 from blackbox.study.known import Known
 from blackbox.study.leases import Lease
 from blackbox.study.open_step import OpenStep
 from blackbox.study.pace import Pace
 from blackbox.study.reading import RecordedStudy
-from blackbox.study.rows import ACTIVE, CANCELLED, COMPLETED, FAILED, PAUSED, PointRow, StudyRow, TrialRow, Tx
+from blackbox.study.repeats import REUSED_AT_ONCE, Repeats
+from blackbox.study.rows import ACTIVE, CANCELLED, COMPLETED, FAILED, LEASED, PAUSED, PointRow, StudyRow, TrialRow, Tx
 
+EXHAUSTED = "space_exhausted"
+"""Reason of a study that ends, and of an empty answer, when every point of a finite space was told or is out."""
 REASONS = {PAUSED: "paused", COMPLETED: "completed", CANCELLED: "cancelled", FAILED: "study_failed"}
 """Reason of an empty answer, by state of the study."""
 
@@ -39,6 +42,7 @@ class Granter:
     def __init__(self, study: RecordedStudy, known: Known, pace: Pace) -> None:
         self._study, self._known, self._pace = study, known, pace
         self.durations = Durations()
+        self.repeats = Repeats(study, known)
         self.breaker = CircuitBreaker()
 
     def lease_seconds(self, requested: float | None) -> float:
@@ -50,19 +54,21 @@ class Granter:
             return min(limits.default_seconds, limits.max_seconds)
         return min(self.durations.lease_seconds, limits.max_seconds)
 
-    def grant(self, tx: Tx, row: StudyRow, request: AskRequest, now: float) -> Grant:
-        """Grant one ask. With an `AskAnswer` the row was written; with any other result nothing was changed.
+    def grant(self, tx: Tx, row: StudyRow, request: AskRequest, now: float, n_reused: int = 0) -> Grant:
+        """Grant one ask. With `AskAnswer` and `Reused` the row was written; with any other result nothing was changed.
 
         Parameters
         ----------
         row : the study's row in this transaction; changed in place.
         now : seconds since the epoch.
+        n_reused : values that were taken from the archive for this ask.
         """
         study, worker, count, key = self._study, request.worker, request.count, request.key
         ledger.end_if_spent(tx, row, study.spec, now)
         if row.state != ACTIVE:
             tx.put_study(row)
-            return AskAnswer((), count, REASONS[row.state], 5.0 if row.state == PAUSED else None, row)
+            ended = EXHAUSTED if row.reason == EXHAUSTED else REASONS[row.state]
+            return AskAnswer((), count, ended, 5.0 if row.state == PAUSED else None, row)
         step = self._known.step_of(row)
         if step is None and study.kind == "members":
             # A member's next point may come from a state that is a few results old.
@@ -73,12 +79,22 @@ class Granter:
         if held := self.breaker.backoff(worker, now):
             tx.put_study(row)
             return AskAnswer((), count, "worker_backed_off", held, row)
+        asked_under = None if request.more else key
         claim = leases.claim(
-            tx, row, study.spec, study.kind, worker=worker, count=count, now=now, key=key, resume=request.resume
+            tx, row, study.spec, study.kind, worker=worker, count=count, now=now, key=asked_under, resume=request.resume
         )
         lanes: Sequence[int] = ()
         reason = claim.reason
+        reuse = False
         if claim.n_new:
+            reuse = self.repeats.reusable(tx, row)
+            left = self.repeats.left()
+            if reuse and left <= row.leased and not (claim.live or claim.lapsed or claim.queued):
+                if left <= 0:
+                    ledger.finish(tx, row, COMPLETED, EXHAUSTED, now)
+                tx.put_study(row)
+                return AskAnswer((), count, EXHAUSTED, 1.0 if left else None, row)
+            reuse = reuse and n_reused < REUSED_AT_ONCE
             pending = self._pending(tx, row, step)
             lanes = step.algorithm.lanes(step.state, pending, claim.n_new)
             if len(lanes) < claim.n_new:
@@ -90,8 +106,10 @@ class Granter:
         seconds = self.lease_seconds(request.lease_seconds)
         trials = leases.apply_claim(tx, row, claim, worker=worker, now=now, seconds=seconds, key=key)
         points = tx.points(study.id, [trial.number for trial in trials]) if trials else {}
+        made: list[TrialRow] = []
         if lanes:
-            trials += self._insert(tx, row, step, lanes, points, request, now, seconds)
+            made = self._insert(tx, row, step, lanes, points, request, now, seconds, reuse)
+            trials += [trial for trial in made if trial.state == LEASED]
         row.asks += 1
         if claim.lost:
             ledger.end_if_spent(tx, row, study.spec, now)
@@ -101,9 +119,10 @@ class Granter:
             for trial in trials
         )
         self._known.remember_leases(granted)
-        if len(granted) >= count:
-            return AskAnswer(granted, count, None, None, row)
-        return AskAnswer(granted, count, reason, 1.0, row)
+        full = len(granted) >= count
+        answer = AskAnswer(granted, count, None if full else reason, None if full else 1.0, row)
+        n_answered = sum(trial.state != LEASED for trial in made)
+        return Reused(answer, n_answered) if n_answered else answer
 
     def _missing(self, row: StudyRow, step: OpenStep, lanes: Sequence[int], pending: Pending) -> PointsMissing | None:
         """The points that must be computed outside before these lanes can be granted; None if there are none."""
@@ -137,15 +156,25 @@ class Granter:
         request: AskRequest,
         now: float,
         seconds: float,
+        reuse: bool,
     ) -> list[TrialRow]:
-        """Insert leased trials for lanes whose points are known; adds the points to `stored` and returns the trials."""
+        """Insert trials for lanes whose points are known; adds the points to `stored` and returns the trials.
+
+        They are leased, or with `reuse` answered where the point was told before.
+        """
         study = self._study.id
         trials, points = [], []
         for lane in lanes:
             row.trials += 1
             ready = step.points[lane]
             trial = TrialRow(study, row.trials, step.state.step, lane, ready.replicate, asked_at=now)
-            leases.lease_to(trial, worker=request.worker, now=now, seconds=seconds, key=request.key)
+            told = self.repeats.find(ready.params) if reuse and not ready.replicate else None
+            if told is None:
+                leases.lease_to(trial, worker=request.worker, now=now, seconds=seconds, key=request.key)
+                row.leased += 1
+            else:
+                ledger.reuse(row, trial, told.value, now)
+                trial.worker, trial.extra = told.worker, told.extra_of_copy()
             point = PointRow(study, row.trials, ready.vector, ready.recipe, ready.params, ready.note, ready.payload)
             trials.append(trial)
             points.append(point)
@@ -154,7 +183,6 @@ class Granter:
             for name, place, content in step.blobs:
                 tx.put_blob(study, name, place, content)
         tx.insert_trials(trials, points)
-        row.leased += len(trials)
         if self._study.kind == "group":
             row.lanes = max(row.lanes, lanes[-1] + 1)
         return trials

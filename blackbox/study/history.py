@@ -11,6 +11,7 @@ from blackbox.study import ledger, log
 from blackbox.study.health import Tally
 from blackbox.study.rows import (
     CANCELLED,
+    REUSED,
     STOPPED,
     SUPERSEDED,
     VALUED,
@@ -110,6 +111,8 @@ def copy(
     for trial, point in [*copied, *_without_result(tx, parent, late, {trial.number for trial, _ in copied})]:
         if stream is None and point.vector is None and trial.number not in rebuilt:
             continue
+        if stream is None and trial.source == REUSED:
+            continue  # it says nothing that the trial it copies does not say
         row.trials += 1
         numbers[trial.number] = row.trials
         moved = replace(trial, study=head.id, number=row.trials, ask_key=None)

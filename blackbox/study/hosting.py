@@ -149,12 +149,12 @@ class HostedStudy(TrialStudy):
             told = replace(told, asked=None)  # the results may have opened the next phase: ask again
         return told
 
-    def _grant(self, tx: Tx, row: StudyRow, request: AskRequest, now: float) -> Grant:
+    def _grant(self, tx: Tx, row: StudyRow, request: AskRequest, now: float, n_reused: int = 0) -> Grant:
         step = self._known.step_of(row)
         if row.state == ACTIVE and step is not None and self.host.resting(step.state):
             tx.put_study(row)
             return AskAnswer((), request.count, BETWEEN, 1.0, row)
-        return super()._grant(tx, row, request, now)
+        return super()._grant(tx, row, request, now, n_reused)
 
     # Keeping in step with the rounds ----------------------------------------------------------------------------------
 

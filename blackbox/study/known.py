@@ -54,11 +54,13 @@ class Known:
     Attributes
     ----------
     committed : the step last seen open in a committed row, or None.
+    rolled_back : how often uncommitted rows were forgotten.
     """
 
     def __init__(self, dim: int) -> None:
         self._n_leases = 0 if dim > PARAMS_STORED_UPTO else min(LEASES_KEPT, NUMBERS_KEPT // dim)
         self.committed: OpenStep | None = None
+        self.rolled_back = 0
         self._newest: OpenStep | None = None
         self._leases: OrderedDict[int, Lease] = OrderedDict()
         self._results: ResultsUpto | None = None
@@ -125,6 +127,7 @@ class Known:
     def forget(self) -> None:
         """Forget everything that is not known to be committed, after a work was rolled back."""
         self._newest = self._results = None
+        self.rolled_back += 1
         self._leases.clear()
 
     # Of what is committed ---------------------------------------------------------------------------------------------

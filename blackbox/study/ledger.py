@@ -13,10 +13,14 @@ from blackbox.study.health import Tally
 from blackbox.study.rows import (
     ACTIVE,
     COMPLETED,
+    ENQUEUED,
     FAILED,
+    INFEASIBLE,
     LEASED,
     QUEUED,
     REPLICATE,
+    REUSED,
+    START,
     STOPPED,
     EventRow,
     StudyRow,
@@ -27,7 +31,7 @@ from blackbox.study.spec import StudySpec
 
 LOST = "lost"
 """Type of the error of a trial whose leases lapsed too often."""
-PAID_SOURCES = ("enqueued", REPLICATE)
+PAID_SOURCES = (START, ENQUEUED, REPLICATE)
 """Sources of points that the algorithm did not choose and the study evaluates all the same."""
 
 
@@ -87,7 +91,7 @@ def lost(trial: TrialRow) -> bool:
 
 def spent(trial: TrialRow) -> int:
     """Number of evaluations that a trial's row accounts for; values told beside its result are counted with the log."""
-    if trial.lane < 0 and trial.source not in PAID_SOURCES:
+    if trial.source == REUSED or (trial.lane < 0 and trial.source not in PAID_SOURCES):
         return 0
     told = trial.seq is not None and (trial.state != FAILED or lost(trial))
     return trial.failures + told
@@ -99,6 +103,14 @@ def close_trial(row: StudyRow, trial: TrialRow, state: str, value: float | None,
     row.waiting += 1
     spend(row)
     trial.state, trial.value, trial.seq, trial.told_at, trial.until = state, value, row.seq, now, None
+
+
+def reuse(row: StudyRow, trial: TrialRow, value: float | None, now: float) -> None:
+    """Close a new trial with the value of an earlier one of the same point (None: infeasible), which costs nothing."""
+    row.seq += 1
+    row.waiting += 1
+    trial.state, trial.source = INFEASIBLE if value is None else COMPLETED, REUSED
+    trial.value, trial.seq, trial.told_at = value, row.seq, now
 
 
 def improves(row: StudyRow, spec: StudySpec, trial: TrialRow) -> bool:

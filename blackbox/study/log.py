@@ -18,7 +18,7 @@ from blackbox import codec
 from blackbox.algorithm import Algorithm
 from blackbox.recipes import from_json as recipe_from_json
 from blackbox.records import Dense, Points, Recipes, Results, Structured
-from blackbox.study.rows import COMPLETED, FAILED, INFEASIBLE, REPLICATE, STOPPED, PointRow, StepRow, TrialRow
+from blackbox.study.rows import COMPLETED, FAILED, INFEASIBLE, REPLICATE, START, STOPPED, PointRow, StepRow, TrialRow
 
 LoggedResult = tuple[TrialRow, PointRow]
 """A trial with a result in the log, and its point."""
@@ -38,7 +38,9 @@ def accepts(algorithm: Algorithm[Any, Any], oldest: int, trial: TrialRow) -> boo
     if trial.state not in (COMPLETED, INFEASIBLE, STOPPED):
         return False
     if trial.lane < 0:
-        return algorithm.traits.injects and trial.source != REPLICATE  # of the study's own, not news of another point
+        # A replicate is no news of another point. Of the start an algorithm learns nothing new of directions, and it
+        # would count as a step of length zero.
+        return algorithm.traits.injects and trial.source not in (START, REPLICATE)
     return trial.step >= oldest
 
 

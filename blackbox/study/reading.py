@@ -34,7 +34,7 @@ from blackbox.study.effects import Steps, compute, read
 from blackbox.study.health import Tally, notices
 from blackbox.study.pace import REPLAY_SECONDS, SNAPSHOT_STEPS, Pace
 from blackbox.study.recommending import Estimate, Recommendation
-from blackbox.study.rows import ACTIVE, FAILED, LEASED, PointRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
+from blackbox.study.rows import ACTIVE, FAILED, LEASED, REUSED, PointRow, StepRow, StudyHead, StudyRow, TrialRow, Tx
 
 MAX_REBUILT_BYTES = 2**30
 """Most memory for the points of recipes as numbers, when a fork needs them."""
@@ -246,7 +246,9 @@ class RecordedStudy(BaseStudy):
         late = yield from read(lambda tx: tx.late(self.id, 0, history.MAX_SEQ))
         vectors = {trial.number: point.vector for trial, point in told}
         rows = [
-            (trial.number, trial.value, trial.extra) for trial, _ in told if not trial.invalid and trial.state != FAILED
+            (trial.number, trial.value, trial.extra)
+            for trial, _ in told
+            if not trial.invalid and trial.state != FAILED and trial.source != REUSED
         ]
         rows += [(item.number, item.value, item.extra) for item in late if item.number in vectors]
         sign = -1.0 if self.maximize else 1.0

@@ -23,6 +23,10 @@ QUEUED, LEASED = "QUEUED", "LEASED"
 INFEASIBLE, STOPPED, SUPERSEDED = "INFEASIBLE", "STOPPED", "SUPERSEDED"
 TRIAL_STATES = (QUEUED, LEASED, COMPLETED, INFEASIBLE, FAILED, STOPPED, SUPERSEDED, CANCELLED)
 OPEN_STATES = (QUEUED, LEASED)
+START, ENQUEUED = "start", "enqueued"
+"""Sources of points that the algorithm did not choose and the study has evaluated."""
+REUSED = "reuse"
+"""Source of a trial whose value is that of an earlier trial of the same point."""
 VALUED = (COMPLETED, SUPERSEDED, FAILED)
 """States in which a trial that has a value may be the best: FAILED is a timer's word, a value is evidence."""
 
@@ -114,8 +118,8 @@ class TrialRow:
     extra: str | None = None
     """JSON of the other told fields (stderr, n, cost, info, error, reason)."""
     source: str | None = None
-    """Origin of a point that the algorithm did not choose (enqueued, replicate, injected, a name); otherwise
-    None."""
+    """Origin of a point that the algorithm did not choose (start, enqueued, replicate, a name), or of its value
+    (reuse)."""
     invalid: bool = False
     """The result was taken back."""
 

@@ -121,6 +121,13 @@ class StudySpec(Model):
     lease: LeaseDefaults = LeaseDefaults()
     parallelism: Parallelism = Parallelism()
     rounds: Rounds = Rounds()
+    start: Literal["evaluate", "skip"] = "evaluate"
+    """Whether the start point, `init` or the middle of the bounds, is the first trial. Methods that evaluate it
+    themselves have no such trial. skip: its value is known, or costs too much."""
+    duplicates: Literal["auto", "evaluate", "reuse"] = "auto"
+    """Treatment of points that were told before, in a space of integers and choices only. reuse: their value is told to
+    the algorithm again and costs nothing; a study that has told every point ends (`space_exhausted`). auto: as reuse
+    once three points were told twice with equal values, and as evaluate after any two values that differ."""
     seed: str | int = "0"
     """Seed of all randomness; a string on the wire because it may pass 2^53."""
     noise: Literal["auto", "none", "present"] = "auto"

@@ -19,12 +19,13 @@ from blackbox.algorithm import Algorithm
 from blackbox.errors import AlgorithmChanged, StudyNotFound
 from blackbox.recipes.slices import WHOLE, Slicer
 from blackbox.records import NOTHING_PENDING
-from blackbox.study import history, leases, ledger, log
+from blackbox.study import history, ledger, log
 from blackbox.study.answers import (
     AskAnswer,
     AskRequest,
     Grant,
     PointsMissing,
+    Reused,
     Settled,
     StepsClosed,
     StepUnknown,
@@ -35,16 +36,16 @@ from blackbox.study.effects import Steps, compute, read, write
 from blackbox.study.evaluators import CircuitBreaker
 from blackbox.study.granting import Granter
 from blackbox.study.known import Known
-from blackbox.study.leases import Lease, LeaseChanged, Renewal
+from blackbox.study.leases import Lease, LeaseChanged
+from blackbox.study.leasing import LeasedStudy
 from blackbox.study.open_step import OpenStep, PreparedPoint, position_of
-from blackbox.study.reading import RecordedStudy
-from blackbox.study.rows import ACTIVE, FAILED, PAUSED, StudyHead, StudyRow, TrialRow, Tx
+from blackbox.study.rows import ACTIVE, FAILED, PAUSED, StudyHead, StudyRow, Tx
 from blackbox.study.settling import Report, Settlement
 
 T = TypeVar("T")
 
 
-class TrialStudy(RecordedStudy):
+class TrialStudy(LeasedStudy):
     """A study whose points are trials: their evaluators ask and tell."""
 
     def __init__(self, head: StudyHead, slicer: Slicer = WHOLE) -> None:
@@ -98,14 +99,25 @@ class TrialStudy(RecordedStudy):
             If this release cannot compute the study's state.
         """
         request = AskRequest(worker, count, lease_seconds, key, resume)
+        held: tuple[Lease, ...] = ()
+        n_reused = 0
         self._asking += count
         try:
             while True:
                 yield from self._ready_for(request)
-                answer = yield from self._written(lambda tx: self._grant(tx, ledger.locked(tx, self.id), request, now))
+                work = partial(self._grant_locked, request=request, now=now, n_reused=n_reused)
+                answer = yield from self._written(work)
                 if isinstance(answer, AskAnswer):
-                    return self._granted(answer)
-                if isinstance(answer, PointsMissing):
+                    answer = self._granted(answer)
+                    return replace(answer, leases=(*held, *answer.leases), requested=count)
+                if isinstance(answer, Reused):
+                    held += self._granted(answer.granted).leases
+                    n_reused += answer.n_reused
+                    yield from self.advance(now=now)
+                    if len(held) >= count:
+                        return replace(answer.granted, leases=held, requested=count, reason=None, retry_after=None)
+                    request = replace(request, count=count - len(held), resume=False, more=bool(held))
+                elif isinstance(answer, PointsMissing):
                     yield from self._prepare(answer)
                 elif isinstance(answer, StepUnknown):
                     yield from self.row()
@@ -115,15 +127,19 @@ class TrialStudy(RecordedStudy):
         finally:
             self._asking -= count
 
-    def _grant(self, tx: Tx, row: StudyRow, request: AskRequest, now: float) -> Grant:
+    def _grant_locked(self, tx: Tx, request: AskRequest, now: float, n_reused: int) -> Grant:
+        return self._grant(tx, ledger.locked(tx, self.id), request, now, n_reused)
+
+    def _grant(self, tx: Tx, row: StudyRow, request: AskRequest, now: float, n_reused: int = 0) -> Grant:
         """Grant one ask inside a transaction; see `Granter.grant`."""
-        return self._granter.grant(tx, row, request, now)
+        return self._granter.grant(tx, row, request, now, n_reused)
 
     def _granted(self, answer: AskAnswer) -> AskAnswer:
         """Update the caches after an ask was committed."""
         self._row = answer.row
         step = self._known.step_of(answer.row)
-        if step is not None and any(lease.trial.step == step.state.step for lease in answer.leases):
+        chosen = {lease.trial.step for lease in answer.leases if lease.trial.lane >= 0}
+        if step is not None and step.state.step in chosen:
             step.blobs_stored = True
         return answer
 
@@ -247,6 +263,8 @@ class TrialStudy(RecordedStudy):
             closed = self._closer.close_at_once(tx, row, due, now)
         if ask is not None and (due is None or closed is not None):
             granted = self._grant(tx, row, ask, now)
+        if isinstance(granted, Reused):
+            granted = granted.granted if granted.granted.leases else None
         asked = granted if isinstance(granted, AskAnswer) else None
         if asked is None:
             tx.put_study(row)
@@ -352,48 +370,3 @@ class TrialStudy(RecordedStudy):
         self._keep(opened.epoch, opened.state.step, opened.state)
         if moved.snapshot:
             self._pace.snapshot_stored()
-
-    # Leases -----------------------------------------------------------------------------------------------------------
-
-    def heartbeat(
-        self, tokens: Sequence[str], *, now: float, extend_seconds: float | None = None
-    ) -> Steps[list[Renewal]]:
-        """Renew leases; see `Renewal`."""
-        seconds = self._granter.lease_seconds(extend_seconds)
-
-        def work(tx: Tx) -> list[Renewal]:
-            row = ledger.locked(tx, self.id)
-            return leases.renew(tx, row, self.head.secret, tokens, now=now, seconds=seconds)
-
-        return (yield from write(work))
-
-    def report(self, token: str, *, step: int | None, value: float | None, now: float) -> Steps[Renewal]:
-        """Renew a lease and keep an interim value; see `leases.report`."""
-        seconds = self._granter.lease_seconds(None)
-
-        def work(tx: Tx) -> Renewal:
-            row = ledger.locked(tx, self.id)
-            return leases.report(tx, row, self.head.secret, token, step=step, value=value, now=now, seconds=seconds)
-
-        return (yield from write(work))
-
-    def cancel_trial(self, number: int, *, now: float) -> Steps[TrialRow]:
-        """Withdraw an open trial; its worker is told to abandon it at the next heartbeat."""
-
-        return self._change(number, leases.cancel)
-
-    def requeue_trial(self, number: int, *, now: float) -> Steps[TrialRow]:
-        """Queue a trial again that is leased, lost, failed or withdrawn, and has no result."""
-
-        return self._change(number, leases.requeue)
-
-    def _change(self, number: int, change: Callable[[TrialRow], None]) -> Steps[TrialRow]:
-        def work(tx: Tx) -> tuple[StudyRow, TrialRow]:
-            row = ledger.locked(tx, self.id)
-            trial = leases.change_trial(tx, row, number, change)
-            row.asks += 1
-            tx.put_study(row)
-            return row, trial
-
-        self._row, trial = yield from write(work)
-        return trial

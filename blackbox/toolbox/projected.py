@@ -82,6 +82,10 @@ class ProjectedDescent(Algorithm[O, S]):
         self.kicks = Directions("normal", alarms.kicks(self.noise), space.dim)
         self.moment = self.estimator.directions.second_moment(options.n_directions)
 
+    @classmethod
+    def evaluates_start(cls, options: O) -> bool:
+        return bool(options.difference == "forward")
+
     @abstractmethod
     def _move(self, state: S, gradient: Vector, rate: float) -> tuple[S, Vector]:
         """Return the state with updated moments, and the (d,) displacement of x before the projection.

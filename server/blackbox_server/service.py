@@ -46,7 +46,7 @@ logger = logging.getLogger("blackbox_server")
 
 POLL_SECONDS = 1.0
 """A held ask tries again after so many seconds even if nothing woke it, because leases lapse silently."""
-ENDED = ("completed", "cancelled", "study_failed")
+ENDED = ("completed", "cancelled", "study_failed", "space_exhausted")
 """Reasons for an empty answer to an ask that waiting does not change."""
 BESIDE_THREADS = 4
 """Most operations at once that read very many rows."""

@@ -32,6 +32,8 @@ def everything_once(server: RealServer) -> None:
         rounds={"min_joined": 2, "deadline_seconds": 5.0, "keep": "open"},
         seed=2**63,
         noise="auto",
+        start="skip",
+        duplicates="reuse",
         non_finite="infeasible",
         require_lease=True,
         labels={"team": "a"},

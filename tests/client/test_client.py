@@ -194,7 +194,7 @@ def test_trials_are_read_page_by_page(real: RealServer) -> None:
 
 
 def test_points_are_queued_and_an_import_that_is_rejected_says_why(real: RealServer) -> None:
-    study = real.client().create_study(name="demo", space=SPACE, algorithm="random_search")
+    study = real.client().create_study(name="demo", space=SPACE, algorithm="random_search", start="skip")
     (queued,) = study.enqueue([{"params": {"x": np.float64(1.0)}}])
     (imported,) = study.enqueue([{"params": {"x": 2.0}, "value": 0.25, "source": "a file", "info": {"line": 7}}])
     assert (study.ask().trials[0].number, study.trial(imported).source) == (queued.number, "a file")

@@ -734,6 +734,7 @@ def new_study(case: Case, seed: str = "7", **spec: Any) -> tuple[MemoryStore, St
     raw = {
         "name": "contract",
         "space": case.problem.space.to_json(),
+        "start": "skip",
         "algorithm": {"name": case.method.name, "options": dict(case.raw)},
         "seed": seed,
         "noise": "none",  # these are about algorithms; the study evaluates nothing of its own

@@ -22,6 +22,7 @@ def searched(server: Service, job: Job, method: str, options: Mapping[str, Any])
     region = Space.from_json(dict(job.space)).region
     assert region is not None
     study = server.client().create_study(
+        start="skip",
         name=f"{job.name}, {method}",
         space=dict(job.space),
         algorithm={"name": method, "options": dict(options)},

@@ -43,6 +43,7 @@ def folder(tmp_path: Path) -> Path:
 
 def create(server: Service, budget: int) -> StudyHandle:
     return server.client().create_study(
+        start="skip",
         name=f"fleet of {budget}",
         space=SPACE,
         budget=budget,
@@ -75,7 +76,9 @@ def test_a_fleet_evaluates_recipes_on_its_actors_and_drains_on_sigterm(server: S
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_fleet_grows_and_shrinks_with_its_cluster(server: Service, tmp_path: Path) -> None:
-    study = server.client().create_study(name="grows", space=LINE, algorithm="random_search", budget=10_000)
+    study = server.client().create_study(
+        start="skip", name="grows", space=LINE, algorithm="random_search", budget=10_000
+    )
     worked = tmp_path / "worked"
     worked.mkdir()
     command = [sys.executable, "-W", "ignore", "-m", "tests.end_to_end.growing_fleet"]

@@ -20,6 +20,7 @@ def test_all_workers_of_a_step_normalise_by_what_was_seen_before(
 ) -> None:
     client = server.client()
     study = client.create_study(
+        start="skip",
         name="statistics",
         space={"theta": {"type": "vector", "dim": 3, "init": 0.5}},
         algorithm={"name": method, "options": {**options, "observations": 2}},

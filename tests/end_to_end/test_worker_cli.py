@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def line(server: Service, budget: int, name: str = "line") -> StudyHandle:
-    return server.client().create_study(name=name, space=SPACE, budget=budget, algorithm="cma_es")
+    return server.client().create_study(start="skip", name=name, space=SPACE, budget=budget, algorithm="cma_es")
 
 
 def polite(command: Command, *words: str) -> None:
@@ -106,7 +106,7 @@ def test_a_worker_finds_a_study_by_its_name_with_a_key_from_a_file(folder: Path)
         until(lambda: "http://" in serving.out, "the address", serving)
         url, first = serving.out.split()[-1], (folder / "first").read_text().strip()
         with Client(url, first) as client:
-            study = client.create_study(name="line", space=SPACE, budget=5, algorithm="cma_es")
+            study = client.create_study(start="skip", name="line", space=SPACE, budget=5, algorithm="cma_es")
             key = client.create_key(["study:evaluate", "study:read"])
             (folder / "key").write_text(key.secret)
             address = {"BLACKBOX_URL": url, "BLACKBOX_KEY_FILE": str(folder / "key")}
@@ -243,6 +243,7 @@ def test_who_only_evaluates_takes_part_from_the_command_line_and_leaves_at_sigte
     server: Service, folder: Path
 ) -> None:
     study = server.client().create_study(
+        start="skip",
         name="hosted rounds",
         space=SPACE,
         algorithm={"name": "fedzo", "options": {"rounds": 2, "local_steps": 2, "count": 2, "quorum": 1.0}},
@@ -265,6 +266,7 @@ def test_who_only_evaluates_takes_part_from_the_command_line_and_leaves_at_sigte
 
 def test_participants_take_part_from_the_command_line_and_leave_at_sigterm(server: Service, folder: Path) -> None:
     study = server.client().create_study(
+        start="skip",
         name="rounds",
         space=SPACE,
         algorithm={"name": "fedzo", "options": {"rounds": 3, "local_steps": 2, "count": 2, "quorum": 1.0}},

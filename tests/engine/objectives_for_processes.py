@@ -53,7 +53,7 @@ def slow_first(x):
 
 def sees_its_trial(x, evaluation):
     trial = evaluation.trial
-    known = {"number": trial.number, "step": trial.step, "eval_seed": trial.eval_seed, **trial.payload}
+    known = {"number": trial.number, "step": trial.step, "eval_seed": trial.eval_seed, **(trial.payload or {})}
     return {"value": square(x), "sums": known}
 
 

@@ -61,10 +61,10 @@ def test_an_unknown_argument_is_refused_with_the_nearest_one():
 
 
 def test_equal_arguments_give_equal_results():
-    runs = [blackbox.minimize(objectives.square, [(-5, 5)] * 4, budget=100, seed="s") for _ in range(2)]
+    runs = [blackbox.minimize(objectives.square, [(-5, 6)] * 4, budget=100, seed="s") for _ in range(2)]
     assert runs[0].fun == runs[1].fun
     assert (runs[0].x == runs[1].x).all()
-    assert blackbox.minimize(objectives.square, [(-5, 5)] * 4, budget=100, seed="t").fun != runs[0].fun
+    assert blackbox.minimize(objectives.square, [(-5, 6)] * 4, budget=100, seed="t").fun != runs[0].fun
 
 
 def test_maximize():
@@ -310,7 +310,7 @@ def test_what_is_told_beside_the_value_reaches_the_method(monkeypatch):
         sums = {"count": 2, "total": np.array([x[0], 1.0]), "squares": (1, 2.5)}
         return {"value": np.float64(objectives.square(x)), "behaviour": np.float32([0.5, x[0]]), "sums": sums}
 
-    result = blackbox.minimize(f, [(-1, 1)], "random_search", budget=16, options={"popsize": 8})
+    result = blackbox.minimize(f, [(-1, 3)], "random_search", budget=17, options={"popsize": 8})
     assert len(seen) == 16
     for extra in seen:
         assert extra["behaviour"][0] == 0.5
@@ -366,15 +366,17 @@ def test_an_objective_may_look_at_its_trial(backend, monkeypatch):
         objectives.sees_its_trial,
         [(-1, 1)],
         "random_search",
-        budget=8,
+        budget=9,
         options={"popsize": 4},
         backend=backend,
         n_workers=None if backend == "inline" else 1,
         with_trial=True,
     )
-    trials = result.store.read(lambda tx: [tx.trial(result.study.id, n) for n in range(1, 9)])
+    trials = result.store.read(lambda tx: [tx.trial(result.study.id, n) for n in range(1, 10)])
     told = [json.loads(trial.extra)["sums"] for trial in trials]
-    assert [t["number"] for t in told] == list(range(1, 9))
+    assert [t["number"] for t in told] == list(range(1, 10))
+    assert (told[0]["step"], "lane" in told[0]) == (0, False)  # the start, which is nobody's lane
+    told = told[1:]
     assert [t["lane"] for t in told] == [0, 1, 2, 3] * 2
     assert [t["step"] for t in told] == [0] * 4 + [1] * 4
     assert len({t["eval_seed"] for t in told}) == 2

@@ -124,7 +124,7 @@ def test_an_error_in_a_part_is_the_error_of_the_update() -> None:
 def test_a_study_hands_its_slicer_to_the_method(method: str) -> None:
     def recommended(slicer: Slicer) -> bytes:
         space = {"w": Vector(dim=2 * slices.ALIGN, init=1.0)}
-        found = blackbox.minimize(lambda w: float((w**2).mean()), space, method, budget=40, noise="none", slicer=slicer)
+        found = blackbox.minimize(lambda w: float((w**2).mean()), space, method, budget=41, noise="none", slicer=slicer)
         return bytes(found.proposed.tobytes())
 
     counting = Counting()

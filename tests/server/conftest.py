@@ -98,8 +98,8 @@ class Server:
             http.headers["authorization"] = f"Bearer {app.state.first_key}"
 
     def create(self, name: str = "study", **spec: Any) -> str:
-        """A new study's id; random search over a square unless the spec says otherwise."""
-        body = {"name": name, "space": SPACE, "algorithm": {"name": "random_search"}, **spec}
+        """A new study's id; unless the spec says otherwise random search over a square, its start no trial."""
+        body = {"name": name, "space": SPACE, "algorithm": {"name": "random_search"}, "start": "skip", **spec}
         answer = self.http.post("/v1/studies", json=body)
         assert answer.status_code == 201, answer.text
         return str(answer.json()["id"])

@@ -88,6 +88,7 @@ def test_the_steps_of_a_study_of_the_service_are_cut() -> None:
         "name": "large",
         "space": {"w": {"type": "vector", "dim": DIM}},
         "algorithm": {"name": "openai_es", "options": {"popsize": 34}},
+        "start": "skip",
     }
     head, _ = perform(store, create("mine", spec, 0.0))
 

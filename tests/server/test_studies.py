@@ -41,7 +41,8 @@ def test_a_created_study_says_what_was_decided(server: Server) -> None:
 
 def test_another_spec_under_the_same_name_lists_the_differences(server: Server) -> None:
     server.create("a")
-    body = {"name": "a", "space": SPACE, "algorithm": {"name": "random_search"}, "direction": "maximize"}
+    body = {"name": "a", "space": SPACE, "algorithm": {"name": "random_search"}, "start": "skip"}
+    body["direction"] = "maximize"
     problem = assert_problem(server.http.post("/v1/studies", json=body), 409, "study-spec-mismatch")
     assert [fault["pointer"] for fault in problem["errors"]] == ["/direction"]
 

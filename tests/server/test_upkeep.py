@@ -60,7 +60,7 @@ OF = "(SELECT id FROM heads WHERE name = '{}')"
         ("members", "UPDATE studies SET waiting = 7 WHERE id = {}", "waiting is 7, its rows say 0"),
         ("federated", "UPDATE studies SET waiting = 0 WHERE id = {}", "waiting is 0, its rows say 1"),
         ("region", "UPDATE studies SET used = 44 WHERE id = {}", "used is 44, its rows say 40"),
-        ("group", "UPDATE studies SET used = 90 WHERE id = {}", "used is 90, its rows say 25 to 27"),
+        ("group", "UPDATE studies SET used = 90 WHERE id = {}", "used is 90, its rows say 25 to 28"),
         ("region", "UPDATE studies SET seq = seq + 1 WHERE id = {}", "seq is 50, its rows say 49"),
         ("region", "UPDATE trials SET seq = 99 WHERE study = {} AND seq = 5", "with 49 numbers up to 99"),
         ("members", "UPDATE studies SET step = 16 WHERE id = {}", "step is 16, its rows say 17"),

@@ -129,6 +129,8 @@ def study_json(head: StudyHead, row: StudyRow) -> answers.StudyInfo:
         "target": spec.target,
         "lease": spec.lease.model_dump(mode="json"),
         "parallelism": spec.parallelism.model_dump(mode="json"),
+        "start": spec.start,
+        "duplicates": spec.duplicates,
         "seed": spec.seed,
         "noise": spec.noise,
         "non_finite": spec.non_finite,

@@ -146,6 +146,8 @@ class StudyInfo(TypedDict):
     target: float | None
     lease: Annotated[dict[str, Any], _Shown(LeaseDefaults)]
     parallelism: Annotated[dict[str, Any], _Shown(Parallelism)]
+    start: Literal["evaluate", "skip"]
+    duplicates: Literal["auto", "evaluate", "reuse"]
     seed: str | int
     noise: Literal["auto", "none", "present"]
     non_finite: Literal["reject", "infeasible"]

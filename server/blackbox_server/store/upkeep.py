@@ -118,7 +118,8 @@ SELECT count(*) AS made, coalesce(max(number), 0) AS newest,
     count(*) FILTER (WHERE own AND NOT invalid AND NOT withdrawn) AS used,
     count(*) FILTER (WHERE own AND NOT invalid AND withdrawn) AS late,
     count(*) FILTER (WHERE own AND invalid AND withdrawn) AS taken, sum(failures) AS failures
-FROM (SELECT *, seq IS NOT NULL AND (lane >= 0 OR source IN ('enqueued', 'replicate')) AS own,
+FROM (SELECT *, seq IS NOT NULL
+    AND CASE WHEN source = 'reuse' THEN 0 ELSE lane >= 0 OR source IN ('start', 'enqueued', 'replicate') END AS own,
     state IN ('SUPERSEDED', 'CANCELLED') AS withdrawn FROM trials WHERE study = :id)
 """
 STEPS = """

@@ -122,6 +122,8 @@ class Client(Connection):
         lease: bodies.LeaseDefaults | None = None,
         parallelism: int | bodies.Parallelism | None = None,
         rounds: bodies.Rounds | None = None,
+        start: bodies.StartPolicy | None = None,
+        duplicates: bodies.DuplicatesPolicy | None = None,
         seed: int | str | None = None,
         noise: bodies.Noise | None = None,
         non_finite: bodies.NonFinitePolicy | None = None,
@@ -145,6 +147,10 @@ class Client(Connection):
         rounds : of a federated study, ``{"min_joined", "deadline_seconds", "keep"}``: participants that must have
             joined before the first round, seconds after which a phase closes with what has arrived, and whether
             contributions stay in the log (``"all"``) or only while they are needed (``"open"``).
+        start : whether the start point (``init``, or the middle of the bounds) is the first trial: ``"evaluate"`` or
+            ``"skip"``.
+        duplicates : of a space of integers and choices only, whether a point that was told before is evaluated again:
+            ``"evaluate"``, ``"reuse"`` its value, or ``"auto"``, which reuses once repeats have shown equal values.
         seed : of all randomness. It travels as text, so it may exceed 2**53.
         noise : whether two evaluations of a point may differ: ``"none"``, ``"present"``, or ``"auto"``, by which the
             study finds out.
@@ -170,6 +176,8 @@ class Client(Connection):
             lease=lease,
             parallelism=parallelism,
             rounds=rounds,
+            start=start,
+            duplicates=duplicates,
             seed=seed,
             noise=noise,
             non_finite=non_finite,

@@ -18,6 +18,8 @@ ExportFormat: TypeAlias = Literal["ndjson"]
 NonFinitePolicy: TypeAlias = Literal["reject", "infeasible"]
 Noise: TypeAlias = Literal["auto", "none", "present"]
 View: TypeAlias = Literal["observed", "recommended", "proposed"]
+StartPolicy: TypeAlias = Literal["evaluate", "skip"]
+DuplicatesPolicy: TypeAlias = Literal["auto", "evaluate", "reuse"]
 
 
 # ---- studies
@@ -74,6 +76,8 @@ class StudySpec(TypedDict, total=False):
     lease: LeaseDefaults
     parallelism: Parallelism
     rounds: Rounds
+    start: StartPolicy
+    duplicates: DuplicatesPolicy
     seed: str
     noise: Noise
     non_finite: NonFinitePolicy

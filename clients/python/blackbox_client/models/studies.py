@@ -151,6 +151,8 @@ class Study(Tagged):
     target: float | None = None
     lease: LeaseTerms = LeaseTerms()
     parallelism: ParallelismTerms = ParallelismTerms()
+    start: str = "evaluate"
+    duplicates: str = "auto"
     seed: str = "0"
     noise: str = "auto"
     non_finite: str = "reject"
