@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import os
 import re
 import secrets
@@ -293,7 +294,8 @@ class Keyring:
         """End a key that was revoked: its held requests too; every other is verified against its row again."""
         self._ended.add(key_id)
         self._buckets.pop(key_id, None)
-        self._trusted.clear()
+        # They stay in the cache: an address that sends unknown keys must not make these unknown.
+        self._trusted = OrderedDict((name, (-math.inf, each)) for name, (_, each) in self._trusted.items())
 
 
 def spend(principal: Principal, now: float) -> int:

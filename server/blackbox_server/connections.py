@@ -33,7 +33,7 @@ SLICE = 16 * 1024
 """Bytes that are parsed before the limits are looked at again."""
 MAX_HEADERS = 100
 MAX_PIPELINED = 32
-LINGER_SECONDS = 2.0
+LINGER_SECONDS = 1.0
 """How long the rest of a body is thrown away after its request was answered; closing at once could lose the answer."""
 
 

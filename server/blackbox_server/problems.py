@@ -16,6 +16,8 @@ from typing_extensions import TypedDict  # as pydantic wants it before Python 3.
 from blackbox import errors
 from blackbox.errors import BlackboxError
 
+MAX_FAULTS = 100
+"""Faults that a problem lists."""
 documented = with_config(ConfigDict(extra="forbid", use_attribute_docstrings=True))
 """Decorates the typed dictionaries of answers: they are closed, and their docstrings go into `/openapi.json`."""
 
@@ -329,7 +331,7 @@ def problem(error: BaseException, request_id: str, prefix: str = "") -> Problem:
         "hint": hint(row, error.hint if known else ""),  # type: ignore[attr-defined]
         "errors": [
             {"pointer": prefix + fault.pointer, "code": fault.code, "message": fault.message}
-            for fault in (error.errors if known else ())  # type: ignore[attr-defined]
+            for fault in (error.errors[:MAX_FAULTS] if known else ())  # type: ignore[attr-defined]
         ],
         "retryable": row.retryable,
         "request_id": request_id,

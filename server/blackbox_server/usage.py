@@ -102,11 +102,7 @@ class Usage:
         if n >= self._settings.max_studies and await self._store.read(lambda tx: tx.find(project, name)) is None:
             raise QUOTAS["studies"].reached(self._settings, n)
 
-    def made(self, project: str) -> None:
-        """Count a new study."""
+    def made(self, project: str, n: int = 1) -> None:
+        """Count n new studies, or (negative) fewer."""
         if project in self._n_studies:
-            self._n_studies[project] += 1
-
-    def changed(self, project: str) -> None:
-        """Count anew when it is next asked for: some have come or gone."""
-        self._n_studies.pop(project, None)
+            self._n_studies[project] += n

@@ -164,12 +164,14 @@ class Service:
     ----------
     folder : where the database and the output are.
     keys : whether clients need keys; the first one is in `key` then.
+    variables : environment variables to set.
     """
 
-    def __init__(self, folder: Path, *, keys: bool = False) -> None:
+    def __init__(self, folder: Path, *, keys: bool = False, variables: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.database = folder / "blackbox.db"
         self.keys = keys
+        self.variables = variables or {}
         self.key: str | None = None
         self.port = 0
         self._command: Command | None = None
@@ -207,7 +209,7 @@ class Service:
             port = self.port or free_port()
             arguments = ["serve", "--port", str(port), "--database", str(self.database)]
             arguments += [] if self.keys else ["--insecure-local"]
-            self._command = Command(self.folder, *arguments)
+            self._command = Command(self.folder, *arguments, variables=self.variables)
             if self._is_ready(f"http://127.0.0.1:{port}"):
                 self.port = port
                 break

@@ -58,6 +58,29 @@ def test_a_body_that_could_hold_too_much_is_refused_before_it_is_decoded(
         parsing.read_json(body)
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"labels": {f"l{i}": 1 for i in range(1001)}},
+        {"algorithm": {"name": "cma_es", "options": {f"o{i}": 1 for i in range(1001)}}},
+        {"algorithm": {"name": "cma_es", "options": {"popsize": ["a"] * 1001}}},
+        {f"unknown{i}": 1 for i in range(1001)},
+    ],
+    ids=["labels", "options", "items", "fields"],
+)
+def test_a_spec_wide_enough_to_have_thousands_of_faults_is_refused_before_they_are_built(
+    server: Server, part: dict[str, Any]
+) -> None:
+    answer = server.http.post("/v1/studies", json={"name": "wide", "space": SPACE, **part})
+    assert assert_problem(answer, 422, "too-large")["errors"][0]["code"] == "too_many"
+
+
+def test_an_answer_lists_a_hundred_faults_at_most(server: Server) -> None:
+    space = {f"x{i}": {"type": "flaot"} for i in range(300)}
+    answer = server.http.post("/v1/studies", json={"name": "wrong", "space": space})
+    assert len(assert_problem(answer, 422, "invalid-space")["errors"]) <= 100
+
+
 def test_four_hundred_thousand_numbers_are_read() -> None:
     value, finite = parsing.read_json(b"[" + b"0.25," * 399_999 + b"0.25]")
     assert len(value) == 400_000

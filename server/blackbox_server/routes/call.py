@@ -49,8 +49,8 @@ class Call(ServerTiming):
     """
 
     __slots__ = (
-        "_allow_empty", "_body_limit", "_held", "headers", "left", "principal", "raw", "receive", "request_id", "route",
-        "scope", "service", "settings", "state",
+        "_allow_empty", "_body_limit", "_held", "_max_values", "headers", "left", "principal", "raw", "receive",
+        "request_id", "route", "scope", "service", "settings", "state",
     )  # fmt: skip
 
     service: Service
@@ -70,6 +70,7 @@ class Call(ServerTiming):
         self._held = 0
         self._allow_empty = False
         self._body_limit = self.settings.max_body_bytes
+        self._max_values = parsing.MAX_PLAIN_VALUES
 
     async def enter(self, route: str, scope: str | None, *, allow_empty: bool, vectors: bool) -> None:
         """Admit the request to a route, or raise.
@@ -89,6 +90,7 @@ class Call(ServerTiming):
         self._allow_empty = allow_empty
         if vectors:
             self._body_limit = self.settings.max_vector_body_bytes
+            self._max_values = parsing.MAX_VALUES
         if scope is not None:
             self.principal = self.state.local or await self.state.keyring.admit(
                 self.headers.get(b"authorization"), self.address
@@ -259,7 +261,7 @@ class Call(ServerTiming):
         raw = await self.read()
         if not raw and self._allow_empty:
             raw = b"{}"
-        return await self.work(partial(parsing.read_json, raw))
+        return await self.work(partial(parsing.read_json, raw, self._max_values))
 
     async def fit(self, model: type[M], value: Any) -> M:
         """A decoded body as a model. How many items it has is looked at first.

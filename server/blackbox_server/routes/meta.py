@@ -158,6 +158,7 @@ async def limits(call: Call) -> Response:
             "connections_per_address": found.max_connections_per_address,
             "json_depth": parsing.MAX_DEPTH,
             "json_values": parsing.MAX_VALUES,
+            "json_plain_values": parsing.MAX_PLAIN_VALUES,
             "json_objects": parsing.MAX_OBJECTS,
             "json_members": parsing.MAX_MEMBERS,
             "json_texts": parsing.MAX_TEXTS,

@@ -42,10 +42,12 @@ async def join(call: Call) -> Response:
     hosted: answers.HostedStudyLinks | None = None
     if body.hosted:
         limits.within_hosting(call.settings, study.resolved, study.space)
-        await call.service.usage.check_studies(study.head.project, hosted_name(study.id, body.client))
-        call.service.usage.changed(study.head.project)
+        project, name = study.head.project, hosted_name(study.id, body.client)
+        await call.service.usage.check_studies(project, name)
+        new = await call.service.read(lambda tx: tx.find(project, name)) is None
         weight = 1.0 if body.weight is None else body.weight
         joined, head = await call.service.drive(study.host(body.client, weight, now=call.now))
+        call.service.usage.made(project, int(new))
         hosted = {"study": head.id, "links": shapes.links(head.id, False, study.id)}
     elif body.weight is not None:
         fault = FieldError("/weight", "only_hosted", "belongs into the contributions of who runs its own machine")
@@ -169,6 +171,7 @@ async def contribute(call: Call) -> Response:
         value, finite = await call.json()
         if not finite:
             await call.work(partial(parsing.refuse_not_finite, value, kind=InvalidContribution))
+        await call.work(partial(parsing.within_width, value))
         contribution = await asyncio.to_thread(Contribution.from_json, value)
     number = _number(call.path["round"])
     if contribution.round != number:

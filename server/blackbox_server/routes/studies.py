@@ -65,6 +65,7 @@ async def create(call: Call) -> Response:
 
 def _checked(settings: Settings, value: dict[str, Any]) -> StudySpec:
     """A spec that can be used, and whose algorithm has the memory it needs."""
+    parsing.within_width({name: part for name, part in value.items() if name != "space"})
     spec = parse_spec(value)
     limits.within_labels(settings, spec.labels)
     limits.within_reach(settings, Space.from_json(spec.space))
@@ -134,7 +135,7 @@ async def delete(call: Call) -> Response:
     opened = await call.opened()
     await call.service.drive(_delete(opened.study.id))
     call.service.forget(opened.study.id)
-    call.service.usage.changed(call.principal.project)
+    call.service.usage.made(call.principal.project, -1)
     return Response(status_code=204)
 
 
@@ -195,7 +196,8 @@ async def fork(call: Call) -> Response:
 
     await call.service.usage.check_studies(call.principal.project, name)
     done = await call.once(study.fork(name, now=now, step=body.step, algorithm=algorithm), render)
-    call.service.usage.changed(call.principal.project)
+    if done.result is not None:
+        call.service.usage.made(call.principal.project)
     return JsonResponse(done.body, done.status, _location(done.result))
 
 

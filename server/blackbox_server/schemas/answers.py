@@ -724,7 +724,9 @@ class Limits(TypedDict):
     """0: no limit."""
     json_depth: int
     json_values: int
-    """Commas of a body. What looks like these inside of texts counts in all four."""
+    """Commas of a body where points are sent. What looks like these inside of texts counts in all five."""
+    json_plain_values: int
+    """Commas of any other body."""
     json_objects: int
     """Opening brackets."""
     json_members: int

@@ -29,14 +29,16 @@ from pydantic import BaseModel, ConfigDict
 
 from blackbox.errors import FieldError, InvalidInput, NonFiniteValue, TooLarge, nearest
 from blackbox.study.settling import NON_FINITE_HINT
-from blackbox_server.problems import SCHEMA_HINT, MalformedJson
+from blackbox_server.problems import MAX_FAULTS, SCHEMA_HINT, MalformedJson
 
 M = TypeVar("M", bound=BaseModel)
 
 MAX_DEPTH = 32
 """Levels of objects and arrays in a body."""
 MAX_VALUES = 1_000_000
-"""Values in a body, numbers mostly: as many commas ..."""
+"""Values in a body where points are sent, numbers mostly: as many commas ..."""
+MAX_PLAIN_VALUES = 100_000
+"""... in any other body ..."""
 MAX_OBJECTS = 100_000
 """... objects and arrays: as many opening brackets ..."""
 MAX_MEMBERS = 100_000
@@ -47,8 +49,8 @@ MAX_NAME = 1000
 """Characters of a member's name."""
 MAX_DIGITS = 4300
 """Digits of an integer (the decoder's own limit)."""
-MAX_FAULTS = 100
-"""Faults that an answer lists."""
+MAX_WIDTH = 1000
+"""Members of an object, and items of a list that are no numbers, where `within_width` is asked."""
 SMALL_BODY = 32 * 1024
 """A body of at most so many bytes needs no counting: whatever it holds is decoded in 5 ms."""
 MANY_NUMBERS = 64
@@ -59,8 +61,12 @@ _CONTAINERS = (dict, list)
 # Reading JSON ---------------------------------------------------------------------------------------------------------
 
 
-def read_json(body: bytes) -> tuple[Any, bool]:
+def read_json(body: bytes, max_values: int = MAX_VALUES) -> tuple[Any, bool]:
     """The value of a JSON document, and whether all its numbers are finite and its integers have at most 64 bits.
+
+    Parameters
+    ----------
+    max_values : most values in it.
 
     Raises
     ------
@@ -70,7 +76,7 @@ def read_json(body: bytes) -> tuple[Any, bool]:
         If it could hold more than the constants above allow; nothing is decoded then.
     """
     if len(body) > SMALL_BODY:
-        _within_bounds(body)
+        _within_bounds(body, max_values)
     try:
         value = pydantic_core.from_json(body)
     except ValueError as error:
@@ -81,12 +87,12 @@ def read_json(body: bytes) -> tuple[Any, bool]:
     return value, finite
 
 
-def _within_bounds(body: bytes) -> None:
+def _within_bounds(body: bytes, max_values: int) -> None:
     """Refuse a body that may hold more than the bounds, from its bytes alone."""
     for what, most, found in (
         ("objects and arrays", MAX_OBJECTS, body.count(b"{") + body.count(b"[")),
         ("members", MAX_MEMBERS, body.count(b":")),
-        ("values", MAX_VALUES, body.count(b",")),
+        ("values", max_values, body.count(b",")),
         ("texts", MAX_TEXTS, body.count(b'"') // 2),
     ):
         if found > most:
@@ -177,6 +183,30 @@ def _malformed(body: bytes, why: str) -> MalformedJson:
     elif body[:1] not in b"{[ \n\r\t":
         hint = "Send a JSON object; forms and multipart are not read."
     return MalformedJson(f"the body is not valid JSON: {why}", hint=hint, errors=[FieldError("", "malformed", why)])
+
+
+def within_width(value: Any, at: str = "") -> None:
+    """Refuse objects of very many members, and long lists of anything but numbers: their models would be as long.
+
+    Raises
+    ------
+    TooLarge
+    """
+    many = len(value) if isinstance(value, _CONTAINERS) else 0
+    if many > MAX_WIDTH and (isinstance(value, dict) or not set(map(type, value)) <= _NUMBERS):
+        raise TooLarge(
+            f"{dotted(at)} has {many} entries, expected at most {MAX_WIDTH}",
+            hint="Only lists of numbers, and spaces, may be longer.",
+            errors=[FieldError(at, "too_many", f"at most {MAX_WIDTH}, got {many}")],
+        )
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if isinstance(item, _CONTAINERS):
+                within_width(item, f"{at}/{escape(name)}")
+    elif many <= MAX_WIDTH:
+        for i in range(many):
+            if isinstance(value[i], _CONTAINERS):
+                within_width(value[i], f"{at}/{i}")
 
 
 def not_finite(value: Any, at: str = "") -> Iterator[tuple[str, float | int]]:

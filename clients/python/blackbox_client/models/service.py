@@ -57,8 +57,8 @@ class Limits(Model):
         may take.
     connections_per_address : most open connections; 0: no limit.
     json_depth : most levels of objects and arrays.
-    json_values, json_objects, json_members, json_texts : most commas, opening brackets, colons and pairs of quotation
-        marks in a body, those inside of texts included.
+    json_values, json_plain_values, json_objects, json_members, json_texts : most commas in a body with points and in
+        any other, opening brackets, colons and pairs of quotation marks, those inside of texts included.
     json_name, json_digits : most characters of a member's name, and digits of an integer.
     count : most trials, results or leases in one request.
     values_bytes : largest answer that lists points as numbers.
@@ -77,6 +77,7 @@ class Limits(Model):
     body_seconds: float | None = None
     connections_per_address: int | None = None
     json_values: int | None = None
+    json_plain_values: int | None = None
     json_objects: int | None = None
     json_members: int | None = None
     json_texts: int | None = None
