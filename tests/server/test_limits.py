@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -494,6 +495,15 @@ def test_a_deadline_at_the_ends_of_the_calendar_can_be_shown(server: Server, dea
         for path in ("", "/brief", "/events", "/export", "/trials"):
             assert server.http.get(f"/v1/studies/{study}{path}").status_code == 200
         assert server.http.post(f"/v1/studies/{study}/ask", json={}).status_code == 200
+
+
+def test_a_sum_of_costs_can_be_shown(server: Server) -> None:
+    study = server.create()
+    for _ in range(2):
+        trial = server.ask(study)["trials"][0]["id"]
+        server.tell(study, {"trial": trial, "value": 1.0, "cost": {"usd": 1e308}})
+    assert server.http.get(f"/v1/studies/{study}").json()["budget"]["cost"] == sys.float_info.max
+    assert server.http.get(f"/v1/studies/{study}/brief").status_code == 200
 
 
 def test_a_number_that_is_not_finite_in_a_contribution_is_named(server: Server) -> None:

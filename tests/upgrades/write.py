@@ -80,7 +80,7 @@ def serving(database: Path, now: float | None = None) -> Iterator[Server]:
     try:
         with TestClient(app, raise_server_exceptions=False) as http:
             http.headers["authorization"] = f"Bearer {KEY}"
-            yield Server(app, http, clock, store)
+            yield Server(app, http, clock, Clock(), store)
     finally:
         store.close()
 

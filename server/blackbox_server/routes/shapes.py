@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -121,7 +122,7 @@ def study_json(head: StudyHead, row: StudyRow) -> answers.StudyInfo:
             "deadline": budget.deadline,
             "used": row.used,
             "late": row.late,
-            "cost": row.cost,
+            "cost": min(row.cost, sys.float_info.max),  # costs of 1e308 add up to infinity, which JSON lacks
             "leased": row.leased,
             "remaining": remaining,
             "steps_affordable": affordable,
