@@ -209,13 +209,14 @@ KINDS = (group, rewritten, members, sequential, recipes, region, chosen, federat
 def says(server: Server, study: dict[str, Any]) -> dict[str, Any]:
     """What a release says of a study, in words of this file: they stay when those of the service change."""
     at = f"/v1/studies/{study['id']}"
-    found = server.http.get(f"{at}/best", params={"view": "proposed"}).json()["items"][0]
+    found = server.http.get(f"{at}/best", params={"view": "proposed"}).json()
+    proposed = None if found.get("code") == "algorithm-changed" else found["items"][0]["params"]
     seen = server.http.get(at).json()
     return {
         "id": seen["id"], "state": seen["state"], "reason": seen["reason"], "step": seen["step"],
         "epoch": seen["epoch"], "seq": int(seen["seq"]), "used": seen["budget"]["used"], "made": seen["trials"]["made"],
         "queued": seen["trials"]["queued"], "leased": seen["trials"]["leased"], "best": seen["best"],
-        "recommended": found["params"],
+        "recommended": proposed,
     }  # fmt: skip
 
 

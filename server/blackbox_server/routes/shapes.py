@@ -68,6 +68,12 @@ _described = lru_cache(maxsize=1024)(_describe)
 _large_described = lru_cache(maxsize=16)(_describe)
 
 
+def forget_descriptions() -> None:
+    """Describe every study anew: for whoever changes a registry while the process runs."""
+    _described.cache_clear()
+    _large_described.cache_clear()
+
+
 # Studies --------------------------------------------------------------------------------------------------------------
 
 
