@@ -111,7 +111,8 @@ class _Live:
         finite = np.isfinite(values)
         if self.exponent is None:
             self.exponent = _exponent(values[finite])
-        scaled = values if self.exponent is None else np.ldexp(values, -self.exponent)
+        with np.errstate(over="ignore"):  # a huge value after small ones is limited below
+            scaled = values if self.exponent is None else np.ldexp(values, -self.exponent)
         told = np.clip(scaled, -1e300, 1e300)  # pycma takes differences
         told[~finite] = np.nextafter(told[finite].max(), np.inf)  # no value ranks last; pycma would make it the median
         self.es.tell(list(vectors), told.tolist())

@@ -233,7 +233,7 @@ class HostedStudy(TrialStudy):
             yield from self._finish(COMPLETED, LEFT, now)
             return False
         if row.state == PAUSED and not self.host.resting(state):
-            yield from self._decline_unfinished(rounds, parent_row, row, state, now)
+            yield from self._decline_unfinished(rounds, parent_row, row, now)
             return False
         return (yield from self._begin(rounds, parent_row, row, state, now))
 
@@ -265,9 +265,9 @@ class HostedStudy(TrialStudy):
         return _error_of([trial for trial, _ in told])
 
     def _decline_unfinished(
-        self, rounds: FederatedStudy, parent_row: StudyRow, row: StudyRow, state: HostedState, now: float
+        self, rounds: FederatedStudy, parent_row: StudyRow, row: StudyRow, now: float
     ) -> Steps[None]:
-        """Decline a phase whose evaluations have all failed so far while the study is paused.
+        """Decline the open phase, also a newer one, while the study is paused because all evaluations have failed.
 
         Somebody has to mend the evaluators first. If the phase is open then, the contribution counts after all.
         """
@@ -275,9 +275,12 @@ class HostedStudy(TrialStudy):
             return
         told = yield from read(lambda tx: tx.told(self.id, row.upto_seq, row.seq))
         if told and all(trial.state == FAILED for trial in told):
-            work, token = state.own.work, rounds.token(self.hosted.client)
-            with suppress(StudyStateError):
-                yield from rounds.decline(token, work.round, work.phase, _error_of(told), now=now)
+            token = rounds.token(self.hosted.client)
+            phase = yield from rounds.phase(now=now, token=token)
+            if phase.broadcast is not None and phase.invited and not phase.contributed:
+                at = phase.broadcast
+                with suppress(StudyStateError):
+                    yield from rounds.decline(token, at.round, at.phase, _error_of(told), now=now)
         self._seen_signature = signature
 
     def _begin(

@@ -114,7 +114,7 @@ def test_every_call_works_against_the_application(real: RealServer, called: set[
 
 async def plain_study(client: AsyncClient) -> None:
     space = {"x": {"type": "float", "low": -5, "high": 5}}
-    study = await client.create_study(name="async", space=space, algorithm="random_search", budget=100)
+    study = await client.create_study(name="async", space=space, algorithm="random_search", budget=100, start="skip")
     assert study.id in [each.id async for each in client.studies(limit=1)]
     assert (await client.study(study.id).info).name == "async"
     assert (await study.update(labels={"by": "loop"})).labels == {"by": "loop"}
@@ -133,6 +133,7 @@ async def plain_study(client: AsyncClient) -> None:
         await study.requeue(first)
     assert (await study.best()).value == 2.25
     assert study.id in await study.brief()
+    assert isinstance(await study.health(), tuple)
     assert (await study.trial(first)).value == 2.25
     assert len(await listed(study.trials(limit=2))) >= 4
     assert len(await listed(study.events())) == (await study.event_page(limit=500)).next_after

@@ -60,7 +60,7 @@ def test_a_wrong_counter_is_named_with_what_to_do(tmp_path: Path) -> None:
         connection.execute("UPDATE studies SET seq = seq + 1")
     checked = blackbox(tmp_path, "db", "check", variables={"BLACKBOX_DATABASE": str(server.database)})
     assert checked.code == 1
-    assert f"{study.id} 'wrong': 0 trials, 0 steps: seq is 2, its rows say 1" in checked.out
+    assert f"{study.id} 'wrong': 1 trials, 0 steps: seq is 2, its rows say 1" in checked.out
     assert "backup" in checked.err
     again = blackbox(tmp_path, "db", "upgrade", "--database", str(server.database))
     assert (again.code, again.out.split(":")[0]) == (0, "nothing to do")

@@ -40,6 +40,7 @@ def test_a_worker_rebuilds_the_engines_vectors_from_a_few_hundred_bytes(server: 
     listening = Listening()
     study = server.client(transport=listening).create_study(
         start="skip",
+        noise="none",
         name="large",
         space={"theta": {"type": "vector", "dim": DIM, "init": 0.5}},
         algorithm={"name": "openai_es", "options": {"popsize": POPSIZE, "sigma": 0.05, "learning_rate": 0.05}},
@@ -84,7 +85,11 @@ def test_the_same_candidate_as_numbers_is_the_same_vector(server: Service, metho
     """Of pgpe a candidate is made of two vectors: the centre and a factor of the noise."""
     listening = Listening()
     study = server.client(transport=listening).create_study(
-        start="skip", name="both", space={"theta": {"type": "vector", "dim": 1000, "init": 0.5}}, algorithm=method
+        start="skip",
+        noise="none",
+        name="both",
+        space={"theta": {"type": "vector", "dim": 1000, "init": 0.5}},
+        algorithm=method,
     )
     for step in range(3):
         key = f"k{step}"
@@ -104,6 +109,7 @@ def test_genomes_travel_over_new_bases_and_a_late_worker_is_still_served(server:
     listening = Listening()
     study = server.client(transport=listening).create_study(
         start="skip",
+        noise="none",
         name="genomes",
         space={"theta": {"type": "vector", "dim": DIM, "init": 0.5}},
         algorithm={"name": "deep_ga", "options": {"popsize": 6, "parents": 2, "rebase_terms": 3, "sigma": 0.001}},
@@ -157,6 +163,7 @@ def test_genomes_travel_over_new_bases_and_a_late_worker_is_still_served(server:
 def test_trials_whose_vectors_are_gone_are_listed_as_recipes(server: Service) -> None:
     study = server.client().create_study(
         start="skip",
+        noise="none",
         name="past",
         space={"theta": {"type": "vector", "dim": 5}},
         algorithm={"name": "openai_es", "options": {"popsize": 4}},

@@ -90,7 +90,8 @@ def test_a_withdrawn_evaluation_that_is_given_back_costs_nothing(store):
 
 def test_each_failed_attempt_is_an_evaluation_of_the_budget(store):
     d = start(store, budget={"evaluations": 7}, lease={"max_attempts": 3})
-    n = 0
+    d.evaluate(1)
+    n = 1
     while leases := d.ask("w").leases:
         n += 1
         d.tell(leases[0], status="failed")

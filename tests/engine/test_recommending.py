@@ -151,7 +151,7 @@ def test_the_replicate_is_not_told_to_the_algorithm_and_the_log_replays(store):
 
 def test_a_recipe_is_evaluated_again_from_its_base_and_under_noise_the_algorithms_own_point_is_recommended():
     rng = np.random.default_rng(1)
-    space = blackbox.Space({"w": blackbox.Vector(dim=50)})
+    space = blackbox.Space({"w": blackbox.Vector(dim=50, init=1.0)})
     result = blackbox.minimize(
         lambda w: float((w**2).sum() + rng.standard_normal()), space, "openai_es", 200, options={"popsize": 20}
     )

@@ -22,6 +22,7 @@ from blackbox_client.models import (
     Best,
     Event,
     EventPage,
+    HealthItem,
     HeartbeatAnswer,
     Invalidated,
     Json,
@@ -190,6 +191,9 @@ class AsyncStudyHandle:
 
     async def best(self, k: int | None = None, view: bodies.View | None = None) -> Best:
         return await self.client.send(protocol.best(self.id, k=k, view=view))
+
+    async def health(self) -> tuple[HealthItem, ...]:
+        return (await self.client.send(protocol.health(self.id))).items
 
     async def brief(self) -> str:
         return await self.client.send(protocol.brief(self.id))

@@ -1,6 +1,7 @@
 """A function per call: it says what may be given, and returns the `Call` that sends it.
 
-Members that are not given are left out, so that the server's defaults are the only ones.
+Members that are not given are left out, so that the server's defaults are the only ones. It is one file because it is
+the list of all calls, read beside that of the routes.
 """
 
 from __future__ import annotations
