@@ -118,7 +118,7 @@ def test_what_is_built_on_an_actor_is_the_trials_point(server: Service) -> None:
 def test_leases_go_back_when_no_machine_is_left_and_fail_when_the_point_is_to_blame(server: Service) -> None:
     from blackbox.backends import WorkerLost
 
-    study = create(server, 3)
+    study = create(server, 4)  # an attempt that fails is an evaluation, too
     calls = threading.Lock()
     n_calls = 0
 

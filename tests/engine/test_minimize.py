@@ -220,7 +220,7 @@ def test_no_step_waits_for_a_slow_process(tmp_path, monkeypatch):
     monkeypatch.setenv("BLACKBOX_TEST_MARKER", str(tmp_path / "marker"))
     store = MemoryStore()
     spec = {"name": "s", "space": {"x": {"type": "vector", "dim": 2, "init": 1.0}}, "budget": {"evaluations": 120}}
-    head, _ = perform(store, create("p", {**spec, "algorithm": "cma_es"}, 0.0))
+    head, _ = perform(store, create("p", {**spec, "algorithm": "cma_es", "start": "skip"}, 0.0))
     evaluator = backends.make("processes", objectives.slow_first, 2)
     try:
         result = blackbox.run(Study(head), store, evaluator, point=lambda p: p["x"])
