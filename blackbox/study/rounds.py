@@ -477,11 +477,11 @@ class FederatedStudy(BaseStudy):
         self._keep(row.epoch, row.step, after)
         return 1
 
-    def notices(self) -> Steps[list[Notice]]:
+    def health(self, *, now: float) -> Steps[list[Notice]]:
         """What the study's owner should know of its rounds and its participants."""
-        _, state = yield from self.state()
         told = yield from read(partial(participants.notices, study=self.id))
-        return [*self.federation.notices(state), *told]
+        state = None if self.stuck else (yield from self.state())[1]
+        return told if state is None else [*self.federation.notices(state), *told]
 
     def updates(self, after: int = 0, limit: int = MAX_UPDATES) -> Steps[list[UpdateRow]]:
         """Updates of the common point after a version, from which an absent participant rebuilds it."""

@@ -231,12 +231,12 @@ def test_a_participant_without_a_value_is_not_waited_for_and_moves_nothing(store
     assert d.state().counted == 1
     np.testing.assert_allclose(d.state().x, 0.5 + alone.vectors["delta"], rtol=1e-6)
     assert not d.phase().declined, "it is asked again in the next phase"
-    assert [n.code for n in d.do(d.study.notices())] == ["participants_declined"]
+    assert [n.code for n in d.do(d.study.health(now=d.now))] == ["participants_declined"]
     d.round("ab")
     assert d.state().round == 2
     assert d.state().counted == 2
     d.round("ab")
-    assert d.do(d.study.notices()) == [], "long ago"
+    assert d.do(d.study.health(now=d.now)) == [], "long ago"
     d.check_log()
     assert d.replayed_equal() == 3
 
