@@ -31,7 +31,7 @@ from blackbox_client.models import (
 from blackbox_client.protocol import RetryPolicy
 from blackbox_client.worker import Evaluation, Infeasible, Summary, Worker
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "AskAnswer",
