@@ -74,7 +74,7 @@ class CmaEs(Restarting[CmaEsState]):
     is over can be followed by others from new places (`restarts`); results of an earlier run are not learned from.
     """
 
-    revision = 2  # 2026-11: bounds are smooth in inner coordinates and no step is wider than a third of a range
+    revision = 2  # 2026-11: the rules of toolbox.bounds; a smaller step in a box of more than ten dimensions
     Options = RunOptions
     Resolved = RunResolved
     State = CmaEsState

@@ -86,13 +86,14 @@ def _cma() -> Any:
 class _Live:
     """A pycma object that has been told some generations and asked for the next."""
 
-    def __init__(self, start: Vector, sigma: float, popsize: int, noise: Key) -> None:
+    def __init__(self, start: Vector, sigma: float, popsize: int, noise: Key, bounded: NDArray[np.bool_]) -> None:
         self.popsize = popsize
         self.noise = noise
         self.address = (0, 0)  # step and first lane of what pycma draws next
         self.stop: dict[str, Any] = {}
         self.exponent: int | None = None  # values are told in units of 2^exponent
         options = {
+            "bounds": [[side if b else None for b in bounded] if bounded.any() else None for side in (0.0, 1.0)],
             "popsize": popsize,
             "seed": math.nan,  # any number would seed NumPy's global state
             "randn": self._randn,
@@ -170,7 +171,7 @@ class Pycma(Algorithm[PycmaResolved, PycmaState]):
     global random state, which is why such spaces are refused.
     """
 
-    revision = 2  # 2026-11: values that differ by less than 1 or by more than 1e150 are told in a unit of their own
+    revision = 2  # 2026-11: pycma's own bounds; values that differ by < 1 or > 1e150 are told in a unit of their own
     Options = PycmaOptions
     Resolved = PycmaResolved
     State = PycmaState
@@ -274,7 +275,8 @@ class Pycma(Algorithm[PycmaResolved, PycmaState]):
             first = len(state.generations) - 1
             live = self._lives.pop(state.previous, None) if first >= 0 else None
             if live is None:  # replay from the start
-                live, first = _Live(self.space.initial, self.options.sigma, self.popsize, self.noise), 0
+                start, bounded = self.space.initial, self.space.bounded
+                live, first = _Live(start, self.options.sigma, self.popsize, self.noise, bounded), 0
             steps, ends = state.generations[:, 0].tolist(), state.generations[:, 1].cumsum().tolist()
             for i in range(first, len(ends)):
                 rows = slice(ends[i - 1] if i else 0, ends[i])

@@ -71,7 +71,7 @@ class SepCmaEs(Restarting[SepCmaEsState]):
     Ros and Hansen (2008), doi:10.1007/978-3-540-87700-4_30. Late results, foreign points and restarts as in `cma_es`.
     """
 
-    revision = 2  # 2026-11: bounds are smooth in inner coordinates and no step is wider than a third of a range
+    revision = 2  # 2026-11: the rules of toolbox.bounds; a smaller step in a box of more than ten dimensions
     Options = RunOptions
     Resolved = RunResolved
     State = SepCmaEsState

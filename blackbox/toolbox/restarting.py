@@ -15,6 +15,7 @@ from blackbox.registry import UNKNOWN, Outlook
 from blackbox.rng import Key
 from blackbox.space import Space
 from blackbox.toolbox import evolution
+from blackbox.toolbox.bounds import PENALTY
 from blackbox.toolbox.evolution import default_popsize
 from blackbox.toolbox.runs import Run, RunOptions, RunResolved, Runs, Shape, Values
 
@@ -55,7 +56,7 @@ class Restarting(Algorithm[RunResolved, S]):
         return options.with_defaults(
             RunResolved,
             popsize=outlook.popsize(default_popsize(d)),
-            sigma=SIGMA * min(1.0, (10 / d) ** (1 / 3)) if space.domain == "box" else SIGMA,
+            sigma=SIGMA * min(1.0, (10 / d) ** 0.8) if space.domain == "box" else SIGMA,
             restarts="none" if outlook.evaluations is None else "bipop",
         )
 
@@ -86,14 +87,31 @@ class Restarting(Algorithm[RunResolved, S]):
         return dense(points)
 
     def ranked(self, state: S, results: Results) -> tuple[Ints, int, Values]:
-        """Return the rows to learn from, from best to worst, how many have a value, and the summary of all values."""
+        """Return the rows to learn from, from best to worst, how many have a value, and the summary of all values.
+
+        In a box the order is that of the values with the bounds' penalty.
+        """
         ranking = order, _, n_values = evolution.rank(results)
         values = self.runs.tell(state.run, state.values, results, ranking)
         probes = ((results.lane == PROBE) & (results.step == state.step)).nonzero()[0]
         if len(probes) and self._probe(state) is not None:
             n_values -= bool(np.isfinite(results.scalar[probes[0]]))
             order = order[order != probes[0]]
-        return order, n_values, values
+        return self._within(state, results, order, n_values), n_values, values
+
+    def _within(self, state: S, results: Results, order: Ints, n_values: int) -> Ints:
+        """Return the ranked rows in the order of their values with the penalty for being beyond a bound."""
+        if not self.bounds.exist or n_values < 2:
+            return order
+        shape = self.shape(state)
+        beyond = self.bounds.beyond(results.vectors.take(order, axis=0), shape.mean, shape.sigma * shape.spread)
+        if not beyond.any():
+            return order
+        values = results.scalar.take(order[:n_values])
+        with np.errstate(over="ignore"):  # a penalty beyond float64 ranks last
+            spread = values[3 * n_values // 4] / 2 - values[n_values // 4] / 2  # their difference may be infinite
+            worse = values / 2 + PENALTY * beyond[:n_values] * spread
+        return np.concatenate([order[:n_values][worse.argsort(kind="stable")], order[n_values:]])
 
     def _probe(self, state: S) -> tuple[NDArray[np.bool_], Vector] | None:
         """Return where the probe of this step lies on bounds, and on which; None if it has none."""

@@ -61,7 +61,7 @@ class RunOptions(Options):
     run."""
     sigma: float | None = Field(None, gt=0)
     """Initial standard deviation in internal units: a bounded coordinate is the unit interval. None: 0.3; in a box of
-    d > 10 dimensions 0.3 (10 / d)^(1/3), because steps of 0.3 in every coordinate lead far away from the start."""
+    d > 10 dimensions 0.3 (10 / d)^0.8, because steps of 0.3 in every coordinate lead far away from the start."""
     tolx: float = Field(1e-11, ge=0)
     """A run is over when every standard deviation is below this part of `sigma`. 0: never."""
     tolfun: float = Field(1e-11, ge=0)
