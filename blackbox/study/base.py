@@ -264,7 +264,7 @@ class BaseStudy(ABC):
                 raise StudyStateError(f"the study is {row.state}; this needs {' or '.join(allowed)}")
             row.state, row.reason = state, reason
             if state == ACTIVE:
-                tally = Tally.of(row)
+                tally = Tally.take(row)
                 tally.forgiven()
                 tally.store(row)
             if state == CANCELLED:

@@ -121,7 +121,7 @@ class Granter:
         self._known.remember_leases(granted)
         full = len(granted) >= count
         answer = AskAnswer(granted, count, None if full else reason, None if full else 1.0, row)
-        n_answered = sum(trial.state != LEASED for trial in made)
+        n_answered = sum(trial.state != LEASED for trial in made) if reuse else 0
         return Reused(answer, n_answered) if n_answered else answer
 
     def _missing(self, row: StudyRow, step: OpenStep, lanes: Sequence[int], pending: Pending) -> PointsMissing | None:

@@ -2,13 +2,17 @@
 
 What it takes is counted as the log grows, in one small JSON text on the study's row (`StudyRow.health`), so that a read
 looks at no other rows and nothing is forgotten when a process restarts. The codes are listed once, in `CODES`.
+
+Every tell counts, so its cost matters: a tally that is counted on is not parsed again (`Tally.take`), and of its values
+only the new one is written as digits.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from statistics import median
 from typing import Any, Literal
 
@@ -58,7 +62,7 @@ class Tally:
     lost : leases that lapsed without a result.
     seconds, longest : usual (a moving mean) and longest duration of an evaluation; None before the first.
     equal : newest values in a row that are equal.
-    first, recent : the first and the newest values, as told.
+    early, newest : the first and the newest values, as digits; `first` and `recent` are the numbers.
     noise : whether two evaluations of a point are known to differ: `seen`, or `none` after two equal ones.
     pairs, square : second values of a point, and the sum of their squared differences from the first.
     variances, variance : told standard errors, and the mean of their squares.
@@ -77,8 +81,8 @@ class Tally:
     seconds: float | None = None
     longest: float | None = None
     equal: int = 0
-    first: list[float] = field(default_factory=list)
-    recent: list[float] = field(default_factory=list)
+    early: list[str] = field(default_factory=list)
+    newest: list[str] = field(default_factory=list)
     noise: NoiseSign = "unknown"
     pairs: int = 0
     square: float = 0.0
@@ -90,13 +94,47 @@ class Tally:
     def of(cls, row: StudyRow) -> Tally:
         """What was counted so far; nothing, for a study of an older release. Unknown names are passed over."""
         stored: dict[str, Any] = json.loads(row.health)
-        return cls(**{name: value for name, value in stored.items() if name in cls.__slots__})
+        tally = cls(**{name: value for name, value in stored.items() if name in cls.__slots__})
+        if tally.replicate is not None:
+            number, value, results = tally.replicate
+            tally.replicate = (number, value, results)
+        return tally
+
+    @classmethod
+    def take(cls, row: StudyRow) -> Tally:
+        """As `of`, to count on and then `store`: without parsing, where the text was written here."""
+        return _STORED.pop(row.health, None) or cls.of(row)
 
     def store(self, row: StudyRow) -> None:
-        """Put it on the study's row, which the caller writes."""
-        empty = _EMPTY
-        kept = {name: value for name, value in asdict(self).items() if value != empty[name]}
-        row.health = json.dumps(kept, separators=(",", ":"))
+        """Put it on the study's row, which the caller writes. It is not to be changed afterwards: `take` it again."""
+        row.health = self._text()
+        if len(_STORED) >= MAX_STORED:
+            _STORED.clear()
+        _STORED[row.health] = self
+
+    def _text(self) -> str:
+        """JSON of what is not as in the beginning. Made by hand: every tell does it."""
+        numbers = zip(_NUMBERS.items(), _numbers(self), strict=True)
+        parts = [f'"{name}":{value!r}' for (name, empty), value in numbers if value != empty]
+        if self.noise != "unknown":
+            parts.append(f'"noise":"{self.noise}"')
+        if self.error:
+            parts.append(f'"error":{json.dumps(self.error)}')
+        if self.replicate is not None:
+            parts.append('"replicate":[{!r},{!r},{!r}]'.format(*self.replicate))
+        if self.early:
+            parts.append(f'"early":["{_SEPARATOR.join(self.early)}"],"newest":["{_SEPARATOR.join(self.newest)}"]')
+        return f"{{{','.join(parts)}}}"
+
+    @property
+    def first(self) -> list[float]:
+        """The first values, as told."""
+        return [float(digits) for digits in self.early]
+
+    @property
+    def recent(self) -> list[float]:
+        """The newest values, as told."""
+        return [float(digits) for digits in self.newest]
 
     # Counting ---------------------------------------------------------------------------------------------------------
 
@@ -116,10 +154,13 @@ class Tally:
         if value is None:
             return
         self.values += 1
-        self.equal = self.equal + 1 if self.recent and self.recent[-1] == value else 1
-        if len(self.first) < KEPT:
-            self.first.append(value)
-        self.recent = [*self.recent[1 - KEPT :], value]
+        digits = repr(value + 0.0)  # -0.0 is 0.0
+        self.equal = self.equal + 1 if self.newest and self.newest[-1] == digits else 1
+        if len(self.early) < KEPT:
+            self.early.append(digits)
+        self.newest.append(digits)
+        if len(self.newest) > KEPT:
+            del self.newest[0]
         stderr = extra.get("stderr")
         if isinstance(stderr, int | float) and stderr > 0:
             self.noise = "seen"
@@ -184,7 +225,12 @@ class Tally:
         self.failing = self.given_up = self.alike = 0
 
 
-_EMPTY = asdict(Tally())
+_NUMBERS = {each.name: each.default for each in fields(Tally) if each.default in (0, None) and each.name != "replicate"}
+_numbers = attrgetter(*_NUMBERS)
+_SEPARATOR = '","'
+_STORED: dict[str, Tally] = {}
+"""Tallies by the text that was made of them, until they are counted on."""
+MAX_STORED = 1024
 
 
 def notices(

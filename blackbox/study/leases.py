@@ -182,9 +182,11 @@ def apply_claim(
 ) -> list[TrialRow]:
     """Carry out a claim; returns the trials now leased to the worker."""
     granted = list(chosen.live)
-    n_lost = len(chosen.lost) + sum(trial.state == LEASED for trial in (*chosen.lapsed, *chosen.stale))
+    n_lost = len(chosen.lost)
+    if chosen.lapsed or chosen.stale:
+        n_lost += sum(trial.state == LEASED for trial in (*chosen.lapsed, *chosen.stale))
     if n_lost:
-        tally = Tally.of(row)
+        tally = Tally.take(row)
         tally.lost += n_lost
         tally.store(row)
     for trial in chosen.live:

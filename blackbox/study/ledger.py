@@ -131,14 +131,19 @@ def may_end(spec: StudySpec) -> bool:
     return any(limit is not None for limit in limits)
 
 
-def end_if_spent(tx: Tx, row: StudyRow, spec: StudySpec, now: float) -> None:
-    """Complete the study if its target, its budget of evaluations or cost, or its deadline is reached."""
+def end_if_spent(tx: Tx, row: StudyRow, spec: StudySpec, now: float, tally: Tally | None = None) -> None:
+    """Complete the study if its target, its budget of evaluations or cost, or its deadline is reached.
+
+    Parameters
+    ----------
+    tally : what was counted, if that is not on the row yet.
+    """
     if spec.target is not None and row.best_value is not None:
         sign = 1.0 if spec.direction == "minimize" else -1.0
         if sign * row.best_value <= sign * spec.target:
             finish(tx, row, COMPLETED, "target", now)
     if spec.budget.evaluations is not None and row.used >= spec.budget.evaluations:
-        tally = Tally.of(row)
+        tally = tally or Tally.of(row)
         if tally.only_failures and row.best_trial is None:
             finish(tx, row, FAILED, tally.verdict(f"the budget is spent: {tally.failing} evaluations"), now)
         finish(tx, row, COMPLETED, "budget", now)

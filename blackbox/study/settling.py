@@ -138,7 +138,7 @@ class Settlement:
         self._revived = False
         self._may_end = may_end(spec)
         self._waiting = row.waiting
-        self._tally = Tally.of(row)
+        self._tally = Tally.take(row)
         self.changed: dict[int, TrialRow] = {}
         """Existing trials that a report has changed, by number."""
 
@@ -171,26 +171,29 @@ class Settlement:
         except BlackboxError as error:
             return Outcome(report.trial, "rejected", error=error)
 
-    def write(self) -> None:
-        """Write the trials that changed.
+    def write(self, *, look_for_noise: bool) -> None:
+        """Write the trials that changed, and put what was counted on the study's row.
+
+        Parameters
+        ----------
+        look_for_noise : queue the best point for another evaluation, if it is time; see `recommending.replicate_due`.
 
         Raises
         ------
         LeaseChanged
             If a remembered lease is out of date. The transaction must be rolled back.
         """
-        self._tally.store(self.row)
         known = [trial for number, trial in self.changed.items() if number in self._leased]
         others = [trial for number, trial in self.changed.items() if number not in self._leased]
         if others:
             self.tx.put_trials(others)
         if known and not self.tx.put_leased(known):
             raise LeaseChanged(f"leases of {self.row.id} have changed")
+        if look_for_noise and replicate_due(self.row, self.spec, self._tally):
+            self._replicate()
+        self._tally.store(self.row)
 
-    def look_for_noise(self) -> None:
-        """Queue the best point for another evaluation, if it is time; see `recommending.replicate_due`."""
-        if not replicate_due(self.row, self.spec, self._tally):
-            return
+    def _replicate(self) -> None:
         best = self.row.best_trial or 0
         trial, point = self.tx.trial(self.row.id, best), self.tx.points(self.row.id, [best])[best]
         if trial is None or trial.value is None:
@@ -202,7 +205,6 @@ class Settlement:
         again = TrialRow(self.row.id, number, trial.step, -number, asked_at=self.now, source=REPLICATE)
         self.tx.insert_trials([again], [replace(point, number=number)])
         self._tally.replicate = (number, trial.value, self._tally.results)
-        self._tally.store(self.row)
 
     def logged(self) -> list[LoggedResult] | None:
         """The results that were put in the log, by seq, with their points.
@@ -414,9 +416,7 @@ class Settlement:
             if isinstance(usd, int | float) and not isinstance(usd, bool) and math.isfinite(usd) and usd > 0:
                 self.row.cost += usd
         if self._may_end:
-            if self.row.best_trial is None:
-                self._tally.store(self.row)
-            end_if_spent(self.tx, self.row, self.spec, self.now)
+            end_if_spent(self.tx, self.row, self.spec, self.now, self._tally)
 
 
 def _checked(report: Report, spec: StudySpec) -> Report:

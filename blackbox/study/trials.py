@@ -109,7 +109,7 @@ class TrialStudy(LeasedStudy):
                 answer = yield from self._written(work)
                 if isinstance(answer, AskAnswer):
                     answer = self._granted(answer)
-                    return replace(answer, leases=(*held, *answer.leases), requested=count)
+                    return replace(answer, leases=(*held, *answer.leases), requested=count) if held else answer
                 if isinstance(answer, Reused):
                     held += self._granted(answer.granted).leases
                     n_reused += answer.n_reused
@@ -247,9 +247,7 @@ class TrialStudy(LeasedStudy):
         oldest = partial(self._closer.oldest, row)
         settlement = Settlement(tx, row, *rules, numbers, leased, lacks, oldest, worker=worker, now=now)
         outcomes = tuple(settlement.settle(report) for report in reports)
-        settlement.write()
-        if self.resolved.hosted is None:
-            settlement.look_for_noise()
+        settlement.write(look_for_noise=self.resolved.hosted is None)
         row.asks += 1
         if results is not None:
             new = settlement.logged()

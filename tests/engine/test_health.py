@@ -233,6 +233,23 @@ def test_what_is_counted_is_small_and_reads_back(store):
     assert copy.health == row.health
 
 
+def test_a_tally_that_is_taken_and_not_stored_leaves_what_the_row_says():
+    row = StudyRow("st_1")
+    tally = Tally()
+    for value in (1.5, -0.0, 0.0, 1e-300, *range(40)):
+        tally.told(TrialRow("st_1", 7, 0, 7, value=float(value)), {"stderr": 0.5}, 1 / 3)
+    tally.attempt_failed({"type": 'a "b"', "message": "c\\\n"}, None)
+    tally.replicate = (3, 0.1, 30)
+    tally.store(row)
+    stored = Tally.of(row)
+    lost = Tally.take(row)
+    assert lost == stored
+    lost.told(TrialRow("st_1", 8, 0, 8, value=3.0), {}, None)
+    assert Tally.take(row) == stored
+    assert stored.recent == [float(value) for value in range(24, 40)]
+    assert stored.first[:4] == [1.5, 0.0, 0.0, 1e-300]
+
+
 def test_a_study_of_an_older_release_has_counted_nothing_and_is_well():
     assert notices(StudyRow("st_1", used=40), maximize=False, created_at=0.0, now=1e6) == []
     assert Tally.of(StudyRow("st_1", health='{"later":1,"values":2}')).values == 2
