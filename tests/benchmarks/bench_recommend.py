@@ -60,11 +60,15 @@ def cells(rows: list[dict[str, float]]) -> list[str]:
 def main() -> None:
     """Print the table, a row as soon as its runs are done."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=20)
-    seeds = range(parser.parse_args().seeds)
+    parser.add_argument("--seeds", type=int, default=20, help="runs of each function and dimension")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--budgets", type=int, nargs="*", default=BUDGETS)
+    parser.add_argument("--algorithms", nargs="*", default=ALGORITHMS)
+    given = parser.parse_args()
+    seeds = range(given.first, given.first + given.seeds)
     print("| algorithm | budget | noise | " + " | ".join(COLUMNS) + " | in two standard errors |")
     print("|---|---|---|" + "---|" * (len(COLUMNS) + 1))
-    for budget, algorithm, noise in itertools.product(BUDGETS, ALGORITHMS, NOISE):
+    for budget, algorithm, noise in itertools.product(given.budgets, given.algorithms, NOISE):
         places = itertools.product(FUNCTIONS, DIMS, seeds)
         rows = [one(function, dim, noise, budget, algorithm, seed) for function, dim, seed in places]
         print(f"| `{algorithm}` | {budget} | {noise:g} | " + " | ".join(cells(rows)) + " |", flush=True)
