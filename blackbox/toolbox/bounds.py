@@ -27,6 +27,8 @@ from the corners.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -52,26 +54,11 @@ class Bounds:
 
     def outer(self, inner: Matrix) -> Matrix:
         """Return (..., d) internal coordinates of inner ones; both unbounded, to be folded when they are decoded."""
-        if not self.exist:
-            return inner
-        g = inner[..., self.columns]
-        cell, r = _cells(g + CURVED, 1 + 2 * CURVED)
-        up = 1 + 2 * CURVED - r
-        is_low, is_high = r < 2 * CURVED, up < 2 * CURVED
-        x = cell + np.where(is_low, r * r / (4 * CURVED), np.where(is_high, 1 - up * up / (4 * CURVED), r - CURVED))
-        return self._with(inner, np.where((cell == 0) & ~is_low & ~is_high, g, x))
+        return self._where_bent(inner, _bend)
 
     def inner(self, outer: Matrix) -> Matrix:
         """Return the (..., d) inner coordinates of internal ones: the inverse of `outer`."""
-        if not self.exist:
-            return outer
-        x = outer[..., self.columns]
-        cell, t = _cells(x, 1.0)
-        is_low, is_high = t < CURVED, t > 1 - CURVED
-        down = np.sqrt(4 * CURVED * t) - CURVED
-        up = 1 + CURVED - np.sqrt(4 * CURVED * (1 - t))
-        g = cell * (1 + 2 * CURVED) + np.where(is_low, down, np.where(is_high, up, t))
-        return self._with(outer, np.where((cell == 0) & ~is_low & ~is_high, x, g))
+        return self._where_bent(outer, _straighten)
 
     def start(self, point: Vector) -> Vector:
         """Return the (d,) centre of a distribution that begins at an internal point.
@@ -83,7 +70,7 @@ class Bounds:
 
     def centre(self, mean: Vector) -> Vector:
         """Return the (d,) mean moved inside."""
-        return np.clip(mean, self.low, self.high) if self.exist else mean
+        return np.minimum(np.maximum(mean, self.low), self.high) if self.exist else mean
 
     def excess(self, stds: Vector) -> float:
         """Return by how much the largest standard deviation of a bounded coordinate is too large; 1 if it is not."""
@@ -97,25 +84,43 @@ class Bounds:
         near: NDArray[np.bool_] = self.bounded & (np.abs(mean - side) <= PROBED * stds)
         return (near, side) if near.any() else None
 
+    def any_beyond(self, points: Matrix) -> bool:
+        """Return whether a bounded coordinate of internal points is beyond a bound."""
+        return self.exist and bool((self.bounded & (np.abs(points - 0.5) > 0.5)).any())
+
     def beyond(self, points: Matrix, mean: Vector, stds: Vector) -> Vector:
         """Return (n,) mean squares of how far internal points are beyond bounds that the centre is not near, in stds.
 
         Zero for a point that is inside.
         """
-        if not self.exist:
-            return np.zeros(len(points))
         below = np.where(self.bounded & (mean > NEAR * stds), -points, 0.0)
         above = np.where(self.bounded & (1 - mean > NEAR * stds), points - 1, 0.0)
         far = np.maximum(np.maximum(below, above), 0.0) / stds
         squares: Vector = np.vecdot(far, far) / len(mean)
         return squares
 
-    def _with(self, point: Matrix, columns: Matrix) -> Matrix:
-        if isinstance(self.columns, slice):
-            return columns
-        point = point.copy()
-        point[..., self.columns] = columns
-        return point
+    def _where_bent(self, points: Matrix, change: Callable[[Vector], Vector]) -> Matrix:
+        """Return the points with the coordinates changed that are not well inside: few, or none, as a rule."""
+        if not self.exist:
+            return points
+        bent = self.bounded & (np.abs(points - 0.5) > 0.5 - CURVED)
+        if bent.any():
+            points = points.copy()
+            points[bent] = change(points[bent])
+        return points
+
+
+def _bend(g: Vector) -> Vector:
+    cell, r = _cells(g + CURVED, 1 + 2 * CURVED)
+    up = 1 + 2 * CURVED - r
+    low, high = r * r / (4 * CURVED), 1 - up * up / (4 * CURVED)
+    return cell + np.where(r < 2 * CURVED, low, np.where(up < 2 * CURVED, high, r - CURVED))
+
+
+def _straighten(x: Vector) -> Vector:
+    cell, t = _cells(x, 1.0)
+    low, high = np.sqrt(4 * CURVED * t) - CURVED, 1 + CURVED - np.sqrt(4 * CURVED * (1 - t))
+    return cell * (1 + 2 * CURVED) + np.where(t < CURVED, low, np.where(t > 1 - CURVED, high, t))
 
 
 def _cells(coordinates: Matrix, width: float) -> tuple[Matrix, Matrix]:

@@ -21,7 +21,6 @@ from blackbox.toolbox.runs import Run, RunOptions, RunResolved, Runs, Shape, Val
 
 SIGMA = 0.3
 PROBE = 0  # the lane that is put on the bounds beside the centre
-
 PROBE_EVERY = 8  # steps
 
 
@@ -101,16 +100,15 @@ class Restarting(Algorithm[RunResolved, S]):
 
     def _within(self, state: S, results: Results, order: Ints, n_values: int) -> Ints:
         """Return the ranked rows in the order of their values with the penalty for being beyond a bound."""
-        if not self.bounds.exist or n_values < 2:
+        points = results.vectors.take(order[:n_values], axis=0)
+        if n_values < 2 or not self.bounds.any_beyond(points):
             return order
         shape = self.shape(state)
-        beyond = self.bounds.beyond(results.vectors.take(order, axis=0), shape.mean, shape.sigma * shape.spread)
-        if not beyond.any():
-            return order
+        beyond = self.bounds.beyond(points, shape.mean, shape.sigma * shape.spread)
         values = results.scalar.take(order[:n_values])
         with np.errstate(over="ignore"):  # a penalty beyond float64 ranks last
             spread = values[3 * n_values // 4] / 2 - values[n_values // 4] / 2  # their difference may be infinite
-            worse = values / 2 + PENALTY * beyond[:n_values] * spread
+            worse = values / 2 + PENALTY * beyond * spread
         return np.concatenate([order[:n_values][worse.argsort(kind="stable")], order[n_values:]])
 
     def _probe(self, state: S) -> tuple[NDArray[np.bool_], Vector] | None:
