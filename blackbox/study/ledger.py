@@ -22,6 +22,7 @@ from blackbox.study.rows import (
     REUSED,
     START,
     STOPPED,
+    UNTOLD,
     EventRow,
     StudyRow,
     TrialRow,
@@ -31,7 +32,7 @@ from blackbox.study.spec import StudySpec
 
 LOST = "lost"
 """Type of the error of a trial whose leases lapsed too often."""
-PAID_SOURCES = (START, ENQUEUED, REPLICATE)
+PAID_SOURCES = (START, ENQUEUED, REPLICATE, UNTOLD)
 """Sources of points that the algorithm did not choose and the study evaluates all the same."""
 
 
