@@ -77,6 +77,9 @@ def spend(row: StudyRow, *, late: bool = False) -> None:
     Results, failed attempts and the values that come too late count one each; so does a trial that fails because its
     leases lapsed. Released leases, points with their values (injected, copied into a fork) and values taken from the
     archive cost nothing.
+
+    A lease that has lapsed stands in nobody's way, so its evaluation is granted again; if its value comes after all, it
+    counts too. So `used` exceeds a budget by at most the number of lapsed leases.
     """
     row.used += 1
     row.late += late
