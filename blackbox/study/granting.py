@@ -15,8 +15,20 @@ from blackbox.study.leases import Lease
 from blackbox.study.open_step import OpenStep
 from blackbox.study.pace import Pace
 from blackbox.study.reading import RecordedStudy
-from blackbox.study.repeats import REUSED_AT_ONCE, Repeats
-from blackbox.study.rows import ACTIVE, CANCELLED, COMPLETED, FAILED, LEASED, PAUSED, PointRow, StudyRow, TrialRow, Tx
+from blackbox.study.repeats import REUSED_AT_ONCE, REUSED_IN_A_WORK, Repeats
+from blackbox.study.rows import (
+    ACTIVE,
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    LEASED,
+    PAUSED,
+    UNTOLD,
+    PointRow,
+    StudyRow,
+    TrialRow,
+    Tx,
+)
 
 EXHAUSTED = "space_exhausted"
 """Reason of a study that ends, and of an empty answer, when every point of a finite space was told or is out."""
@@ -85,7 +97,7 @@ class Granter:
         )
         lanes: Sequence[int] = ()
         reason = claim.reason
-        reuse = False
+        reuse = untold = False
         if claim.n_new:
             reuse = self.repeats.reusable(tx, row)
             left = self.repeats.left()
@@ -94,10 +106,16 @@ class Granter:
                     ledger.finish(tx, row, COMPLETED, EXHAUSTED, now)
                 tx.put_study(row)
                 return AskAnswer((), count, EXHAUSTED, 1.0 if left else None, row)
-            reuse = reuse and n_reused < REUSED_AT_ONCE
+            untold = reuse and n_reused >= REUSED_AT_ONCE
             pending = self._pending(tx, row, step)
-            lanes = step.algorithm.lanes(step.state, pending, claim.n_new)
-            if len(lanes) < claim.n_new:
+            if not untold:
+                n = claim.n_new
+                if reuse and study.kind == "members":
+                    n = max(n, REUSED_IN_A_WORK)
+                elif reuse:
+                    n = max(n, min(REUSED_IN_A_WORK, step.algorithm.need(step.state) - row.waiting))
+                lanes = step.algorithm.lanes(step.state, pending, n)
+            if len(lanes) < claim.n_new and not untold:
                 reason = "sequential_method" if study.kind == "sequential" else "all_members_in_flight"
                 if not lanes and not (claim.live or claim.lapsed or claim.queued) and row.leased + row.queued == 0:
                     return Stalled()
@@ -108,8 +126,11 @@ class Granter:
         points = tx.points(study.id, [trial.number for trial in trials]) if trials else {}
         made: list[TrialRow] = []
         if lanes:
-            made = self._insert(tx, row, step, lanes, points, request, now, seconds, reuse)
-            trials += [trial for trial in made if trial.state == LEASED]
+            made = self._insert(tx, row, step, lanes, points, request, now, seconds, claim.n_new, reuse)
+        elif untold:
+            made = self._insert_untold(tx, row, points, request, now, seconds, claim.n_new)
+            reason = reason or EXHAUSTED
+        trials += [trial for trial in made if trial.state == LEASED]
         row.asks += 1
         if claim.lost:
             ledger.end_if_spent(tx, row, study.spec, now)
@@ -156,15 +177,19 @@ class Granter:
         request: AskRequest,
         now: float,
         seconds: float,
+        n: int,
         reuse: bool,
     ) -> list[TrialRow]:
         """Insert trials for lanes whose points are known; adds the points to `stored` and returns the trials.
 
-        They are leased, or with `reuse` answered where the point was told before.
+        The first n are leased; with `reuse` those are answered instead whose point was told before.
         """
         study = self._study.id
-        trials, points = [], []
+        trials: list[TrialRow] = []
+        points: list[PointRow] = []
         for lane in lanes:
+            if n == 0:
+                break
             row.trials += 1
             ready = step.points[lane]
             trial = TrialRow(study, row.trials, step.state.step, lane, ready.replicate, asked_at=now)
@@ -172,6 +197,7 @@ class Granter:
             if told is None:
                 leases.lease_to(trial, worker=request.worker, now=now, seconds=seconds, key=request.key)
                 row.leased += 1
+                n -= 1
             else:
                 ledger.reuse(row, trial, told.value, now)
                 trial.worker, trial.extra = told.worker, told.extra_of_copy()
@@ -184,7 +210,31 @@ class Granter:
                 tx.put_blob(study, name, place, content)
         tx.insert_trials(trials, points)
         if self._study.kind == "group":
-            row.lanes = max(row.lanes, lanes[-1] + 1)
+            row.lanes = max(row.lanes, trials[-1].lane + 1)
+        return trials
+
+    def _insert_untold(
+        self,
+        tx: Tx,
+        row: StudyRow,
+        stored: dict[int, PointRow],
+        request: AskRequest,
+        now: float,
+        seconds: float,
+        n: int,
+    ) -> list[TrialRow]:
+        """Insert and lease trials for at most n points that nobody has told; adds the points to `stored`."""
+        trials, points = [], []
+        for vector, params in self.repeats.untold(tx, row, n):
+            row.trials += 1
+            trial = TrialRow(row.id, row.trials, row.step, -row.trials, asked_at=now, source=UNTOLD)
+            leases.lease_to(trial, worker=request.worker, now=now, seconds=seconds, key=request.key)
+            row.leased += 1
+            trials.append(trial)
+            points.append(PointRow(row.id, row.trials, vector, None, params))
+            stored[trial.number] = points[-1]
+        if trials:
+            tx.insert_trials(trials, points)
         return trials
 
     def _pending(self, tx: Tx, row: StudyRow, step: OpenStep) -> Pending:

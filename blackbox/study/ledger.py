@@ -22,6 +22,7 @@ from blackbox.study.rows import (
     REUSED,
     START,
     STOPPED,
+    UNTOLD,
     EventRow,
     StudyRow,
     TrialRow,
@@ -31,7 +32,7 @@ from blackbox.study.spec import StudySpec
 
 LOST = "lost"
 """Type of the error of a trial whose leases lapsed too often."""
-PAID_SOURCES = (START, ENQUEUED, REPLICATE)
+PAID_SOURCES = (START, ENQUEUED, REPLICATE, UNTOLD)
 """Sources of points that the algorithm did not choose and the study evaluates all the same."""
 
 
@@ -76,6 +77,9 @@ def spend(row: StudyRow, *, late: bool = False) -> None:
     Results, failed attempts and the values that come too late count one each; so does a trial that fails because its
     leases lapsed. Released leases, points with their values (injected, copied into a fork) and values taken from the
     archive cost nothing.
+
+    A lease that has lapsed stands in nobody's way, so its evaluation is granted again; if its value comes after all, it
+    counts too. So `used` exceeds a budget by at most the number of lapsed leases.
     """
     row.used += 1
     row.late += late

@@ -94,8 +94,8 @@ def replicate_due(row: StudyRow, spec: StudySpec, tally: Tally) -> bool:
     Once, to see whether its value is the same; and after twice as many results each time, while values differ and
     nobody tells their standard error.
     """
-    if row.state != ACTIVE or row.best_trial is None or spec.noise != "auto":
-        return False
+    if row.state != ACTIVE or row.best_trial is None or spec.noise != "auto" or spec.duplicates == "reuse":
+        return False  # who has told values reused says that there is no noise
     if tally.noise == "none" or tally.variances:
         return False
     budget = spec.budget.evaluations

@@ -30,6 +30,8 @@ REUSED = "reuse"
 VALUED = (COMPLETED, SUPERSEDED, FAILED)
 """States in which a trial that has a value may be the best: FAILED is a timer's word, a value is evidence."""
 
+UNTOLD = "untold"
+"""Source of a random point that nobody has told, granted while the algorithm asks only for known ones."""
 REPLICATE = "replicate"
 """Source of a trial by which the study itself looks for noise: its best point once more."""
 

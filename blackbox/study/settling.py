@@ -8,6 +8,7 @@ from __future__ import annotations
 import hmac
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -414,7 +415,7 @@ class Settlement:
             cost = report.extra["cost"]
             usd = cost.get("usd") if isinstance(cost, Mapping) else None
             if isinstance(usd, int | float) and not isinstance(usd, bool) and math.isfinite(usd) and usd > 0:
-                self.row.cost += usd
+                self.row.cost = min(self.row.cost + usd, sys.float_info.max)
         if self._may_end:
             end_if_spent(self.tx, self.row, self.spec, self.now, self._tally)
 

@@ -148,6 +148,7 @@ class TrialStudy(LeasedStudy):
         row = self._row or (yield from self.row())
         if row.state != ACTIVE:
             return  # nothing will be granted, so the state is not needed
+        yield from self._granter.repeats.catch_up(row)
         state = yield from self._state_at(row, row.step)
         step = self._known.step_of(row) or OpenStep(position_of(row), self.algorithm(row), state)
         self._known.committed = step
@@ -241,7 +242,7 @@ class TrialStudy(LeasedStudy):
     ) -> Settled:
         """Settle reports inside a transaction, close a step if that is fast, and grant the ask."""
         row = ledger.locked(tx, self.id)
-        results = self._known.results(row)
+        results, before = self._known.results(row), row.seq
         lacks = None if self.stored.obstacle else self.algorithm(row).lacks
         rules = (self.spec, self.head.secret, self.kind)
         oldest = partial(self._closer.oldest, row)
@@ -249,9 +250,8 @@ class TrialStudy(LeasedStudy):
         outcomes = tuple(settlement.settle(report) for report in reports)
         settlement.write(look_for_noise=self.resolved.hosted is None)
         row.asks += 1
-        if results is not None:
-            new = settlement.logged()
-            results = None if new is None else [*results, *new]
+        new = settlement.logged()
+        results = None if results is None or new is None else [*results, *new]
         due, closed, granted = None, None, None
         if self._closer.due(row):
             # Read here what `advance` needs, which saves it a transaction.
@@ -259,6 +259,7 @@ class TrialStudy(LeasedStudy):
         self._known.remember_results(row, results)
         if due is not None:
             closed = self._closer.close_at_once(tx, row, due, now)
+        self._granter.repeats.feed(row, before, new, 0 if closed is None else closed.n_steps)
         if ask is not None and (due is None or closed is not None):
             granted = self._grant(tx, row, ask, now)
         if isinstance(granted, Reused):

@@ -3,6 +3,7 @@
 import heapq
 import json
 import random
+import sys
 
 import pytest
 
@@ -304,3 +305,29 @@ def test_what_a_timer_wrote_stays_in_the_log(store):
     (event,) = [e for e in store.read(lambda tx: tx.events(d.study.id, 0, 99)) if e.type == "trial.failed"]
     assert event.seq == seq
     assert json.loads(event.data)["error"]["type"] == "lost"
+
+
+def test_a_budget_is_exceeded_by_no_more_than_the_leases_that_lapsed(store):
+    rng = random.Random(5)
+    d = start(store, budget={"evaluations": 30}, lease={"max_lost": 50})
+    slow: list = []
+    n_lapsed = 0
+    while leases := d.ask(f"w{len(slow)}", lease_seconds=1.0).leases:
+        if rng.random() < 0.3:
+            slow.append(leases[0])
+            d.now += 2.0
+            n_lapsed += 1
+        else:
+            d.tell(leases[0], sphere(d.point(leases[0])))
+    assert (d.row().used, n_lapsed > 5) == (30, True)
+    for lease in slow:
+        d.tell(lease, 9.0)
+    assert 30 < d.row().used <= 30 + n_lapsed
+    d.check_log()
+
+
+def test_costs_that_add_up_beyond_the_largest_number_stay_finite(store):
+    d = start(store)
+    for _ in range(3):
+        d.tell(d.lease(), 1.0, extra={"cost": {"usd": 1.5e308}})
+    assert d.row().cost == sys.float_info.max

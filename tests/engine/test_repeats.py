@@ -121,6 +121,52 @@ def test_a_method_that_stays_on_told_points_does_not_ask_for_ever(store):
     assert len(seen) <= 30
 
 
+@pytest.mark.parametrize("algorithm", ["cma_es", "cbo"])
+def test_while_the_method_asks_for_known_points_others_are_granted_and_no_known_value_is_paid_for(
+    store, algorithm, monkeypatch
+):
+    monkeypatch.setattr("blackbox.study.granting.REUSED_AT_ONCE", 1)
+    space = {name: {"type": "int", "low": 0, "high": 7} for name in "xy"}
+    seen = []
+    for name in ("a", "b"):
+        d = start(store, algorithm, space=space, duplicates="reuse", budget={"evaluations": 62}, name=name, seed=7)
+        seen.append(texts(run(d)))
+        row = d.row()
+        assert len(set(seen[-1])) == len(seen[-1]) == row.used
+        untold = [trial for trial in trials(d) if trial.source == "untold"]
+        assert untold
+        assert all(trial.lane < 0 and trial.state == "COMPLETED" for trial in untold)
+        assert d.replayed_equal() == row.step
+        d.check_log()
+    assert seen[0] == seen[1]
+
+
+def test_a_point_that_is_out_is_not_granted_as_untold_and_one_given_back_is_granted_again(store):
+    d = start(store, "random_search", space=SIX, duplicates="reuse")
+    repeats = d.study._granter.repeats
+    d.tell(d.lease(), 1.0)
+    out = d.lease("slow").point.params
+
+    def untold(n: int) -> list[str]:
+        return store.read(lambda tx: [params for _, params in repeats.untold(tx, tx.study(d.study.id), n)])
+
+    assert len(set(untold(9))) == len(untold(9)) == 4
+    assert out not in untold(9)
+    assert untold(2) == untold(9)[:2]
+
+
+def test_what_is_told_here_is_known_as_if_it_were_read_from_the_log(store, monkeypatch):
+    monkeypatch.setattr("blackbox.study.repeats.READ_AT_ONCE", 7)
+    d = start(store, "random_search", space=GRID, duplicates="reuse", options={"popsize": 4})
+    run(d, n=40, count=3)
+    d.do(d.study.enqueue([{"x": 1, "y": 2, "z": 3}], now=d.now))
+    run(d, n=3)
+    other = d.reopened()
+    for each in (d, other):
+        each.lease()
+    assert other.study._granter.repeats._told == d.study._granter.repeats._told
+
+
 def test_points_that_people_enqueue_are_evaluated_again(store):
     d = start(store, "random_search", space=SIX, duplicates="reuse")
     params = json.loads(d.lease().point.params)

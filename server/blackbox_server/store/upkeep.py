@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from blackbox.errors import InvalidInput, StoreUnavailable
+from blackbox.study.ledger import PAID_SOURCES
 from blackbox.study.spec import Resolved
 from blackbox_server.store import migrations
 from blackbox_server.store.sql import BUSY_SECONDS, database_path, lock
@@ -111,7 +112,7 @@ def _studies(connection: sqlite3.Connection) -> Iterator[StudyHealth]:
         yield StudyHealth(row["id"], row["name"], row["trials"], row["step"], faults)
 
 
-TRIALS = """
+TRIALS = f"""
 SELECT count(*) AS made, coalesce(max(number), 0) AS newest,
     count(*) FILTER (WHERE state = 'QUEUED') AS queued, count(*) FILTER (WHERE state = 'LEASED') AS leased,
     count(*) FILTER (WHERE seq > :upto_seq) AS waiting,
@@ -119,7 +120,7 @@ SELECT count(*) AS made, coalesce(max(number), 0) AS newest,
     count(*) FILTER (WHERE own AND NOT invalid AND withdrawn) AS late,
     count(*) FILTER (WHERE own AND invalid AND withdrawn) AS taken, sum(failures) AS failures
 FROM (SELECT *, seq IS NOT NULL
-    AND CASE WHEN source = 'reuse' THEN 0 ELSE lane >= 0 OR source IN ('start', 'enqueued', 'replicate') END AS own,
+    AND CASE WHEN source = 'reuse' THEN 0 ELSE lane >= 0 OR source IN {PAID_SOURCES} END AS own,
     state IN ('SUPERSEDED', 'CANCELLED') AS withdrawn FROM trials WHERE study = :id)
 """
 STEPS = """
