@@ -78,6 +78,7 @@ def study(method: str, dim: int, budget: int, max_lost: int = 5, **options: Any)
         "algorithm": {"name": method, "options": options},
         "budget": {"evaluations": budget},
         "lease": {"max_lost": max_lost},
+        "start": "skip",
         "seed": 5,
     }
     head, _ = perform(store, create("tests", spec, time.time()))
