@@ -136,11 +136,12 @@ class _Driver:
             if self._study.due():
                 perform(self._store, self._study.advance(now=self._clock()))
             self.late = self.late or (self._deadline is not None and self._clock() >= self._deadline)
-            if count := self._wanted():
-                self._ask(count)
+            wanted = self._wanted()
+            if wanted:
+                self._ask(wanted)
             self._submit()
-            if not self._out and not self._held:
-                break
+            if not self._out and not self._held and (wanted or self.late):
+                break  # if none was wanted, the workers are about to start again
             finished = self._finished()
             if finished:
                 self._tell(finished)

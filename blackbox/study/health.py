@@ -33,7 +33,7 @@ CODES = {
 
 FEW_FAILURES = 5
 """Evaluations that fail for good in a row, with the same type of error and before any other result, until the study is
-paused; fewer if the budget is smaller."""
+paused. A smaller budget is spent before, which ends the study."""
 MANY_FAILURES = 20
 """The same after other results, and whatever the errors are."""
 QUIET_SECONDS, HANGING_SECONDS, HANGING_TIMES = 600.0, 60.0, 5.0
@@ -207,10 +207,9 @@ class Tally:
         """Whether all that was told so far are failures."""
         return self.failing > 0 and self.results == self.failed
 
-    def broken(self, budget: int | None) -> str | None:
+    def broken(self) -> str | None:
         """Why the study should pause instead of spending its budget on evaluators that are broken, or None."""
-        few = FEW_FAILURES if budget is None else min(FEW_FAILURES, budget)
-        if self.only_failures and self.alike >= few:
+        if self.only_failures and self.alike >= FEW_FAILURES:
             return self.verdict(f"the first {self.given_up} evaluations")
         if self.given_up >= MANY_FAILURES:
             return self.verdict(f"the last {self.given_up} evaluations")

@@ -281,9 +281,9 @@ class Settlement:
         if failed and (not report.retryable or left <= 0):
             close_trial(self.row, trial, FAILED, None, self.now)
             self._tally.trial_failed()
-            if (broken := self._tally.broken(self.spec.budget.evaluations)) is not None:
+            self._spend(report)  # a budget that is spent ends the study; there is nothing to resume
+            if (broken := self._tally.broken()) is not None:
                 finish(self.tx, self.row, PAUSED, broken, self.now)
-            self._spend(report)
             return Outcome(trial.number, "applied", FAILED, attempt, 0)
         if failed:
             spend(self.row)
