@@ -24,7 +24,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
 from blackbox.algorithm import build, resolve_options
-from blackbox.records import NOTHING_PENDING, Results, dense
+from blackbox.records import NOTHING_PENDING, Results, Vector, dense
 from blackbox.rng import Key
 from blackbox.space import Space
 from blackbox.space import Vector as FreeVector
@@ -41,11 +41,21 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """One instance: whether the target was reached, and the evaluations until then or until the end."""
+    """One instance: whether the target was reached, the evaluations until then or until the end, and the AOCC.
+
+    The area over the convergence curve is the mean, over the evaluations of the budget, of the part of the targets from
+    1e2 to 1e-8, evenly in the logarithm, that the best value so far has reached.
+    """
 
     reached: bool
     evaluations: int
     runs: int
+    aocc: float
+
+
+def reached_part(gaps: Vector) -> Vector:
+    """Return (n,) parts of the targets from 1e2 to 1e-8 that gaps to the minimum have reached."""
+    return (2 - np.log10(np.clip(gaps, TARGET, 1e2))) / 10
 
 
 def solve(
@@ -66,19 +76,26 @@ def solve(
     space = Space({"x": FreeVector(dim=dim, init=tuple(start.tolist()), **bounds)})
     method = build(name, space, resolve_options(name, space, options), Key.from_seed(instance))
     state, used, target = method.init(), 0, function.fopt + TARGET
+    best, area = math.inf, 0.0
     while used < budget and method.stopped(state) is None:
         lanes = np.arange(method.need(state))
         points = method.ask(state, range(len(lanes)), NOTHING_PENDING)
         where = np.array([space.decode(x)["x"] for x in points.vectors]) if box else points.vectors
         values = np.asarray(function.evaluate(where))
-        hits = (values <= target).nonzero()[0]
+        gaps = np.minimum(np.minimum.accumulate(values) - function.fopt, best)
+        hits = (values[: budget - used] <= target).nonzero()[0]
         if len(hits):
-            return Outcome(True, used + int(hits[0]) + 1, state.run.index + 1)
+            evaluations = used + int(hits[0]) + 1
+            area += float(reached_part(gaps[: int(hits[0])]).sum()) + budget - evaluations + 1
+            return Outcome(True, evaluations, state.run.index + 1, area / budget)
+        area += float(reached_part(gaps[: budget - used]).sum())
+        best = float(gaps[-1])
         used += len(lanes)
         state = method.tell(
             state, Results(np.full(len(lanes), state.step), lanes, dense(points.vectors), values[:, None])
         )
-    return Outcome(False, used, state.run.index + 1)
+    area += max(0, budget - used) * float(reached_part(np.array(best)))
+    return Outcome(False, used, state.run.index + 1, area / budget)
 
 
 def expected(outcomes: list[Outcome]) -> float:
@@ -115,7 +132,8 @@ def main(
             n_reached, runs = sum(o.reached for o in outcomes), sum(o.runs for o in outcomes) / len(outcomes)
             cells.append(f"{ert:.0f}, {low:.0f} to {high:.0f}, {n_reached} of {instances}, {runs:.1f}")
             ratios.append(f"{ert / known:.2f}")
-            print(f"f{number} {kind} {cells[-1]} [{time.process_time() - began:.1f} s]", flush=True)
+            areas = sum(o.aocc for o in outcomes) / len(outcomes)
+            print(f"f{number} {kind} {cells[-1]}, AOCC {areas:.3f} [{time.process_time() - began:.1f} s]", flush=True)
         rows.append(f"| f{number} {TITLES.get(number, '')} | {' | '.join(cells)} | {known:g} | {', '.join(ratios)} |")
     return rows
 
