@@ -35,6 +35,12 @@ def after(n, error):
     return f
 
 
+@pytest.mark.parametrize("name", [3, ".", b"run.db"])
+def test_what_names_no_file_is_a_clear_error(name):
+    with pytest.raises(InvalidInput, match=r"open store, got|is a folder"):
+        blackbox.minimize(objectives.square, BOX, budget=5, store=name)
+
+
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), StopIteration(), MemoryError()])
 def test_whatever_ends_a_run_has_its_result_so_far_and_says_the_best(error):
     with pytest.raises(type(error)) as caught:
@@ -108,6 +114,14 @@ def test_errors_may_be_points_without_a_value():
     assert bad
     assert all("ValueError: no root of -" in trial.extra for trial in bad)
     assert {trial.state for trial in trials} == {"COMPLETED", "INFEASIBLE"}
+
+
+def test_a_run_without_a_value_says_why():
+    result = blackbox.minimize(lambda x: 1 / 0, BOX, "cma_es", 12, on_error="infeasible")
+    assert (result.nfev, result.success) == (12, False)
+    last = "the last: ZeroDivisionError: division by zero"
+    assert result.message == f"completed: budget; no evaluation gave a value, {last}"
+    assert "the last: value was nan" in blackbox.minimize(lambda x: np.nan, BOX, budget=12).message
 
 
 def test_what_an_error_does_is_one_of_two_words():
