@@ -161,11 +161,15 @@ class Registry(Generic[M]):
         with self._loading:  # other threads wait until all are imported
             if not self._loaded:
                 self._loaded = True
-                package = importlib.import_module(self.package)
-                for module in pkgutil.iter_modules(package.__path__):
-                    importlib.import_module(f"{self.package}.{module.name}")
-                for entry in entry_points(group=self.package):
-                    entry.load()
+                try:
+                    package = importlib.import_module(self.package)
+                    for module in pkgutil.iter_modules(package.__path__):
+                        importlib.import_module(f"{self.package}.{module.name}")
+                    for entry in entry_points(group=self.package):
+                        entry.load()
+                except BaseException:  # Ctrl-C, say: the next call imports the rest
+                    self._loaded = False
+                    raise
         return dict(sorted(self.classes.items()))
 
     def lookup(self, name: str) -> type[M]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from blackbox.cli import database, local
 from blackbox.cli.arguments import (
@@ -285,7 +285,9 @@ def studies(
         if brief is not None:
             console.print(client.study(brief).brief(), highlight=False, soft_wrap=True)
             return
-        table, warnings = Table("id", "name", "state", "algorithm", "used", "leased", "budget"), list[str]()
+        table, warnings = Table(Column("id", no_wrap=True, min_width=22), "name", "state", "algorithm"), list[str]()
+        for number in ("used", "leased", "budget"):
+            table.add_column(number)
         for study in client.studies():
             budget = study.budget
             limit = "" if budget.evaluations is None else str(budget.evaluations)

@@ -31,9 +31,12 @@ def minimize(
     method: Annotated[Optional[str], typer.Option(hidden=True, callback=renamed)] = None,  # noqa: UP045
 ) -> None:
     """Optimize a Python function on this machine, without a service."""
+    from blackbox.errors import InvalidInput
     from blackbox.minimize import minimize as solve
 
     with failing_politely():
+        if timeout is not None and not workers:
+            raise InvalidInput("--timeout needs evaluations that can be killed", hint="add --workers 1, or more")
         function = load_objective(objective)
         parameters = json_object(Path(space).read_text() if Path(space).is_file() else space, "--space")
         with progress(errors) as bars:

@@ -212,8 +212,9 @@ class Optimizer:
         wanted = f"an array of {self.study.space.dim} numbers, or " if self._as_array else ""
         raise InvalidInput(f"a point is a candidate, {wanted}parameters by name, got {type(point).__name__}")
 
-    def release(self, candidates: Sequence[Candidate]) -> None:
-        """Give candidates back that will not be evaluated: their points are asked again."""
+    def release(self, candidates: Candidate | Sequence[Candidate]) -> None:
+        """Give a candidate back that will not be evaluated, or several: their points are asked again."""
+        candidates = [candidates] if isinstance(candidates, Candidate) else candidates
         reports = [Report(each.number, each.token, "released") for each in candidates]
         perform(self.store, self.study.tell(reports, now=time.time(), worker=WORKER))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ def summary(study: Study, store: Store, point: Callable[[dict[str, Any]], Any] =
     found, proposed = perform(store, study.recommend()), perform(store, study.propose())
     deployed = None if best is None else point(found.params)
     reason = row.reason or row.state.lower()
+    if row.state == COMPLETED and best is None and (last := _last_reason(study, store, row.trials)):
+        reason += f"; no evaluation gave a value, the last: {last}"
     return OptimizeResult(
         x=deployed,
         fun=found.expected,
@@ -41,6 +44,12 @@ def summary(study: Study, store: Store, point: Callable[[dict[str, Any]], Any] =
         study=study,
         store=store,
     )
+
+
+def _last_reason(study: Study, store: Store, n_trials: int) -> str:
+    """Why the newest point has no value, as its evaluation has said; empty if it has not."""
+    newest = store.read(lambda tx: tx.page(study.id, max(0, n_trials - 1), 1, ()))
+    return str(json.loads(newest[0].extra or "{}").get("reason", "")) if newest else ""
 
 
 def without_store(result: OptimizeResult) -> OptimizeResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
@@ -37,7 +38,11 @@ def opened(store: StoreLike) -> Store:
     """
     if store is None:
         return MemoryStore()
-    return _open(os.fspath(store)) if isinstance(store, str | os.PathLike) else store
+    if isinstance(store, str | os.PathLike):
+        return _open(os.fspath(store))
+    if not hasattr(store, "read"):
+        raise InvalidInput(f"store must be the path of a file, or an open store, got {reprlib.repr(store)}")
+    return store
 
 
 def _open(address: str) -> Store:
@@ -49,6 +54,8 @@ def _open(address: str) -> Store:
         known = f"those installed open {', '.join(sorted(kinds))}" if kinds else "none is installed"
         hint = "name a file" if "sqlite" in kinds else "pip install 'blackbox-zoo[server]'"
         raise InvalidInput(f"no store for {scheme}: databases: {known}", hint=hint) from None
+    except IsADirectoryError:
+        raise InvalidInput(f"{address} is a folder; name a file in it, such as run.db") from None
     except ImportError as error:
         raise InvalidInput(
             f"a {scheme} file needs packages of the service: {error}", hint="pip install 'blackbox-zoo[server]'"

@@ -201,6 +201,7 @@ def test_minimize_solves_a_function_at_hand(folder: Path) -> None:
     polite(blackbox(folder, "minimize", "cli_job:evaluate", "--space", "x in [0, 1]"), "--space is not JSON")
     polite(blackbox(folder, "minimize", "cli_job:evaluate", "--space", '{"x": {"type": "flaot"}}'), "float")
     polite(blackbox(folder, "minimize", "cli_job:evaluate", "--space", space, "--algorithm", "cmaes"), "cma_es")
+    polite(blackbox(folder, "minimize", "cli_job:evaluate", "--space", space, "--timeout", "1"), "--workers 1")
     old = blackbox(folder, "minimize", "cli_job:evaluate", "--space", space, "--method", "cma_es")
     assert old.ended() == 2
     assert "--algorithm" in old.err

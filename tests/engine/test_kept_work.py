@@ -1,6 +1,7 @@
 """What a run has found is kept: in its error, in a file, in a copy; and what one bad evaluation costs."""
 
 import copy
+import importlib
 import io
 import pickle
 import subprocess
@@ -15,6 +16,7 @@ from blackbox_server.store import SqlStore
 import blackbox
 from blackbox.errors import InvalidInput, StoreUnavailable, StudySpecMismatch
 from blackbox.minimize import stores
+from blackbox.registry import Registry
 from blackbox.study.kinds import open_study
 from tests.engine import objectives_for_processes as objectives
 
@@ -33,6 +35,12 @@ def after(n, error):
         return objectives.square(x)
 
     return f
+
+
+@pytest.mark.parametrize("name", [3, ".", b"run.db"])
+def test_what_names_no_file_is_a_clear_error(name):
+    with pytest.raises(InvalidInput, match=r"open store, got|is a folder"):
+        blackbox.minimize(objectives.square, BOX, budget=5, store=name)
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), StopIteration(), MemoryError()])
@@ -108,6 +116,26 @@ def test_errors_may_be_points_without_a_value():
     assert bad
     assert all("ValueError: no root of -" in trial.extra for trial in bad)
     assert {trial.state for trial in trials} == {"COMPLETED", "INFEASIBLE"}
+
+
+def test_an_interrupted_first_call_leaves_no_algorithm_unknown(monkeypatch):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    fresh = Registry("algorithm", "blackbox.algorithms")
+    monkeypatch.setattr(importlib, "import_module", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fresh.all()
+    with pytest.raises(KeyboardInterrupt):  # it tries again, and does not answer that there is nothing
+        fresh.all()
+
+
+def test_a_run_without_a_value_says_why():
+    result = blackbox.minimize(lambda x: 1 / 0, BOX, "cma_es", 12, on_error="infeasible")
+    assert (result.nfev, result.success) == (12, False)
+    last = "the last: ZeroDivisionError: division by zero"
+    assert result.message == f"completed: budget; no evaluation gave a value, {last}"
+    assert "the last: value was nan" in blackbox.minimize(lambda x: np.nan, BOX, budget=12).message
 
 
 def test_what_an_error_does_is_one_of_two_words():

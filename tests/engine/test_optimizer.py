@@ -97,6 +97,9 @@ def test_a_failed_candidate_teaches_nothing_and_one_without_a_value_is_infeasibl
     study.release([released])
     states = [trial.state for trial in study.store.read(lambda tx: tx.page(study.study.id, 0, 100, ()))]
     assert states == ["FAILED", "INFEASIBLE", "COMPLETED", "QUEUED"]
+    (again,) = study.ask()
+    assert (again.x == released.x).all()
+    study.release(again)
     assert (study.ask()[0].x == released.x).all()
 
 

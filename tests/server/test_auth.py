@@ -212,6 +212,16 @@ def test_without_keys_host_and_origin_are_checked(
     assert serve(insecure_local=True).http.get("/v1/studies", headers=headers).status_code == status
 
 
+def test_without_keys_the_text_for_agents_names_the_header_that_is_needed(serve: Callable[..., Server]) -> None:
+    server = serve(insecure_local=True)
+    (line,) = (line for line in server.http.get("/llms.txt").text.splitlines() if line.startswith("A="))
+    name, value = line[2:].strip('"').split(": ")
+    study = server.create()
+    assert server.http.post(f"/v1/studies/{study}/ask", content="{}", headers={name: value}).json()["granted"] == 1
+    assert server.http.post(f"/v1/studies/{study}/pause", headers={name: value}).status_code == 200
+    assert 'A="Authorization: Bearer zok_..."' in serve().http.get("/llms.txt").text
+
+
 def test_without_keys_a_form_cannot_drive_the_service(serve: Callable[..., Server]) -> None:
     server = serve(insecure_local=True)
     study = server.create()

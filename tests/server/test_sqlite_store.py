@@ -4,6 +4,7 @@ import sqlite3
 import threading
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from alembic import command
@@ -529,3 +530,24 @@ def test_changing_a_trial_rewrites_only_the_indices_of_what_changes(study):
         "trials", "trials_enqueued", "trials_queued", "trials_leased", "trials_asked", "trials_told",
         "trials_withdrawn",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ["commit", "run"])
+def test_an_interrupt_stays_an_interrupt_and_the_store_goes_on(path, monkeypatch, where):
+    store = SqlStore(path)
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    group = store.begin()
+    if where == "run":
+        monkeypatch.setattr(sql, "_attempt", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            group.run(lambda tx: None)
+    else:
+        group._connection = SimpleNamespace(execute=interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            group.commit()
+    monkeypatch.undo()
+    assert store.write(lambda tx: 1) == 1
+    store.close()

@@ -156,6 +156,7 @@ def test_the_k_best_points_come_with_what_is_known_of_their_values(each_store: S
         ("t_3", {"mean": 2.0, "n": 1, "stderr": 0.1}),
     ]
     assert "t_3 is the one to trust" in answer["note"]
+    assert "the largest of many" in each_store.http.get(f"/v1/studies/{study}/best").json()["note"]
 
 
 def test_an_edited_study_is_still_found_by_the_script_that_created_it(server: Server) -> None:

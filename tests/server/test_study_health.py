@@ -26,6 +26,16 @@ def test_a_study_whose_objective_returns_text_is_paused_and_says_why(server: Ser
     assert server.ask(study)["trials"]
 
 
+def test_the_reason_that_is_told_with_a_failure_is_quoted(server: Server) -> None:
+    study = server.create(budget={"evaluations": 100}, algorithm="random_search")
+    for _ in range(15):
+        (trial,) = server.ask(study)["trials"]
+        server.tell(study, {"trial": trial["id"], "status": "failed", "reason": "disk full"})
+    assert server.http.get(f"/v1/studies/{study}").json()["reason"].endswith("disk full")
+    (found,) = server.http.get(f"/v1/studies/{study}/health").json()["items"]
+    assert found["evidence"]["error_message"] == "disk full"
+
+
 def test_text_that_is_told_for_a_number_is_rejected_item_by_item(server: Server) -> None:
     study = server.create()
     (trial,) = server.ask(study)["trials"]

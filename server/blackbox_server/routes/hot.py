@@ -26,7 +26,7 @@ from blackbox_server.routes.call import Call
 from blackbox_server.routes.responses import answer, dumps
 from blackbox_server.routes.route import Routes
 from blackbox_server.schemas import answers, parsing
-from blackbox_server.schemas.requests import Ask, Heartbeat, Result, ShortTell, Tell
+from blackbox_server.schemas.requests import Ask, Failure, Heartbeat, Result, ShortTell, Tell
 from blackbox_server.service import IdempotentRequest, OpenStudy
 
 routes = Routes()
@@ -265,6 +265,8 @@ def report(study: BaseStudy, item: Result, max_info_bytes: int) -> Report:
     if item.error is not None:
         extra["error"] = item.error.model_dump()
         retryable = item.error.retryable
+    elif item.status == "failed" and "reason" in extra:  # what a person writes who does not know of `error`
+        extra["error"] = Failure(message=extra["reason"]).model_dump()
     if item.params is not None:
         if item.trial is not None or item.status in ("failed", "released"):
             raise InvalidInput(

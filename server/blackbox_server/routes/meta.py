@@ -27,11 +27,11 @@ LLMS = """# blackbox: gradient-free optimization over HTTP
 Create a study, then repeat: ask for a trial, evaluate it, tell its value. JSON in and out; every error says what was
 expected and has a `hint`. All state is on the server: any number of workers may ask and tell, and may die.
 
-Set Z to the address of this server and A to your key:
+Set Z to the address of this server and A to {what}:
 
 ```bash
 Z={origin}
-A="Authorization: Bearer zok_..."
+A="{header}"
 ```
 
 The whole loop, for a command ./my_job that prints a number:
@@ -124,7 +124,10 @@ async def schema(call: Call) -> Response:
 @routes("GET /llms.txt", None, {200: "text/plain"})
 async def llms(call: Call) -> Response:
     """The whole loop as text, for agents."""
-    return PlainTextResponse(LLMS.replace("{origin}", call.origin))
+    local = call.service.settings.insecure_local  # bodies must be said to be JSON there, and there are no keys
+    what = "the header that it needs in place of a key" if local else "your key"
+    header = "Content-Type: application/json" if local else "Authorization: Bearer zok_..."
+    return PlainTextResponse(LLMS.replace("{origin}", call.origin).replace("{what}", what).replace("{header}", header))
 
 
 @routes("GET /problems/{code}", None, {200: answers.ProblemKind})

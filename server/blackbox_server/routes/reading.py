@@ -94,7 +94,8 @@ async def _best_trial(call: Call, study: BaseStudy) -> tuple[list[answers.TrialW
     if found is None:
         return [], None
     trial, params = found
-    note = "one evaluation; under noise the smallest of many values is better than the point is"
+    extreme = "largest" if study.maximize else "smallest"
+    note = f"one evaluation; under noise the {extreme} of many values is better than the point is"
     return [cast(answers.TrialWithPoint, {**shapes.trial_json(trial, call.now), "params": params})], note
 
 

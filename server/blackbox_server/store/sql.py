@@ -244,8 +244,11 @@ class Group:
         self._store._working = threading.get_ident()
         try:
             value, failure = _attempt(self._connection, self._tx, work, savepoint=not self._alone)
-        except BaseException as error:
+        except Exception as error:
             raise self._failed(error) from error
+        except BaseException:  # Ctrl-C is no fault of the database
+            self._end_badly()
+            raise
         finally:
             self._store._working = None
         self._alone = self._alone and failure is not None
@@ -255,14 +258,20 @@ class Group:
         """Make it durable; see `blackbox.study.rows.Group`."""
         try:
             self._connection.execute("COMMIT")
-        except BaseException as error:
+        except Exception as error:
             raise self._failed(error) from error
+        except BaseException:  # Ctrl-C is no fault of the database
+            self._end_badly()
+            raise
         self._store._writing.release()
 
-    def _failed(self, error: BaseException) -> StoreUnavailable:
+    def _failed(self, error: Exception) -> StoreUnavailable:
+        self._end_badly()
+        return _unavailable(error)
+
+    def _end_badly(self) -> None:
         self._store._drop_connection()
         self._store._writing.release()
-        return _unavailable(error)
 
 
 def _attempt(
