@@ -290,6 +290,19 @@ def test_the_export_is_the_whole_history(each_store: Server) -> None:
     assert json.loads(rest[1])["seq"] == "6"
 
 
+def test_the_export_has_trials_that_were_given_up_before_their_value_came(each_store: Server) -> None:
+    server = each_store
+    lease = {"default_seconds": 1.0, "max_lost": 0}
+    study = server.create(lease=lease, algorithm="random_search")
+    (trial,) = server.ask(study)["trials"]
+    server.clock.now += 5.0
+    server.ask(study)
+    server.tell(study, {"trial": trial["id"], "lease": trial["lease"]["token"], "value": 0.5})
+    types = [json.loads(line)["type"] for line in server.http.get(f"/v1/studies/{study}/export").text.splitlines()]
+    assert "trial.completed" in types
+    assert len(types) > 2
+
+
 def test_the_brief_is_short_and_ends_with_the_next_command(server: Server) -> None:
     study = server.create("n" * 200, labels={"a": "b"})
     path = f"/v1/studies/{study}/brief"

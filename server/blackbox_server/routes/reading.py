@@ -172,7 +172,8 @@ async def export(call: Call) -> Response:
 
 def _chunk(tx: Tx, study: BaseStudy, after: int) -> tuple[bytes, int]:
     page, last = shapes.log_page(tx, study.id, after, 500)
-    told = [event for event in page if event["type"].startswith("trial.") and event["type"] != "trial.late"]
+    told = [event for event in page if event["type"].startswith("trial.") and isinstance(event["data"], dict)]
+    told = [event for event in told if event["type"] != "trial.late"]
     numbers = [int(event["data"]["trial"][2:]) for event in told]
     points = tx.points(study.id, numbers) if numbers else {}
     for event, number in zip(told, numbers, strict=True):
