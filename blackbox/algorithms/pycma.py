@@ -102,6 +102,9 @@ class _Live:
             "verbose": -9,
             "verb_log": 0,
         }
+        if len(start) == 1:  # pycma's limit on standard deviations, a third of the range, raises in one dimension
+            options["maxstd_boundrange"] = math.inf
+        self._low, self._high = np.where(bounded, 0.0, -np.inf), np.where(bounded, 1.0, np.inf)
         self.es = _cma().CMAEvolutionStrategy(start, sigma, options)
         self._open(0)
 
@@ -116,7 +119,8 @@ class _Live:
             scaled = values if self.exponent is None else np.ldexp(values, -self.exponent)
         told = np.clip(scaled, -1e300, 1e300)  # pycma takes differences
         told[~finite] = np.nextafter(told[finite].max(), np.inf)  # no value ranks last; pycma would make it the median
-        self.es.tell(list(vectors), told.tolist())
+        inside = np.clip(vectors, self._low, self._high)  # pycma refuses what rounding has put beyond a bound
+        self.es.tell(list(inside), told.tolist())
         self.stop = dict(self.es.stop())  # once per generation, because it counts
         self._open(next_step)
 
