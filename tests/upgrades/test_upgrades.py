@@ -190,6 +190,7 @@ def test_rounds_go_on(left: Left) -> None:
 
 def test_a_spec_in_todays_words_finds_the_study_that_was_created_in_older_ones(left: Left) -> None:
     body = {"name": "recipes", "space": VECTOR, "algorithm": {"name": "openai_es", "options": {"popsize": 8}}}
+    body["start"] = left.get("recipes").json()["start"]
     answer = left.server.http.post("/v1/studies", json=body)
     assert answer.status_code == 200, answer.text
     assert answer.json()["id"] == left.id("recipes")

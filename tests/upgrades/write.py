@@ -177,6 +177,20 @@ def chosen(server: Server) -> None:
     post(server, study, "cancel")
 
 
+def finite(server: Server) -> None:
+    """A space of 120 points: the start, values that are reused, and a trial that has failed."""
+    kinds = {"type": "categorical", "choices": ["a", "b", "c"]}
+    space = {"depth": {"type": "int", "low": 1, "high": 40}, "kind": kinds}
+    study = server.create("finite", space=space, budget={"evaluations": 200}, lease={"max_seconds": NEVER},
+                          start="evaluate", duplicates="reuse")  # fmt: skip
+    worth = lambda params: abs(params["depth"] - 3) + (params["kind"] != "b")  # noqa: E731
+    evaluate(server, study, 30, worth)
+    broken = server.ask(study, worker="broken", lease_seconds=NEVER)["trials"][0]
+    error = {"type": "MemoryError", "message": "out of memory", "retryable": False}
+    server.tell(study, {"trial": broken["id"], "lease": broken["lease"]["token"], "status": "failed", "error": error})
+    server.ask(study, worker="holder", lease_seconds=NEVER)
+
+
 def federated(server: Server) -> None:
     """Rounds, with one contribution to the open phase; and rounds that forget what they have used."""
     options = {"local_steps": 2, "quorum": 1.0}
@@ -200,7 +214,7 @@ def hosted(server: Server) -> None:
     server.ask(guest)
 
 
-KINDS = (group, rewritten, members, sequential, recipes, region, chosen, federated, hosted)
+KINDS = (group, rewritten, members, sequential, recipes, region, chosen, finite, federated, hosted)
 
 
 # Writing --------------------------------------------------------------------------------------------------------------
