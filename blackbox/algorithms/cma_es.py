@@ -149,7 +149,8 @@ class CmaEs(Restarting[CmaEsState]):
             decomposed = step
             if scale != 1.0:
                 pc, sigma = pc / scale, sigma * scale
-        sigma /= self.bounds.excess(sigma * np.sqrt(np.diag(C)))
+        if self.bounds.exist:
+            sigma /= self.bounds.excess(sigma * np.sqrt(np.diag(C)))
         sigma = min(max(sigma, SIGMA_RANGE[0]), SIGMA_RANGE[1])
         after = CmaEsState(step, mean, sigma, C, axes, D, decomposed, ps, pc, values, state.run)
         return self.going_on(after)

@@ -127,7 +127,8 @@ class SepCmaEs(Restarting[SepCmaEsState]):
         np.maximum(v, largest / (2 * MAX_CONDITION), out=v)
         if not SCALE_RANGE[0] < largest < SCALE_RANGE[1]:
             v, pc, sigma = v / largest, pc / math.sqrt(largest), sigma * math.sqrt(largest)
-        sigma /= self.bounds.excess(sigma * np.sqrt(v))
+        if self.bounds.exist:
+            sigma /= self.bounds.excess(sigma * np.sqrt(v))
         sigma = min(max(sigma, SIGMA_RANGE[0]), SIGMA_RANGE[1])
         after = SepCmaEsState(step, mean, sigma, np.sqrt(v), ps, pc, values, state.run)
         return self.going_on(after)

@@ -92,6 +92,8 @@ class Restarting(Algorithm[RunResolved, S]):
         """
         ranking = order, _, n_values = evolution.rank(results)
         values = self.runs.tell(state.run, state.values, results, ranking)
+        if not self.bounds.exist:
+            return order, n_values, values
         probes = ((results.lane == PROBE) & (results.step == state.step)).nonzero()[0]
         if len(probes) and self._probe(state) is not None:
             n_values -= bool(np.isfinite(results.scalar[probes[0]]))

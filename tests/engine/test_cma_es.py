@@ -18,7 +18,7 @@ from blackbox.space import Float, Int, Space
 from blackbox.space import Vector as FreeVector
 from blackbox.toolbox.evolution import longest
 from blackbox.toolbox.runs import MAX_CONDITION, REASONS
-from tests.benchmarks.bench_cma import OBJECTIVES, Objective, pycma, seconds
+from tests.benchmarks.bench_cma import OBJECTIVES, Objective, pycma
 from tests.engine.batches import advance, asked, results_of
 from tests.engine.golden import assert_golden
 
@@ -405,10 +405,3 @@ def test_it_takes_as_many_evaluations_as_pycma(name: str, dim: int) -> None:
     ours = np.median([evaluations(OBJECTIVES[name], dim, seed) for seed in range(7)])
     theirs = np.median([evaluations_of_pycma(OBJECTIVES[name], dim, seed) for seed in range(7)])
     assert 0.8 * theirs <= ours <= 1.2 * theirs, f"{ours} evaluations against {theirs}"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dim", [5, 10, 20])
-def test_a_generation_costs_less_than_a_quarter_of_pycmas(dim: int) -> None:
-    ours, theirs, _ = seconds(dim)
-    assert np.median(np.array(theirs) / np.array(ours)) >= 4
