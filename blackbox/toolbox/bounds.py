@@ -74,7 +74,7 @@ class Bounds:
 
     def excess(self, stds: Vector) -> float:
         """Return by how much the largest standard deviation of a bounded coordinate is too large; 1 if it is not."""
-        return max(1.0, float(stds[self.columns].max()) / WIDEST)
+        return max(1.0, float(stds[self.columns].max()) / WIDEST) if self.exist else 1.0
 
     def probe(self, mean: Vector, stds: Vector) -> tuple[NDArray[np.bool_], Vector] | None:
         """Return which coordinates the probe has on a bound, (d,) bool, and on which, (d,); None if on none."""
