@@ -77,29 +77,27 @@ def head(first: str, names: Sequence[str]) -> list[str]:
     return [f"| {first} | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
 
 
-def main(methods: Sequence[str] = METHODS, seeds: int = 10) -> list[str]:
-    """Rows of the three tables."""
-    lines: list[str] = []
+def main(methods: Sequence[str] = METHODS, seeds: int = 10) -> None:
+    """Print the three tables, a row as soon as its runs are done."""
     for space in SPACES:
-        lines += [f"Outliers and units, {space}:", "", *head("method", [*OUTLIERS, "x 1e-6", "x 1e6"])]
+        print(f"Outliers and units, {space}:\n", *head("method", [*OUTLIERS, "x 1e-6", "x 1e6"]), sep="\n", flush=True)
         for method in methods:
             cells = [
                 [sphere(space, value, (2, 100)[seed % 2], 1.0, method, seed) for seed in range(seeds)]
                 for value in OUTLIERS.values()
             ]
             cells += [[sphere(space, None, 0, unit, method, seed) for seed in range(seeds)] for unit in (1e-6, 1e6)]
-            lines.append(row(method, cells))
-        lines.append("")
-    lines += ["Starts:", "", *head("method", ["network of zeros", "corner, d = 2", "corner, d = 20"])]
+            print(row(method, cells), flush=True)
+        print()
+    print("Starts:\n", *head("method", ["network of zeros", "corner, d = 2", "corner, d = 20"]), sep="\n", flush=True)
     for method in methods:
         cells = [[network(method, seed) for seed in range(seeds)]]
         cells += [[corner(method, dim, seed) for seed in range(seeds)] for dim in (2, 20)]
-        lines.append(row(method, cells))
-    return lines
+        print(row(method, cells), flush=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--methods", nargs="*", default=METHODS, help="registered methods that take boxes")
     parser.add_argument("--seeds", type=int, default=10, help="runs of each cell, seeds 0, 1, ...")
-    print("\n".join(main(**vars(parser.parse_args()))))
+    main(**vars(parser.parse_args()))
