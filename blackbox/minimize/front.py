@@ -84,13 +84,13 @@ def minimize(
         reason is kept with it (with `vectorized`, every point of the batch). `sys.exit` and a return value that is no
         number end the run in any case.
     timeout_seconds : longest evaluation; only with `processes`, whose process is killed and replaced. The trial fails
-        for good, and the run goes on.
+        for good, and the run goes on, unless so many fail in a row that the study is paused.
     deadline_seconds : no evaluation begins later than this after the call; those in hand are finished.
     progress : show evaluations, best value and time on standard error.
     store : a database file, made by the service's store (`pip install 'blackbox-zoo[server]'`), in which every result
-        is kept as soon as it is told. The same call again goes on where the first has stopped, however it stopped; if
-        the study has ended it returns its result at once. `blackbox serve` opens the file, too. Or an open store. None:
-        in memory.
+        is kept as soon as it is told. The same call again goes on where the first has stopped, however it stopped, also
+        with another `budget`; if the study has ended it returns its result at once. `blackbox serve` opens the file,
+        too. Or an open store. None: in memory.
     name : name of the study in `store`.
     noise : whether two values of one point may differ: `none`, `present`, or `auto`, by which one evaluation of 30 and
         more is spent to find out (see `study.recommending`).

@@ -16,7 +16,7 @@ from blackbox.study.effects import perform
 from blackbox.study.memory import MemoryStore
 from blackbox.study.rows import FAILED, LEASED, PAUSED, Store
 from blackbox.study.settling import Report
-from blackbox.study.spec import Resolved
+from blackbox.study.spec import Budget, Resolved
 
 GROUP = "blackbox.stores"
 """Entry points that open a database by its path, by the scheme of its URL."""
@@ -65,9 +65,9 @@ def _open(address: str) -> Store:
 def study_in(store: Store, spec: Mapping[str, Any], now: float, worker: str, slicer: Slicer = WHOLE) -> Study:
     """The study of this spec: a new one, or the one of this name, which goes on.
 
-    The number of workers is no part of what is compared: a run may go on with more or fewer, as it began with the
-    populations of the first. Leases of `worker` are those of a process that is no more, and their points are queued
-    again; a study that was paused or failed is resumed.
+    Budget and number of workers are no part of what is compared: a run may go on with more or fewer of either, with the
+    options that were right for the first. Leases of `worker` are those of a process that is no more, and their points
+    are queued again; a study that was paused or failed is resumed.
 
     Raises
     ------
@@ -75,9 +75,11 @@ def study_in(store: Store, spec: Mapping[str, Any], now: float, worker: str, sli
         If there is a study of this name with another spec; says in what they differ.
     """
     existing = store.read(lambda tx: tx.find(PROJECT, spec["name"]))
+    budget = Budget.model_validate(spec["budget"])
     if existing is not None:
-        workers = Resolved.model_validate_json(existing.resolved).spec.parallelism.workers
-        spec = {**spec, "parallelism": {**spec["parallelism"], "workers": workers}}
+        first = Resolved.model_validate_json(existing.resolved).spec
+        parallelism = {**spec["parallelism"], "workers": first.parallelism.workers}
+        spec = {**spec, "parallelism": parallelism, "budget": first.budget.model_dump()}
     try:
         head, created = perform(store, create(PROJECT, spec, now))
     except StudySpecMismatch as error:
@@ -89,6 +91,8 @@ def study_in(store: Store, spec: Mapping[str, Any], now: float, worker: str, sli
         ) from None
     study = Study(head, slicer)
     if not created:
+        if budget != study.spec.budget:
+            perform(store, study.edit(budget=budget))
         if perform(store, study.row()).state in (PAUSED, FAILED):
             perform(store, study.resume(now=now))
         open_trials = store.read(lambda tx: tx.open_trials(study.id))

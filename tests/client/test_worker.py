@@ -224,11 +224,16 @@ def test_a_worker_leaves_after_as_many_trials_as_it_was_told_to(study_of: Any, c
     assert study.values() == {0: 0.0, 1: 1.0, 2: 4.0}
 
 
-def test_an_empty_answer_is_waited_out_as_long_as_the_server_says(script: Any, client: Client, server: Any) -> None:
+def test_an_empty_answer_is_waited_out_as_long_as_the_server_says(
+    script: Any, client: Client, server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     study = script(1)
     empty = {"trials": [], "reason": "paused", "retry_after_seconds": 0.01, "study": {"state": "PAUSED"}}
     server.on("POST", f"{PATH}/ask", empty, empty, lambda request: study.answer(study.ask(request.json)))
     assert Worker(client.study("st_1"), square).run().applied == 1
+    assert [r.message for r in caplog.records if "paused" in r.message] == [
+        "study st_1 is paused: this worker waits until it is resumed; its health says why"
+    ]
 
 
 def test_a_study_that_has_ended_is_left_without_evaluating(client: Client, server: Any) -> None:

@@ -256,7 +256,7 @@ def test_a_run_goes_on_after_its_process_was_killed(tmp_path):
     assert result.nfev == 60
 
 
-def test_a_run_goes_on_with_another_number_of_workers_but_not_with_another_problem(tmp_path):
+def test_a_run_goes_on_with_another_budget_or_number_of_workers_but_not_with_another_problem(tmp_path):
     path = tmp_path / "run.db"
     first = blackbox.minimize(objectives.square, BOX, "random_search", 5, store=path, name="a")
     assert blackbox.minimize(objectives.square, BOX, "random_search", 5, store=path, name="b").nfev == first.nfev
@@ -264,8 +264,13 @@ def test_a_run_goes_on_with_another_number_of_workers_but_not_with_another_probl
         objectives.square, BOX, "random_search", 5, store=path, name="a", backend="processes", n_workers=2
     )
     assert same.fun == first.fun
-    with pytest.raises(StudySpecMismatch, match=r"budget: the existing study has .*5.*, got .*6.*; give another name"):
-        blackbox.minimize(objectives.square, BOX, "random_search", 6, store=path, name="a")
+    whole = blackbox.minimize(objectives.square, BOX, "random_search", 9)
+    for _ in range(2):
+        more = blackbox.minimize(objectives.square, BOX, "random_search", 9, store=path, name="a")
+        assert (more.nfev, more.fun, more.message) == (9, whole.fun, "completed: budget")
+    assert blackbox.minimize(objectives.square, BOX, "random_search", 3, store=path, name="a").nfev == 9
+    with pytest.raises(StudySpecMismatch, match=r"seed: the existing study has .*0.*, got .*1.*; give another name"):
+        blackbox.minimize(objectives.square, BOX, "random_search", 5, store=path, name="a", seed=1)
 
 
 def test_a_paused_study_of_a_file_goes_on(tmp_path):

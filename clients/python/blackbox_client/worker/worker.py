@@ -460,6 +460,8 @@ class Worker:
             self._tell([replace(note, trial=result.trial, lease=result.lease)], 0)
 
     def _observe(self, progress: Progress) -> None:
+        if progress.state == "PAUSED" != self._progress.state:
+            log.warning("study %s is paused: this worker waits until it is resumed; its health says why", self.study.id)
         if progress.state:
             self._progress = progress
         if progress.ended:
