@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -335,6 +336,7 @@ def _script_hidden(hidden: bool) -> Iterator[None]:
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
     """A process that starts while this lasts is deaf to Ctrl-C; here it arrives afterwards."""
+    resource_tracker.ensure_running()  # its own start, with that of the first process, would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
