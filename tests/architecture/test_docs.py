@@ -93,6 +93,10 @@ sys.exit(f"failed: {failed}" if failed else 0)
 """
 
 
+LONG = ("algorithms", "tests")
+"""Groups whose blocks are left to the whole suite."""
+
+
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with Service(tmp_path_factory.mktemp("server")) as service:
@@ -100,7 +104,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("group", groups())
+@pytest.mark.parametrize(
+    "group", [pytest.param(group, marks=pytest.mark.slow if group in LONG else ()) for group in groups()]
+)
 def test_the_blocks_of_the_pages_run(group: str, url: str, tmp_path: Path) -> None:
     scripts = []
     for page in groups()[group]:

@@ -497,6 +497,7 @@ def stubborn(params: dict[str, Any]) -> Any:
     return Result(4.0, info={"error": Unreadable(503, judge="it")}) if params["x"] == 4.0 else square(params)
 
 
+@pytest.mark.slow
 def test_what_hangs_is_killed_and_what_raises_is_told_by_its_own_name(script: Any, client: Client) -> None:
     study = script(6)
     summary = Worker(client.study("st_1"), stubborn, timeout_seconds=1.0).run()
@@ -564,6 +565,7 @@ def test_an_evaluation_that_hangs_does_not_hold_a_signal(script: Any, client: Cl
     assert study.told[0]["status"] == "released"
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_or_is_abandoned_costs_one_evaluation_and_its_lane_goes_on(
     script: Any, client: Client
 ) -> None:

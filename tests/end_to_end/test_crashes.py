@@ -85,6 +85,7 @@ def work(study: StudyHandle, objective: Callable[[dict[str, Any]], float], name:
         answer = study.ask(worker=name, wait_seconds=5)
 
 
+@pytest.mark.slow
 def test_ten_kills_of_the_server_lose_nothing_and_count_nothing_twice(
     server: Service, record_property: Callable[[str, object], None]
 ) -> None:
@@ -137,6 +138,7 @@ def test_ten_kills_of_the_server_lose_nothing_and_count_nothing_twice(
     print(f"\n{N_TRIALS} trials, {N_KILLS} kills: {seconds:.1f} s ({away:.1f} s away), {said.outcomes}, {steps} steps")
 
 
+@pytest.mark.slow
 def test_a_dead_workers_trial_goes_to_another_once_its_lease_has_lapsed(server: Service, tmp_path: Path) -> None:
     (tmp_path / "crash_job.py").write_text(JOB)
     study = line(server.client(), budget=6, lease={"default_seconds": 1.0})

@@ -48,6 +48,7 @@ def test_the_loop_with_curl_works_as_printed(guarded_server: Service, tmp_path: 
     assert best.value < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("curl") and shutil.which("jq")), reason="needs curl and jq")
 def test_a_judge_with_curl_takes_part_in_federated_rounds(guarded_server: Service, tmp_path: Path) -> None:
     """The same loop, at the study that joining hosted gives: nothing but ask and tell."""

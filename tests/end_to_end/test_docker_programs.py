@@ -22,6 +22,7 @@ def run(*command: str | Path, **variables: str) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.slow
 def test_the_preparation_makes_a_study_and_a_key_that_only_evaluates(tmp_path: Path) -> None:
     (tmp_path / "job.py").write_bytes((DOCKER / "job.py").read_bytes())
     with Service(tmp_path, keys=True) as server:

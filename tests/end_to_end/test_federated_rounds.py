@@ -168,6 +168,7 @@ def test_a_participant_whose_evaluator_always_raises_says_so_and_moves_nothing(s
     assert "patient" not in json.dumps([event.raw for event in study.events()])
 
 
+@pytest.mark.slow
 def test_a_participant_with_nothing_to_give_leaves_a_paused_study_and_goes_on_when_it_is_mended(server, tmp_path):
     study = create(server.client(), "fedzo", options={"quorum": 1.0, "rounds": 1})
     place = {"client": "a", "folder": tmp_path}

@@ -104,6 +104,7 @@ def test_the_same_candidate_as_numbers_is_the_same_vector(server: Service, metho
     assert len(fetched) == len(set(fetched)) == 3 * (2 if method == "pgpe" else 1)
 
 
+@pytest.mark.slow
 def test_genomes_travel_over_new_bases_and_a_late_worker_is_still_served(server: Service) -> None:
     """deep_ga: a base serves several steps and is fetched once, also by a worker whose lease is one step old."""
     listening = Listening()

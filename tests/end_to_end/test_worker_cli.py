@@ -63,6 +63,7 @@ def polite(command: Command, *words: str) -> None:
     assert command.out == ""
 
 
+@pytest.mark.slow
 def test_workers_evaluate_a_study_to_its_end_and_its_log_replays(server: Service, folder: Path) -> None:
     study = line(server, 60)
     address = ("--url", server.url)
@@ -129,6 +130,7 @@ def test_sigterm_lets_a_worker_finish_what_it_has_and_leave(server: Service, fol
     assert (progress.state, progress.budget.used, progress.budget.leased) == ("ACTIVE", 1, 0)
 
 
+@pytest.mark.slow
 def test_a_second_sigterm_gives_back_what_a_worker_has(server: Service, folder: Path) -> None:
     study = line(server, 100)
     with Command(folder, "worker", study.id, "cli_job:slowly", "--url", server.url, "--concurrency", "2") as worker:

@@ -196,6 +196,7 @@ def test_under_noise_validation_finds_an_elite_that_is_good_and_not_lucky() -> N
 # re-basing
 
 
+@pytest.mark.slow
 def test_re_basing_changes_no_bit_of_any_point() -> None:
     """Beside the method one that never re-bases: equal points, ever longer recipes."""
     short = make(popsize=12, parents=4, rebase_terms=2)

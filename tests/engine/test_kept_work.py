@@ -245,6 +245,7 @@ blackbox.minimize(f, [(-5, 5)] * 2, "cma_es", 60, store=sys.argv[1])
 """
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_after_its_process_was_killed(tmp_path):
     path = str(tmp_path / "run.db")
     assert subprocess.run([sys.executable, "-c", DIES, path], cwd=ROOT, timeout=100).returncode == 9

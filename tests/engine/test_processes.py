@@ -137,6 +137,7 @@ def test_an_objective_of_a_module_needs_neither_a_guard_nor_a_file(tmp_path, pip
     assert python(source, piped=piped, folder=tmp_path) == ("12\n", "")
 
 
+@pytest.mark.slow
 def test_an_evaluation_over_its_time_is_ended_and_what_waited_behind_it_is_given_back():
     with closing(Processes(objectives.hangs_at_one, 1, timeout_seconds=0.3)) as backend:
         for _ in range(3):

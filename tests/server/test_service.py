@@ -145,7 +145,7 @@ def _post(url: str, key: str, body: dict[str, Any]) -> dict[str, Any]:
         return dict(json.loads(answer.read()))
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_server_prints_its_key_once_stops_on_a_signal_and_keeps_everything(tmp_path: Path, how: int) -> None:
     process, url, key = _start(tmp_path)
     assert key is not None
