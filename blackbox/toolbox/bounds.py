@@ -36,7 +36,7 @@ from blackbox.records import Matrix, Vector
 from blackbox.space import Space
 
 CURVED = 0.003  # of the range. 0: twice the evaluations for a linear slope on a face; 0.01: f10 of BBOB takes 1.1 times
-WIDEST = 1 / 3  # of the range: a wider distribution samples the folded landscape, not the box
+WIDEST = 1 / 3  # of the range, of any method: wider noise samples the folded landscape, where all places look alike
 PENALTY = 10.0  # 0: f1, f10 and f11 of BBOB take 1.03, 1.05 and 1.08 times the evaluations
 NEAR = 1.0  # standard deviations. 0.3: the corner of a slope, d = 20, takes five times the evaluations
 PROBED = 2.0  # standard deviations. 1: the corner of a slope, d = 20, takes four times the evaluations

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from blackbox.records import JSON, Recipe, Recipes, Term, no_note
 from blackbox.rng import Key, normal
 from blackbox.space import Space
+from blackbox.toolbox.bounds import WIDEST
 from blackbox.toolbox.schedules import Schedule
 
 __all__ = [
@@ -44,7 +45,6 @@ __all__ = [
 SIZES = (1e-8, 1e8)  # of a perturbation: below, the noise would be lost in a float32 near 1
 MAX_RATE = 1e8
 FARTHEST = 1e15  # coordinates of a centre stay below it, so that squares stay finite in float32
-WIDEST = 1 / 3  # of the range of a bounded coordinate: with wider noise, folded, all places look alike
 
 
 def default_popsize(d: int) -> int:
